@@ -1,0 +1,1 @@
+"""Batched tensor -> tensor augmentation; parameters are drawn apart from their use."""

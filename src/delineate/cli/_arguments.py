@@ -1,0 +1,187 @@
+"""A task's signature and docstring, as command-line arguments.
+
+A parameter without a default is positional; the others are options. Types are checked by
+``core.config``, so that a word of the command line and a value in YAML get the same message.
+Parameters that no word can fill (a cohort already opened, say) are for Python only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
+
+from delineate.core.config import convert_word, nearest
+from delineate.core.errors import ConfigError
+
+_WORDS = {str: "TEXT", Path: "PATH", int: "N", float: "X", bool: "BOOL"}
+
+
+@dataclass(frozen=True)
+class _Argument:
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def shown(self) -> str:
+        name = self.name.replace("_", "-")
+        return name if self.required else f"--{name}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, where=self.prog, fix=f"{self.prog} --help", code="usage")
+
+
+def injected(function: Callable[..., Any], terminal: Any) -> dict[str, Any]:
+    """What the door itself gives to a task: ``say`` and ``progress``, where it takes them."""
+    offers = {"say": terminal.say, "progress": terminal}
+    taken = inspect.signature(function).parameters
+    return {name: value for name, value in offers.items() if name in taken}
+
+
+def parse(function: Callable[..., Any], program: str, words: Sequence[str]) -> dict[str, Any]:
+    """Arguments for ``function`` from the words of the command line; only those that were given.
+
+    Raises:
+        ConfigError: An unknown, missing or wrong argument.
+    """
+    arguments = _arguments(function)
+    parser = _parser(function, program, arguments)
+    given, strange = parser.parse_known_args(words)
+    if strange:
+        options = [name for action in parser._actions for name in action.option_strings]
+        option = strange[0].startswith("-")
+        raise ConfigError(
+            f"expected {'a known option' if option else 'nothing more'}, got {strange[0]!r}",
+            where=program,
+            fix=nearest(strange[0].split("=")[0], options) if option else f"{program} --help",
+            code="usage",
+        )
+    found = vars(given)
+    return {a.name: _value(a, found[a.name], program) for a in arguments if a.name in found}
+
+
+def _value(argument: _Argument, raw: Any, program: str) -> Any:
+    if isinstance(raw, bool):
+        return raw
+    if not isinstance(raw, list):
+        return convert_word(raw, argument.type, argument.shown, program)
+    collection = _collection(argument.type)
+    items = get_args(collection)
+    fixed = get_origin(collection) is tuple and items[-1] is not Ellipsis
+    each = items if fixed else (items[0],) * len(raw)
+    values = [
+        convert_word(word, kind, argument.shown, program)
+        for word, kind in zip(raw, each, strict=True)
+    ]
+    return values if get_origin(collection) is list else tuple(values)
+
+
+def _arguments(function: Callable[..., Any]) -> list[_Argument]:
+    hints = get_type_hints(function)
+    text = docstring_parser.parse(inspect.getdoc(function) or "")
+    helps = {p.arg_name: " ".join((p.description or "").split()) for p in text.params}
+    found = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = _fillable(hints.get(name, str))
+        if name in ("say", "progress") or parameter.kind in (
+            inspect.Parameter.VAR_KEYWORD,
+            inspect.Parameter.VAR_POSITIONAL,
+        ):
+            continue
+        if kind is not None:
+            found.append(_Argument(name, kind, parameter.default, helps.get(name, "")))
+        elif parameter.default is inspect.Parameter.empty:
+            raise TypeError(f"{function.__name__}: no word can fill {name!r}")
+    return found
+
+
+def _parser(
+    function: Callable[..., Any], program: str, arguments: Sequence[_Argument]
+) -> argparse.ArgumentParser:
+    text = docstring_parser.parse(inspect.getdoc(function) or "")
+    about = "\n\n".join(filter(None, (text.short_description, text.long_description)))
+    parser = _Parser(
+        prog=program,
+        description=about.replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for argument in arguments:
+        options: dict[str, Any] = {"help": _help(argument)}
+        collection = _collection(argument.type)
+        flag = argument.shown
+        if isinstance(argument.default, bool):
+            options["action"] = "store_false" if argument.default else "store_true"
+            flag = argument.shown.replace("--", "--no-") if argument.default else flag
+        else:
+            options["metavar"] = _metavar(argument)
+        if collection is not None:
+            items = get_args(collection)
+            fixed = get_origin(collection) is tuple and items[-1] is not Ellipsis
+            options["nargs"] = len(items) if fixed else "+"
+        if argument.required:
+            parser.add_argument(argument.name, **options)
+        else:
+            parser.add_argument(flag, dest=argument.name, **options)
+    return parser
+
+
+def _help(argument: _Argument) -> str:
+    text = argument.help.replace("``", "").replace("%", "%%")
+    if (
+        argument.required
+        or isinstance(argument.default, bool)
+        or argument.default in (None, (), "")
+    ):
+        return text
+    shown = str(argument.default).replace("%", "%%")
+    return text if "default" in text.lower() else f"{text} (default: {shown})".strip()
+
+
+def _metavar(argument: _Argument) -> str:
+    options = [o for o in _options(argument.type) if o is not type(None)]
+    first = get_args(options[0])[0] if _collection(options[0]) is not None else options[0]
+    choices = [c for o in options if get_origin(o) is Literal for c in get_args(o)]
+    if choices:
+        return "{" + ",".join(map(str, choices)) + "}"
+    return argument.shown if argument.required else _WORDS.get(first, "VALUE")
+
+
+def _options(expected: Any) -> tuple[Any, ...]:
+    union = get_origin(expected) in (Union, types.UnionType)
+    return get_args(expected) if union else (expected,)
+
+
+def _collection(expected: Any) -> Any:
+    """The list or tuple among the types that fit, None where there is none."""
+    return next((o for o in _options(expected) if get_origin(o) in (list, tuple, Sequence)), None)
+
+
+def _fillable(expected: Any) -> Any:
+    """The part of a type that words can fill, None where there is none."""
+    fitting = [option for option in _options(expected) if _is_plain(option)]
+    if not fitting or fitting == [type(None)]:
+        return None
+    return Union[tuple(fitting)]  # noqa: UP007  built at run time
+
+
+def _is_plain(option: Any) -> bool:
+    origin = get_origin(option)
+    if origin in (list, tuple, Sequence):
+        return all(_is_plain(a) for a in get_args(option) if a is not Ellipsis)
+    return origin in (Literal, dict, Mapping) or option in (*_WORDS, type(None), Any)

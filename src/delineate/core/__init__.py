@@ -1,0 +1,1 @@
+"""What travels between rooms: images, cases, schemas, configuration, errors. No torch at import."""

@@ -1,0 +1,77 @@
+"""Case, Batch and Prediction: what a cohort lists, what trains, what a model gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.image import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: A file, a folder (DICOM series) or, for stacks of slices, the slices in order.
+Source = Path | tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan, or one stack of slices, of one subject.
+
+    Args:
+        id: Unique in the cohort; names the output files.
+        subject: Cases of one subject never part in a split.
+        images: Channel name -> source. A source may itself hold several channels (RGB).
+        label: Source of the label map, None where unlabelled.
+        klass: Class name, None where unknown.
+        site, sex, age: Where known; ``meta`` holds whatever else the table gives.
+        split: The split that the layout itself declares (``"train"``, ``"test"``), if any.
+    """
+
+    id: str
+    subject: str
+    images: Mapping[str, Source]
+    label: Source | None = None
+    klass: str | None = None
+    site: str | None = None
+    sex: str | None = None
+    age: float | None = None
+    split: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Args:
+        image: ``(B, C, *S)`` float32.
+        label: ``(B, *S)`` label indices, uint8.
+    """
+
+    image: Tensor
+    label: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one case, on the grid of the case's first image file.
+
+    Args:
+        labels: ``(*S)`` file values of the schema.
+        grid: The original grid.
+        probabilities: ``(C, *S)`` float32, background first, or None.
+        class_probabilities: Class name -> probability, or None.
+        facts: Seconds, peak memory, confidence and whatever else belongs to the case.
+    """
+
+    labels: NDArray[Any]
+    grid: Grid
+    probabilities: NDArray[np.float32] | None = None
+    class_probabilities: Mapping[str, float] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,316 @@
+"""Settings: YAML <-> frozen dataclasses, checked key by key.
+
+The dataclass is the only source: its field names are the keys, its types are the checks, its
+defaults are the defaults, and ``field(metadata={"help": ...})`` is the comment in written YAML.
+Settings name parts; they never hold import paths. Nothing is converted silently: ``"3"`` is not a
+number and ``1`` is not true; only a whole number may stand where a float is expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import textwrap
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from delineate.core import _yaml
+from delineate.core._yaml import Key
+from delineate.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load(source: Path | str, cls: type[T], where: str | None = None) -> T:
+    """Read settings.
+
+    Args:
+        source: A path is read as a file; a string is YAML text.
+        cls: The dataclass to make.
+        where: Name of the document in messages; default: the file's path.
+
+    Raises:
+        ConfigError: Not YAML, a key unknown, missing or double, or a value of the wrong type. It
+            reads ``file:line: key: expected …, got …``.
+    """
+    name = where or (str(source) if isinstance(source, Path) else "")
+    data, lines = _yaml.parse(_text(source) if isinstance(source, Path) else source, name)
+    return _make(cls, {} if data is None else data, (), _Document(name, lines))
+
+
+def from_dict(data: Mapping[str, Any], cls: type[T], where: str = "") -> T:
+    """Make settings from plain data, with the same checks as ``load``."""
+    return _make(cls, data, (), _Document(where, {}))
+
+
+def to_dict(instance: Any) -> dict[str, Any]:
+    """Settings as plain data for JSON and YAML; the inverse of ``from_dict``."""
+    return {f.name: _plain(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
+
+
+def dump(instance: Any) -> str:
+    """All settings as YAML, their help as comments; the inverse of ``load``."""
+    lines: list[str] = []
+    for setting in dataclasses.fields(instance):
+        value = getattr(instance, setting.name)
+        if "help" in setting.metadata:
+            lines += textwrap.wrap(
+                setting.metadata["help"], 100, initial_indent="# ", subsequent_indent="# "
+            )
+        if dataclasses.is_dataclass(value) and dataclasses.fields(value):
+            lines += [f"{setting.name}:", textwrap.indent(dump(value).rstrip("\n"), "  ")]
+        else:
+            lines.append(f"{setting.name}: {_yaml.dump(_plain(value))}")
+    return "\n".join(lines) + "\n"
+
+
+def convert(value: Any, expected: Any, key: str, where: str = "") -> Any:
+    """Check one plain value against a type hint and give it that type.
+
+    Raises:
+        ConfigError: The value does not fit.
+    """
+    return _convert(expected, value, (key,), _Document(where, {}))
+
+
+def convert_word(word: str, expected: Any, key: str, where: str = "") -> Any:
+    """Make a word of the command line a value of type ``expected``; text stays as it was typed.
+
+    Raises:
+        ConfigError: The word does not fit.
+    """
+    try:
+        value = _yaml.parse(word)[0]
+    except ConfigError:
+        value = None  # Not YAML: then it can only be meant as text.
+    if value is not None and not isinstance(value, str):
+        try:
+            return convert(value, expected, key, where)
+        except ConfigError:
+            pass  # Text that looks like a number; if that is wrong, the next line says so.
+    return convert(word, expected, key, where)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The next move after an unknown name: the nearest one, or all that there are."""
+    known = list(names)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``"90s"``, ``"40m"``, ``"1h30m"``, ``"2h"``.
+
+    Raises:
+        ConfigError: Not a positive duration with its units.
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip(), re.ASCII)
+    hours, minutes, seconds = (float(g or 0) for g in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise ConfigError(
+            f"expected a duration such as 90s, 40m or 1h30m, got {text!r}", code="config-duration"
+        )
+    return total
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of ``"8G"``, ``"512M"``, ``"1.5 GiB"``; the units are powers of 1024.
+
+    Raises:
+        ConfigError: Not a positive size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", text.strip().upper(), re.ASCII)
+    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " ")) if match else 0
+    if size <= 0:
+        raise ConfigError(f"expected a size such as 512M or 8G, got {text!r}", code="config-bytes")
+    return size
+
+
+# --- checks: plain data against type hints ------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Document:
+    """Where settings came from, and on which line each key stands."""
+
+    name: str
+    lines: Mapping[Key, int]
+
+    def error(self, key: Key, message: str, code: str, fix: str | None = None) -> ConfigError:
+        """``file:line: key: message``; a key without a line has that of its parent."""
+        parents = (key[:n] for n in range(len(key), -1, -1))
+        line = next((self.lines[k] for k in parents if k in self.lines), "")
+        where = ":".join(part for part in (self.name, str(line)) if part)
+        return ConfigError(
+            f"{_dotted(key)}: {message}" if key else message,
+            where=where or None,
+            fix=fix,
+            code=code,
+        )
+
+    def mismatch(self, key: Key, expected: Any, value: Any) -> ConfigError:
+        """A value that is not of the expected type."""
+        return self.error(key, f"expected {_named(expected)}, got {_shown(value)}", "config-type")
+
+
+def _make(cls: type[T], data: Any, key: Key, document: _Document) -> T:
+    if not isinstance(data, Mapping):
+        raise document.mismatch(key, cls, data)
+    settings = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for name in data:
+        if name not in settings:
+            raise document.error(
+                (*key, name),
+                f"expected a setting of {cls.__name__}, got an unknown key",
+                "config-unknown-key",
+                nearest(str(name), settings),
+            )
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, setting in settings.items():
+        if name in data:
+            values[name] = _convert(hints[name], data[name], (*key, name), document)
+        elif setting.default is dataclasses.MISSING is setting.default_factory:
+            message = f"expected {_named(hints[name])}, got nothing"
+            raise document.error(
+                (*key, name), message, "config-missing", setting.metadata.get("help")
+            )
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        if error.where:
+            raise
+        raise document.error(key, error.message, error.code, error.fix) from error
+    except ValueError as error:
+        raise document.error(key, str(error), "config-value") from error
+
+
+def _convert(expected: Any, value: Any, key: Key, document: _Document) -> Any:
+    if expected is Any or (isinstance(expected, type) and type(value) is expected):
+        return value
+    if expected is None or expected is type(None):
+        fits = value is None
+    elif expected is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if fits else value
+    elif expected is Path:
+        fits = isinstance(value, str | Path)
+        value = Path(value) if fits else value
+    elif get_origin(expected) is Literal:
+        fits = any(value == one and type(value) is type(one) for one in get_args(expected))
+    elif dataclasses.is_dataclass(expected):
+        return _make(expected, value, key, document)  # type: ignore[arg-type]
+    elif get_origin(expected) in (Union, types.UnionType):
+        return _convert_union(expected, value, key, document)
+    else:
+        return _convert_collection(expected, value, key, document)
+    if not fits:
+        raise document.mismatch(key, expected, value)
+    return value
+
+
+def _convert_union(expected: Any, value: Any, key: Key, document: _Document) -> Any:
+    options = sorted(get_args(expected), key=lambda option: type(value) is not option)
+    fitting = [option for option in options if _holds(option, value)]
+    if len(fitting) == 1:  # A fault inside it says more than "none of these types".
+        return _convert(fitting[0], value, key, document)
+    for option in options:
+        try:
+            return _convert(option, value, key, document)
+        except ConfigError:
+            continue
+    raise document.mismatch(key, expected, value)
+
+
+def _holds(option: Any, value: Any) -> bool:
+    """Whether a mapping or a list can only be meant for this member of a union."""
+    origin = get_origin(option) or option
+    if isinstance(value, Mapping):
+        return origin in (dict, Mapping) or dataclasses.is_dataclass(option)
+    return isinstance(value, list | tuple) and origin in (list, tuple, Sequence)
+
+
+def _convert_collection(expected: Any, value: Any, key: Key, document: _Document) -> Any:
+    origin, args = get_origin(expected) or expected, get_args(expected)
+    if origin in (list, tuple, Sequence) and isinstance(value, list | tuple):
+        fixed = origin is tuple and args and args[-1] is not Ellipsis
+        if fixed and len(value) != len(args):
+            raise document.mismatch(key, expected, value)
+        each = args if fixed else (args[0] if args else Any,) * len(value)
+        items = [
+            _convert(t, v, (*key, i), document)
+            for i, (t, v) in enumerate(zip(each, value, strict=True))
+        ]
+        return items if origin is list else tuple(items)
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        names, values = args or (Any, Any)
+        return {
+            _convert(names, n, (*key, n), document): _convert(values, v, (*key, n), document)
+            for n, v in value.items()
+        }
+    raise document.mismatch(key, expected, value)
+
+
+# --- words for messages -------------------------------------------------------------------------
+
+
+def _dotted(key: Key) -> str:
+    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in key).lstrip(".")
+
+
+def _named(expected: Any) -> str:
+    origin, args = get_origin(expected), get_args(expected)
+    if expected is None or expected is type(None):
+        return "null"
+    if origin in (Union, types.UnionType):
+        return " or ".join(_named(a) for a in args)
+    if origin is Literal:
+        return " or ".join(repr(a) for a in args)
+    if origin is tuple and args[-1] is not Ellipsis:
+        return f"a list of {len(args)} ({', '.join(_named(a) for a in args)})"
+    if origin in (list, tuple, Sequence):
+        return f"a list of {_named(args[0])}"
+    if origin in (dict, Mapping):
+        return f"a mapping to {_named(args[1])}"
+    if dataclasses.is_dataclass(expected):
+        return f"settings of {getattr(expected, '__name__', expected)}"
+    words = {
+        Path: "a path",
+        str: "text",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+    }
+    return words.get(expected, getattr(expected, "__name__", str(expected)))
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(
+            f"expected a readable YAML file, got: {reason}", where=path, code="config-file"
+        ) from error

@@ -1,0 +1,372 @@
+"""A trained model is ONE ``.safetensors`` file: weights and one JSON document. No pickle.
+
+The document lies in the header under the key ``delineate``::
+
+    {"format": 1,
+     "network": {"name": "unet", "config": {...}},
+     "channels": ["flair", "t1c"],                 one name a channel of the network's input
+     "schema": {...}, "preparation": {...},        as their ``to_dict`` give them
+     "input": {"patch": [96, 96, 96],              any size that the network can take
+               "slice_axis": null, "neighbours": 0,    0, 1 or 2: a flat network on volumes
+               "mirror_axes": [0]},                    axes of the patch that may be mirrored
+     "postprocess": {"keep_largest": ["tumour"]},
+     "config": {...}, "provenance": {...}, "card": {...},
+     "sha256": {"tensors": "...", "document": "..."}}
+
+Both hashes are checked before a tensor is built, so damage and careless edits are found. They
+are no signature: whoever can write the file can also recompute them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from delineate.core.atomic import atomic_write_bytes
+from delineate.core.errors import ModelFileError
+
+FORMAT = 1
+KEY = "delineate"
+#: A header above this is refused before it is read (the limit of the safetensors format).
+MAX_HEADER_BYTES = 100_000_000
+
+_REQUIRED: dict[str, type] = {
+    "network": dict,
+    "channels": list,
+    "schema": dict,
+    "preparation": dict,
+    "input": dict,
+}
+_OPTIONAL = ("postprocess", "config", "provenance", "card")
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+    "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+_NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
+_AGAIN = "copy the file again from where it was trained, or train anew"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The content of a model file.
+
+    Args:
+        document: The JSON document, as described at the top of this module.
+        tensors: Weights by the name of the network's parameter or buffer.
+        path: Where the file was read from.
+    """
+
+    document: dict[str, Any]
+    tensors: dict[str, NDArray[Any]]
+    path: Path
+
+    @property
+    def hash(self) -> str:
+        """Names weights and document together; two files with one hash predict alike."""
+        return str(self.document["sha256"]["document"])
+
+
+def save(
+    path: str | os.PathLike[str], tensors: Mapping[str, Any], document: Mapping[str, Any]
+) -> str:
+    """Write a model file atomically.
+
+    Args:
+        path: Ends in ``.safetensors``.
+        tensors: Name -> numpy array or torch tensor. bfloat16 is widened to float32.
+        document: As described at the top of this module, without ``format`` and ``sha256``.
+
+    Returns:
+        The model's hash.
+
+    Raises:
+        ModelFileError: NaN or infinite weights, a wrong document, a type that cannot be stored.
+        OutputError: The file cannot be written.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise ModelFileError(
+            "expected a name that ends in .safetensors", where=path, code="model-file-name"
+        )
+    arrays = {name: _array(name, tensor, path) for name, tensor in tensors.items()}
+    _check_finite(arrays, path)
+    full = {**{key: {} for key in _OPTIONAL}, **document, "format": FORMAT}
+    full["sha256"] = {"tensors": _tensor_hash({n: _record(a) for n, a in arrays.items()})}
+    try:
+        full = json.loads(_canonical(full))
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"expected plain JSON data in the document, got: {error}",
+            where=path,
+            fix="give numbers, strings, lists and dictionaries, no NaN",
+            code="model-file-document",
+        ) from error
+    _check_document(full, Path(path))
+    full["sha256"]["document"] = _document_hash(full)
+    atomic_write_bytes(path, safetensors.numpy.save(arrays, metadata={KEY: _canonical(full)}))
+    return str(full["sha256"]["document"])
+
+
+def load(path: str | os.PathLike[str]) -> ModelFile:
+    """Read and check a model file.
+
+    Raises:
+        ModelFileError: The file is missing, foreign, damaged, edited or of a newer format; the
+            code says which.
+    """
+    path = Path(path)
+    data = _read(path)
+    header_size = _check_layout(data, path)
+    header = json.loads(data[8 : 8 + header_size])
+    document = _document(header.get("__metadata__"), path)
+    try:
+        records = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
+        raise ModelFileError(
+            f"expected a valid safetensors file, got: {error}",
+            where=path,
+            fix=_AGAIN,
+            code="model-file-invalid",
+        ) from error
+    if _tensor_hash(records) != document["sha256"].get("tensors"):
+        raise _tampered("weights", path)
+    arrays = {name: _build(name, record, path) for name, record in records.items()}
+    _check_finite(arrays, path)
+    return ModelFile(document, arrays, path)
+
+
+def _read(path: Path) -> bytes:
+    """The whole file, once its first bytes look right."""
+    if path.is_dir():
+        raise ModelFileError(
+            "expected a model file, got a folder",
+            where=path,
+            fix=f"give {path / 'model.safetensors'}",
+            code="model-file-missing",
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+            _check_start(start, path)
+            return start + file.read()
+    except FileNotFoundError as error:
+        raise ModelFileError(
+            "expected a model file, got no such file",
+            where=path,
+            fix="check the path; `delineate train` writes RUN/model.safetensors",
+            code="model-file-missing",
+        ) from error
+    except OSError as error:
+        raise ModelFileError(
+            f"expected a readable file, got: {error.strerror}",
+            where=path,
+            fix="check the permissions",
+            code="model-file-unreadable",
+        ) from error
+
+
+def _check_start(start: bytes, path: Path) -> None:
+    # A header of 896 bytes starts like a pickle; only "{" after its length tells them apart.
+    code = start[:4] == b"PK\x03\x04" or (
+        start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"
+    )
+    if code and start[8:9] != b"{":
+        raise ModelFileError(
+            "expected a .safetensors file, got a zip or pickle, which can run code when loaded",
+            where=path,
+            fix="train with Delineate, or convert the weights where you trust them",
+            code="model-file-pickle",
+        )
+    size = int.from_bytes(start[:8], "little")
+    if len(start) < 8:
+        raise ModelFileError(
+            f"expected a .safetensors file, got {len(start)} bytes",
+            where=path,
+            fix=_AGAIN,
+            code="model-file-truncated",
+        )
+    if size > MAX_HEADER_BYTES:
+        raise ModelFileError(
+            f"expected a header of at most {MAX_HEADER_BYTES} bytes, got {size}",
+            where=path,
+            fix="this is no model file of Delineate; " + _AGAIN,
+            code="model-file-header",
+        )
+
+
+def _check_layout(data: bytes, path: Path) -> int:
+    """Size of the header, once it parses and the file is as long as it says."""
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 + size:
+        raise ModelFileError(
+            f"expected a header of {size} bytes, got {len(data) - 8}",
+            where=path,
+            fix=_AGAIN,
+            code="model-file-truncated",
+        )
+    try:
+        header = json.loads(data[8 : 8 + size])
+        ends = [int(t["data_offsets"][1]) for name, t in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise ModelFileError(
+            "expected a safetensors header in JSON, got something else",
+            where=path,
+            fix="this is no model file of Delineate; " + _AGAIN,
+            code="model-file-header",
+        ) from error
+    expected = 8 + size + max(ends, default=0)
+    if len(data) != expected:
+        short = len(data) < expected
+        raise ModelFileError(
+            f"expected {expected} bytes, got {len(data)}",
+            where=path,
+            fix=_AGAIN,
+            code="model-file-truncated" if short else "model-file-trailing",
+        )
+    return size
+
+
+def _document(metadata: Any, path: Path) -> dict[str, Any]:
+    text = metadata.get(KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise ModelFileError(
+            f"expected a {KEY!r} document in the header, got none: weights of another program",
+            where=path,
+            fix="only models that Delineate trained can be used",
+            code="model-file-foreign",
+        )
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _tampered("document", path) from error
+    version = document.get("format") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise ModelFileError(
+            f"expected format {FORMAT} or older, got {version}",
+            where=path,
+            fix="install a newer Delineate",
+            code="model-file-newer",
+        )
+    hashes = document.get("sha256") if isinstance(document, dict) else None
+    try:
+        sound = isinstance(hashes, dict) and hashes.get("document") == _document_hash(document)
+    except (ValueError, RecursionError):  # NaN, which we never write
+        sound = False
+    if not sound:
+        raise _tampered("document", path)
+    _check_document(document, path)
+    return dict(document)
+
+
+def _check_document(document: Mapping[str, Any], path: Path) -> None:
+    for key, kind in _REQUIRED.items():
+        if not isinstance(document.get(key), kind):
+            raise _wrong(f"{key!r} as a {kind.__name__}", document.get(key), path)
+    network, shape = document["network"], document["input"]
+    if not isinstance(network.get("name"), str) or not isinstance(network.get("config"), dict):
+        raise _wrong("network as {name, config}", network, path)
+    patch = shape.get("patch")
+    if not isinstance(patch, list) or len(patch) not in (2, 3) or not _whole(patch, 1):
+        raise _wrong("input.patch as 2 or 3 positive integers", patch, path)
+    if not document["channels"] or not all(isinstance(c, str) for c in document["channels"]):
+        raise _wrong("channels as a list of names", document["channels"], path)
+    mirror = shape.get("mirror_axes", [])
+    if not isinstance(mirror, list) or not _whole(mirror, 0, len(patch)):
+        raise _wrong(f"input.mirror_axes as axes below {len(patch)}", mirror, path)
+    neighbours, axis = shape.get("neighbours", 0), shape.get("slice_axis")
+    if not _whole([neighbours], 0) or not (axis is None or _whole([axis], 0, 3)):
+        raise _wrong("input.neighbours >= 0 and input.slice_axis of 0..2 or null", shape, path)
+
+
+def _whole(values: list[Any], low: int, high: int = 1 << 31) -> bool:
+    return all(type(v) is int and low <= v < high for v in values)
+
+
+def _wrong(expected: str, got: Any, path: Path) -> ModelFileError:
+    return ModelFileError(
+        f"expected {expected} in the document, got {str(got)[:80]}",
+        where=path,
+        fix=_AGAIN,
+        code="model-file-document",
+    )
+
+
+def _tampered(part: str, path: Path) -> ModelFileError:
+    return ModelFileError(
+        f"expected the {part} to match their checksum, but they were changed or damaged",
+        where=path,
+        fix="do not use this file; " + _AGAIN,
+        code="model-file-tampered",
+    )
+
+
+def _array(name: str, tensor: Any, path: str | os.PathLike[str]) -> NDArray[Any]:
+    if hasattr(tensor, "detach"):
+        tensor = tensor.detach().cpu()
+        tensor = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    array = np.array(tensor, order="C")
+    if array.dtype.newbyteorder("<") not in _NAMES:
+        raise ModelFileError(
+            f"expected numbers in tensor {name!r}, got {array.dtype}",
+            where=path,
+            fix="store weights and buffers only",
+            code="model-file-type",
+        )
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def _record(array: NDArray[Any]) -> dict[str, Any]:
+    return {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data": array.tobytes()}
+
+
+def _build(name: str, record: Mapping[str, Any], path: Path) -> NDArray[Any]:
+    if record["dtype"] not in _DTYPES:
+        raise ModelFileError(
+            f"expected one of {', '.join(_DTYPES)} in tensor {name!r}, got {record['dtype']}",
+            where=path,
+            fix="this file was not written by Delineate",
+            code="model-file-type",
+        )
+    return np.ndarray(record["shape"], _DTYPES[record["dtype"]], record["data"])
+
+
+def _check_finite(arrays: Mapping[str, NDArray[Any]], path: str | os.PathLike[str]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelFileError(
+                f"expected finite weights, got NaN or infinity in {name!r}",
+                where=path,
+                fix="the training diverged: use an earlier checkpoint, or train with a lower rate",
+                code="model-file-not-finite",
+            )
+
+
+def _tensor_hash(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """SHA-256 of name, type, shape and bytes of every tensor, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(records):
+        record = records[name]
+        head = [name, record["dtype"], list(record["shape"]), len(record["data"])]
+        digest.update(_canonical(head).encode())
+        digest.update(record["data"])
+    return digest.hexdigest()
+
+
+def _document_hash(document: Mapping[str, Any]) -> str:
+    """SHA-256 of the document without its own hash; the hash of the tensors is inside."""
+    tensors = document["sha256"].get("tensors")
+    bare = {**document, "sha256": {"tensors": tensors}}
+    return hashlib.sha256(_canonical(bare).encode()).hexdigest()
+
+
+def _canonical(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,137 @@
+"""What can be outlined and named in a cohort: labels, regions, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.errors import LabelError
+
+#: Colours for overlays (Okabe and Ito's set, told apart by colour-blind readers).
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One foreground structure.
+
+    Args:
+        name: As shown to people.
+        value: As stored in label files (1, 2, 4; 255 for 0/255 masks).
+    """
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Labels, regions and classes of a cohort.
+
+    Networks work with indices: 0 is background, ``i`` is ``labels[i - 1]``. Files hold values.
+
+    Args:
+        labels: Foreground labels in index order.
+        regions: Named unions of labels, as label names (WT, TC, ET). Scored beside the labels.
+        classes: Names of image or subject classes, in index order.
+        lateral: True where left and right are different labels, so mirroring is illegal.
+    """
+
+    labels: tuple[Label, ...] = ()
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    lateral: bool = False
+
+    def __post_init__(self) -> None:
+        values = [label.value for label in self.labels]
+        if 0 in values or len(set(values)) != len(values):
+            raise LabelError(f"label values must be unique and not 0 (background), got {values}")
+        names = {label.name for label in self.labels}
+        for region, parts in self.regions.items():
+            missing = set(parts) - names
+            if missing:
+                raise LabelError(f"region {region!r} names unknown labels {sorted(missing)}")
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of a segmenter: background and every label."""
+        return len(self.labels) + 1
+
+    def colour(self, index: int) -> str:
+        """Colour of label index ``index >= 1`` as ``#RRGGBB``."""
+        return COLOURS[(index - 1) % len(COLOURS)]
+
+    def to_index(self, values: NDArray[Any], where: str | None = None) -> NDArray[np.uint8]:
+        """File values ``(*S)`` -> indices ``(*S)``.
+
+        Raises:
+            LabelError: A value is not an integer or not in the schema; all such are listed.
+        """
+        present = np.unique(values)
+        known = {0: 0, **{label.value: i + 1 for i, label in enumerate(self.labels)}}
+        strange = [v for v in present.tolist() if v not in known]
+        if strange:
+            shown = ", ".join(f"{v:g}" for v in strange[:8])
+            raise LabelError(
+                f"expected label values {sorted(known)}, got also {shown}"
+                + (" …" if len(strange) > 8 else ""),
+                where=where,
+                fix="declare the labels in the data set's own file, or correct the label file",
+                code="label-unknown",
+            )
+        indices = np.array([known[v] for v in present.tolist()], dtype=np.uint8)
+        return indices[np.searchsorted(present, values)]
+
+    def to_values(self, indices: NDArray[Any]) -> NDArray[np.uint8 | np.uint16]:
+        """Indices ``(*S)`` -> file values ``(*S)``, in the smallest unsigned type that fits."""
+        table = np.array([0, *(label.value for label in self.labels)])
+        dtype = np.uint8 if table.max(initial=0) < 256 else np.uint16
+        return table.astype(dtype)[indices]
+
+    def region_masks(self, indices: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+        """Boolean masks of every region, or of every label where no region is declared."""
+        index = {label.name: i + 1 for i, label in enumerate(self.labels)}
+        groups = dict(self.regions) or {label.name: (label.name,) for label in self.labels}
+        return {
+            name: np.isin(indices, [index[part] for part in parts])
+            for name, parts in groups.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "labels": [{"name": label.name, "value": label.value} for label in self.labels],
+            "regions": {name: list(parts) for name, parts in self.regions.items()},
+            "classes": list(self.classes),
+            "lateral": self.lateral,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Schema:
+        """The inverse of ``to_dict``."""
+        return Schema(
+            labels=tuple(Label(str(d["name"]), int(d["value"])) for d in data["labels"]),
+            regions={name: tuple(parts) for name, parts in data["regions"].items()},
+            classes=tuple(data["classes"]),
+            lateral=bool(data["lateral"]),
+        )
+
+
+def brats_schema(enhancing_value: int = 4) -> Schema:
+    """The schema of the BraTS challenges: labels {1, 2, 4}, or {1, 2, 3} since 2023."""
+    return Schema(
+        labels=(
+            Label("necrosis", 1),
+            Label("oedema", 2),
+            Label("enhancing", enhancing_value),
+        ),
+        regions={
+            "WT": ("necrosis", "oedema", "enhancing"),
+            "TC": ("necrosis", "enhancing"),
+            "ET": ("enhancing",),
+        },
+    )

@@ -1,0 +1,1 @@
+"""Reading and writing files, and the tables and checks built on them."""

@@ -1,0 +1,390 @@
+"""Prepared cases on disk: memory-mapped, keyed by content and preparation, safe to interrupt.
+
+    FOLDER/<key>/image.npy     (C, *S) float32
+                 label.npy     (*S) uint8 indices, where the case is labelled
+                 samples.npz   up to 10,000 voxel coordinates of every foreground label
+                 case.json     grid, history, subject, facts, and size and sha256 of the other files
+
+The key is the sha256 of what the source files hold, of the recipe and of this format, so an entry
+never goes stale: another file, another preparation or another version is another entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.atomic import (
+    atomic_path,
+    atomic_write_text,
+    check_space,
+    remove_stale,
+    writable_folder,
+)
+from delineate.core.case import Case, Source
+from delineate.core.errors import (
+    DelineateError,
+    OutputError,
+    PartialError,
+    ReadError,
+    ResourceError,
+)
+from delineate.core.image import Grid
+from delineate.core.progress import QUIET, Progress
+
+#: Goes up when entries written by an older version can no longer be read.
+FORMAT = 1
+#: Coordinates kept of each label.
+SAMPLES = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedArrays:
+    """What a preparation gives back for one case.
+
+    Args:
+        image: ``(C, *S)`` float32.
+        label: ``(*S)`` uint8 indices, None where unlabelled.
+        history: Steps that led from the original grid to this one.
+        original: Grid of the first image file.
+        grid: Grid of ``image``.
+        meta: Whatever else should be kept; plain data for JSON.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    history: tuple[dict[str, Any], ...]
+    original: Grid
+    grid: Grid
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A case that is ready for sampling. Small in memory, and safe to send to other processes.
+
+    Args:
+        id: Of the case.
+        subject: Of the case.
+        folder: Where its files lie.
+        shape: ``(C, *S)``.
+        labelled: False where ``label`` is None.
+        history: Steps that led from the original grid to this one.
+        original: Grid of the first image file.
+        grid: Grid of ``image``.
+        meta: What the preparation kept.
+    """
+
+    id: str
+    subject: str
+    folder: Path
+    shape: tuple[int, ...]
+    labelled: bool
+    history: tuple[dict[str, Any], ...]
+    original: Grid
+    grid: Grid
+    meta: Mapping[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that image and label take on disk."""
+        voxels = math.prod(self.shape[1:])
+        return voxels * (4 * self.shape[0] + self.labelled)
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """``(C, *S)``, read-only, mapped from disk."""
+        return _open(self.folder / "image.npy")
+
+    @property
+    def label(self) -> NDArray[np.uint8] | None:
+        """``(*S)`` label indices, read-only, mapped from disk."""
+        return _open(self.folder / "label.npy") if self.labelled else None
+
+    @cached_property
+    def samples(self) -> dict[int, NDArray[np.int32]]:
+        """Coordinates ``(n, nd)`` of voxels of each label index that occurs."""
+        if not self.labelled:
+            return {}
+        with np.load(self.folder / "samples.npz", allow_pickle=False) as arrays:
+            return {int(index): arrays[index] for index in arrays.files}
+
+
+def prepare(
+    cases: Sequence[Case],
+    recipe_key: str,
+    make: Callable[[Case], PreparedArrays],
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: Progress = QUIET,
+    verify: bool = False,
+) -> list[PreparedCase]:
+    """Prepare every case that is not yet in the cache, and open all of them, in order.
+
+    May be killed at any moment and called again: entries appear whole or not at all. Damaged
+    entries are made anew. Threads do the work, since reading, interpolation and hashing leave
+    the interpreter's lock.
+
+    Args:
+        cases: What to prepare.
+        recipe_key: Says everything about ``make`` that changes its result.
+        make: Reads and prepares one case.
+        folder: Of the cache; made if need be.
+        workers: Threads; by default as many as processors, at most 8.
+        progress: Told of every case.
+        verify: Read every byte of existing entries and compare sha256, not only sizes.
+
+    Raises:
+        PartialError: Some cases could not be prepared; all are listed, the others are kept.
+        OutputError: The folder cannot be written, or the disk is too small or got full.
+        ResourceError: Memory ran out.
+    """
+    folder = writable_folder(folder)
+    failed: dict[int, DelineateError] = {}
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+
+    def look(case: Case) -> PreparedCase | _Missing | DelineateError:
+        try:
+            prints = content_hashes(case)
+        except DelineateError as error:
+            return error
+        entry = folder / _key(case, recipe_key, prints)
+        return _load(entry, verify) or _Missing(case, prints, entry)
+
+    with progress.task(len(cases), "prepare") as bar:
+        try:
+            found = dict(enumerate(pool.map(look, cases)))
+            failed = {i: e for i, e in found.items() if isinstance(e, DelineateError)}
+            missing = {i: m for i, m in found.items() if isinstance(m, _Missing)}
+            done = {i: c for i, c in found.items() if isinstance(c, PreparedCase)}
+            bar.advance(len(cases) - len(missing))
+            running = {pool.submit(_make, m, make): i for i, m in missing.items()}
+            made: list[int] = []
+            for future in as_completed(running):
+                try:
+                    case = done[running[future]] = future.result()
+                except (ResourceError, OutputError):
+                    raise
+                except DelineateError as error:
+                    failed[running[future]] = error
+                else:
+                    made.append(case.nbytes)
+                    left = len(missing) - len(made)
+                    if len(made) >= 3:  # enough to tell whether the disk will hold the others
+                        check_space(folder, left * sum(made) // len(made))
+                bar.advance(1)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    if failed:
+        _raise_failed(cases, failed)
+    return [done[i] for i in range(len(cases))]
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """A case that must be prepared: what its files hold, and where its entry goes."""
+
+    case: Case
+    prints: Mapping[str, str]
+    entry: Path
+
+
+def _raise_failed(cases: Sequence[Case], failed: Mapping[int, DelineateError]) -> None:
+    shown = "".join(f"\n  {cases[i].id}: {failed[i]}" for i in sorted(failed))
+    raise PartialError(
+        f"{len(failed)} of {len(cases)} cases could not be prepared:{shown}",
+        fix="correct these cases or leave them out; the others are kept in the cache",
+        code="prepare-failed",
+    ) from failed[min(failed)]
+
+
+# ------------------------------------------------------------------------------------- the key
+
+
+def source_files(source: Source) -> list[Path]:
+    """The files of a source in order; of a folder (a DICOM series) all files below it."""
+    paths = list(source) if isinstance(source, tuple) else [source]
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return files
+
+
+def content_hashes(case: Case) -> dict[str, str]:
+    """sha256 of what each channel and the label (``""``) hold, whatever the files are called.
+
+    Raises:
+        ReadError: A file is gone or may not be read.
+    """
+    prints = {}
+    for channel, source in [*case.images.items(), ("", case.label)]:
+        whole = hashlib.sha256()
+        try:
+            for file in [] if source is None else source_files(source):
+                whole.update(_sha256(file))
+        except OSError as error:
+            raise ReadError(
+                f"expected a file that can be read, got: {error.strerror}",
+                where=error.filename,
+                fix="check that the file is there and that you may read it",
+                code="file-missing" if isinstance(error, FileNotFoundError) else "file-denied",
+            ) from error
+        prints[channel] = whole.hexdigest()
+    return prints
+
+
+def _key(case: Case, recipe_key: str, prints: Mapping[str, str]) -> str:
+    """Name of a case's entry: content of its files, recipe, format, and who it is."""
+    facts = [FORMAT, recipe_key, case.id, case.subject, list(prints.items())]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _sha256(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def _open(file: Path) -> NDArray[Any]:
+    facts = file.stat()
+    return _mapped(file, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=256)
+def _mapped(file: Path, *version: int) -> NDArray[Any]:
+    # Opening costs 0.1 ms, which a sampler pays at each patch; every open map holds a file
+    # descriptor, of which many systems grant 1024.
+    array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _load(entry: Path, verify: bool) -> PreparedCase | None:
+    """Open an entry; None if there is none or it is damaged."""
+    try:
+        text = (entry / "case.json").read_text(encoding="utf-8")
+        seal, _, body = text.partition("\n")
+        if seal != hashlib.sha256(body.encode()).hexdigest():
+            return None
+        facts = json.loads(body)
+        for name, (size, digest) in facts["files"].items():
+            file = entry / name
+            if file.stat().st_size != size or (verify and _sha256(file).hex() != digest):
+                return None
+        case = PreparedCase(
+            id=facts["id"],
+            subject=facts["subject"],
+            folder=entry,
+            shape=tuple(facts["shape"]),
+            labelled="label.npy" in facts["files"],
+            history=tuple(facts["history"]),
+            original=_grid_from(facts["original"]),
+            grid=_grid_from(facts["grid"]),
+            meta=facts["meta"],
+        )
+        return case if case.image.shape == case.shape else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _grid_to(grid: Grid) -> dict[str, Any]:
+    return {
+        "shape": grid.shape,
+        "affine": grid.affine.tolist(),
+        "oriented": grid.oriented,
+        "spacing_known": grid.spacing_known,
+    }
+
+
+def _grid_from(data: Mapping[str, Any]) -> Grid:
+    return Grid(
+        tuple(data["shape"]), np.array(data["affine"]), data["oriented"], data["spacing_known"]
+    )
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+def _make(missing: _Missing, make: Callable[[Case], PreparedArrays]) -> PreparedCase:
+    """Prepare one case and write its entry; ``case.json`` comes last and makes it valid."""
+    case, entry = missing.case, missing.entry
+    try:
+        arrays = make(case)
+    except MemoryError as error:
+        raise ResourceError(
+            "memory ran out while this case was prepared",
+            where=case.id,
+            fix="prepare with fewer workers, or with a coarser voxel size",
+            code="memory",
+        ) from error
+    writable_folder(entry)
+    remove_stale(entry)
+    (entry / "case.json").unlink(missing_ok=True)
+    _write(entry, case, arrays, missing.prints)
+    written = _load(entry, verify=False)
+    if written is None:
+        raise OutputError(
+            "expected to read back the entry just written", where=entry, code="cache-write"
+        )
+    return written
+
+
+def _write(entry: Path, case: Case, arrays: PreparedArrays, prints: Mapping[str, str]) -> None:
+    contents: dict[str, NDArray[Any]] = {
+        "image.npy": np.ascontiguousarray(arrays.image, dtype=np.float32)
+    }
+    if arrays.label is not None:
+        contents["label.npy"] = np.ascontiguousarray(arrays.label, dtype=np.uint8)
+    files = {}
+    for name, array in contents.items():
+        with atomic_path(entry / name, array.nbytes) as temporary:
+            np.save(temporary, array, allow_pickle=False)
+            files[name] = _facts(temporary)
+    if arrays.label is not None:
+        samples = foreground_samples(contents["label.npy"], seed=int(entry.name[:16], 16))
+        with atomic_path(entry / "samples.npz") as temporary:
+            named = {str(index): voxels for index, voxels in samples.items()}
+            np.savez(temporary, allow_pickle=False, **named)
+            files["samples.npz"] = _facts(temporary)
+    facts = {
+        "format": FORMAT, "id": case.id, "subject": case.subject,
+        "shape": list(arrays.image.shape), "history": list(arrays.history),
+        "original": _grid_to(arrays.original), "grid": _grid_to(arrays.grid),
+        "meta": dict(arrays.meta), "sources": dict(prints), "files": files,
+    }  # fmt: skip
+    body = json.dumps(facts, ensure_ascii=False, indent=1)
+    seal = hashlib.sha256(body.encode()).hexdigest()
+    atomic_write_text(entry / "case.json", f"{seal}\n{body}")
+
+
+def _facts(file: Path) -> tuple[int, str]:
+    return file.stat().st_size, _sha256(file).hex()
+
+
+def foreground_samples(
+    label: NDArray[np.uint8], seed: int, limit: int = SAMPLES
+) -> dict[int, NDArray[np.int32]]:
+    """Up to ``limit`` coordinates ``(n, nd)`` of each label index of ``(*S)``, drawn evenly."""
+    generator = np.random.default_rng(seed)
+    where = np.flatnonzero(label)
+    values = label.reshape(-1)[where]
+    samples = {}
+    for index in np.unique(values):
+        found = where[values == index]
+        if found.size > limit:
+            found = np.sort(generator.choice(found, limit, replace=False, shuffle=False))
+        samples[int(index)] = np.stack(np.unravel_index(found, label.shape), 1).astype(np.int32)
+    return samples

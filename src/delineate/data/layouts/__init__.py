@@ -1,0 +1,1 @@
+"""Recognisers of folder layouts: one file a layout."""

@@ -1,0 +1,131 @@
+"""A tree of DICOM files: one case a series, without labels; one Patient ID is one subject.
+
+Cases are named after their folders. Subjects are called by a digest of the Patient ID, so that no
+run folder, log or report carries it. Objects that are not images (SEG, RTSTRUCT, scouts) are noted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from delineate.core.case import Case
+from delineate.core.errors import DelineateError, ReadError
+from delineate.core.schema import Schema
+from delineate.data.layouts._listing import Listing, files, ids, is_dicom, natural, relative, suffix
+
+if TYPE_CHECKING:
+    from delineate.data.readers.dicom import Series
+
+_MODALITIES = {
+    **dict.fromkeys(("CR", "DX", "MG", "RF", "XA", "RG"), "XR"),
+    **dict.fromkeys(("XC", "ES", "OP", "GM"), "RGB"),
+    **{"MR": "MR", "CT": "CT", "PT": "PET", "US": "US", "IVUS": "US", "OPT": "OCT"},
+}
+#: A series is many files: DICOM files must outnumber other image files by this factor.
+SLICES = 5
+MOST_DAMAGED = 20
+
+
+def recognise(root: Path) -> bool:
+    """Whether there are DICOM files, and many more than image files of other formats."""
+    if root.is_file():
+        return is_dicom(root)
+    found, others = _dicom(root)
+    return len(found) > SLICES * others
+
+
+def cases(root: Path) -> Listing:
+    """One case a series; series with a damaged file and objects that are no images are left out."""
+    paths, others = _dicom(root)
+    series, unpaired = _series(root, paths)
+    base = root.parent if root.is_file() else root
+    # A series alone in its folder has the folder's name, others a number behind it.
+    places = [one.files[0].parent for one in series]
+    count, seen = Counter(places), Counter[Path]()
+    named = []
+    for place in places:
+        seen[place] += 1
+        name = place.name if place != base else base.name
+        numbered = name if count[place] == 1 else f"{name}_series{seen[place]}"
+        named.append(place.parent / numbered if place != base else base / numbered)
+    kinds = [_MODALITIES.get(one.modality, "unknown") for one in series]
+    several = len(set(kinds)) > 1
+    channels = [kind.lower() if several else "image" for kind in kinds]
+    anonymous = 0
+    found = []
+    for name, channel, one in zip(ids(base, named), channels, series, strict=True):
+        patient = one.frames[0].text("PatientID")
+        anonymous += not patient
+        found.append(
+            Case(
+                id=name,
+                subject=f"patient-{_digest(patient)}" if patient else name,
+                images={channel: one.files if len(one.files) > 1 else one.files[0]},
+                meta={"part": one.part} if one.part else {},
+            )
+        )
+    return Listing(
+        cases=tuple(sorted(found, key=lambda case: natural(case.id))),
+        schema=Schema(),
+        modalities=dict(zip(channels, kinds, strict=True)),
+        notes=(
+            "scans without labels; subjects are called by a digest of the Patient ID",
+            *(
+                [f"{anonymous} series have no Patient ID: each is its own subject"]
+                * bool(anonymous)
+            ),
+            *([f"{others} image files of other formats are not listed"] * bool(others)),
+            *([f"cases have different channels: {', '.join(sorted(set(channels)))}"] * several),
+        ),
+        unpaired=tuple(unpaired),
+    )
+
+
+def _dicom(root: Path) -> tuple[list[Path], int]:
+    """DICOM files, and how many image files of other formats there are."""
+    if root.is_file():
+        return [root], 0
+    paths = files(root, images=False)
+    return [path for path in paths if is_dicom(path)], sum(bool(suffix(p)) for p in paths)
+
+
+def _series(root: Path, paths: list[Path]) -> tuple[list[Series], list[str]]:
+    """Series of images, and what was left out."""
+    from delineate.data.readers import dicom
+
+    damaged: dict[Path, str] = {}
+    while True:
+        try:
+            found = dicom.find_series(tuple(paths)) if paths else []
+            break
+        except ReadError as error:
+            bad = Path(error.where or root)
+            if bad not in paths or len(damaged) == MOST_DAMAGED:
+                raise
+            damaged[bad] = error.message
+            paths = [path for path in paths if path != bad]
+    unpaired = [f"{relative(root, path)} (left out: {why})" for path, why in damaged.items()]
+    suspect = {path.parent for path in damaged}
+    kept = []
+    for one in found:
+        name = relative(root, one.files[0] if len(one.files) == 1 else one.files[0].parent)
+        if len(one.files) > 1 and suspect & {path.parent for path in one.files}:
+            # The damaged file may be a slice of this series, which would then look whole.
+            unpaired.append(f"{name} (left out: a damaged file lies beside this series)")
+            continue
+        try:
+            dicom.probe(one)
+        except DelineateError as error:
+            if error.code == "dicom-kind":
+                unpaired.append(f"{name} (left out: {error.message})")
+                continue
+            # Whatever else is wrong belongs to the case, and is told when it is read.
+        kept.append(one)
+    return kept, unpaired
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

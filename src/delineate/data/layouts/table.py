@@ -1,0 +1,158 @@
+"""A CSV or TSV table with a column ``image`` (or ``image_CHANNEL``), given itself or in the root.
+
+    image or image_CHANNEL ...   files, relative to the table            needed
+    label or mask                file of the label map
+    id subject site class sex age split                                  as far as known
+    anything else                kept with the case
+
+In a folder the table is ``cohort``, ``cases``, ``table`` or ``dataset`` (.csv, .tsv), or the only
+table that has such a column.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from delineate.core.case import Case
+from delineate.core.errors import InputError, LayoutError
+from delineate.core.schema import Schema
+from delineate.data.layouts._listing import (
+    OWN_SUBJECT,
+    SPLITS,
+    Listing,
+    files,
+    load_table,
+    modality,
+    modality_of_file,
+    number,
+    relative,
+    schema_from_files,
+    stem,
+)
+
+KINDS = (".csv", ".tsv")
+NAMES = ("cohort", "cases", "table", "dataset")
+_KNOWN = {"id", "subject", "label", "mask", "site", "class", "sex", "age", "split"}
+
+
+def recognise(root: Path) -> bool:
+    """Whether the root is a table, or holds one that lists images."""
+    return root.suffix.lower() in KINDS if root.is_file() else _table(root) is not None
+
+
+def cases(root: Path) -> Listing:
+    """One case a row.
+
+    Raises:
+        LayoutError: Rows that cannot be used; the first five are shown with their numbers.
+    """
+    path = root if root.is_file() else _table(root) or root
+    rows = load_table(path)
+    columns = _image_columns(rows[0] if rows else {})
+    if not columns:
+        raise LayoutError(
+            "expected rows and a column image or image_CHANNEL, got "
+            + (f"the columns {list(rows[0])}" if rows else "no rows"),
+            where=path,
+            fix="name the column of the image files image",
+            code="table-columns",
+        )
+    found: list[Case] = []
+    wrong: list[str] = []
+    for line, row in enumerate(rows, start=2):
+        if not any(row.values()):
+            continue
+        try:
+            found.append(_case(path.parent, row, columns))
+        except InputError as error:
+            wrong.append(f"row {line}: {error.message}")
+    if wrong:
+        more = f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise LayoutError(
+            "rows that cannot be used:\n  " + "\n  ".join(wrong[:5]) + more,
+            where=path,
+            fix="files are looked for relative to the table",
+            code="table-row",
+        )
+    schema, notes = schema_from_files([case.label for case in found if case.label])
+    firsts = {
+        channel: source for case in reversed(found) for channel, source in case.images.items()
+    }
+    unlabelled = [f"{c.id} (no label)" for c in found if c.label is None]
+    return Listing(
+        cases=tuple(found),
+        schema=Schema(
+            schema.labels, classes=tuple(sorted({case.klass for case in found if case.klass}))
+        ),
+        modalities={
+            channel: modality_of_file(firsts[channel])
+            if modality(channel) == "unknown"
+            else modality(channel)
+            for channel in dict.fromkeys(columns.values())
+            if channel in firsts
+        },
+        notes=(*notes, *([OWN_SUBJECT] * ("subject" not in rows[0]))),
+        unpaired=tuple(unlabelled) if len(unlabelled) < len(found) else (),
+    )
+
+
+def _table(root: Path) -> Path | None:
+    """The one table of a folder that lists images."""
+    tables = [
+        p for p in files(root, images=False) if p.parent == root and p.suffix.lower() in KINDS
+    ]
+    named = [p for p in tables if p.stem.lower() in NAMES]
+    fit = [p for p in (named or tables) if _image_columns(dict.fromkeys(_header(p), ""))]
+    return fit[0] if len(fit) == 1 else None
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        head = stream.readline().strip()
+    return [cell.strip().strip('"') for cell in head.split(max("\t;,", key=head.count))]
+
+
+def _image_columns(row: dict[str, str]) -> dict[str, str]:
+    """Column -> channel."""
+    return {
+        name: name.removeprefix("image_")
+        for name in row
+        if name == "image" or (name.startswith("image_") and name != "image_")
+    }
+
+
+def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
+    images = {c: _file(folder, row[name], name) for name, c in columns.items() if row[name]}
+    if not images:
+        raise InputError(f"expected a file in {' or '.join(columns)}, got nothing")
+    if row.get("label") and row.get("mask"):
+        raise InputError("expected label or mask, got both")
+    label = row.get("label") or row.get("mask")
+    age = number(row["age"]) if row.get("age") else None
+    if row.get("age") and (age is None or age < 0):
+        raise InputError(f"expected an age in years, got {row['age']!r}")
+    first = next(iter(images.values()))
+    name = row.get("id") or (
+        stem(first) if "image" in images else row.get("subject") or stem(first)
+    )
+    split = row.get("split", "")
+    return Case(
+        id=name,
+        subject=row.get("subject") or name,
+        images=images,
+        label=_file(folder, label, "label") if label else None,
+        klass=row.get("class") or None,
+        site=row.get("site") or None,
+        sex=row.get("sex") or None,
+        age=age,
+        split=SPLITS.get(split.lower(), split) or None,
+        meta={k: v for k, v in row.items() if v and k not in _KNOWN and k not in columns},
+    )
+
+
+def _file(folder: Path, text: str, column: str) -> Path:
+    path = Path(os.path.normpath(folder / text))
+    if not path.exists():
+        raise InputError(f"{column}: no such file: {relative(folder, path)}")
+    return path

@@ -1,0 +1,191 @@
+"""Readers: one file a format family. Geometry is never guessed and never lost.
+
+What a file is, its bytes say; its name matters only for writing. A folder is a DICOM series. A
+tuple of files is a stack of slices in that order, or, if they are DICOM, the files of one series.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from delineate.core.case import Source
+from delineate.core.errors import GeometryError, OutputError, ReadError
+from delineate.core.image import Grid, Image, flat_grid
+from delineate.data.readers._common import parsing, require_finite
+
+__all__ = ["probe", "read", "read_label", "require_finite", "write"]
+
+#: Extension -> member that writes it.
+_WRITERS = {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".nrrd": "itk",
+    ".mha": "itk",
+    ".png": "raster",
+    ".tif": "raster",
+    ".tiff": "raster",
+}
+
+
+def read(source: Source) -> Image:
+    """Read an image in its file's own orientation.
+
+    Args:
+        source: A file, a folder of one DICOM series, or a stack of slices in order.
+
+    Returns:
+        float32 ``(C, I, J, K)`` or ``(C, I, J)``, affine to RAS+ mm. NaN voxels are left; see
+        ``require_finite``. ``meta["notes"]`` tells what was done on reading.
+
+    Raises:
+        ReadError: Damaged, foreign or unsafe file.
+        GeometryError: The geometry is absent, invalid or contradicts itself.
+        MissingExtraError: A codec is not installed.
+    """
+    if isinstance(source, tuple) and not _is_dicom(source):
+        return _stack([read(path) for path in source], source)
+    image: Image = _member(source).read(source)
+    return image
+
+
+def read_label(source: Source) -> Image:
+    """Read a label map as integers ``(1, *S)``, values as stored.
+
+    Raises:
+        LabelError: Values are not whole numbers, or there is more than one channel.
+        ReadError: As in ``read``.
+        GeometryError: As in ``read``.
+        MissingExtraError: As in ``read``.
+    """
+    if isinstance(source, tuple) and not _is_dicom(source):
+        return _stack([read_label(path) for path in source], source)
+    image: Image = _member(source).read_label(source)
+    return image
+
+
+def probe(source: Source) -> tuple[Grid, int]:
+    """Grid and number of channels that ``read`` would give, from the headers alone.
+
+    Raises:
+        ReadError: As in ``read``, so far as the header shows it.
+        GeometryError: As in ``read``.
+    """
+    if isinstance(source, tuple) and not _is_dicom(source):
+        found = [probe(path) for path in source]
+        _agree([(channels, *grid.shape) for grid, channels in found], source)
+        return _stack_grid(found[0][0], len(found)), found[0][1]
+    grid, channels = _member(source).probe(source)
+    return grid, channels
+
+
+def write(path: Path, image: Image) -> None:
+    """Write an image or a label map in the type of its array; a half file is never seen.
+
+    Args:
+        path: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha``; flat images also ``.png`` and ``.tif``.
+        image: ``(C, *S)``.
+
+    Raises:
+        OutputError: Unknown extension, a format that would lose something, or a full disk.
+    """
+    suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+    if suffix not in _WRITERS:
+        raise OutputError(
+            f"expected one of {', '.join(_WRITERS)}, got {suffix or 'no extension'!r}",
+            where=path,
+            fix="choose another extension" + ("; JPEG is lossy" if suffix[:3] == ".jp" else ""),
+            code="output-format",
+        )
+    _load(_WRITERS[suffix]).write(path, image)
+
+
+def _load(name: str) -> ModuleType:
+    # each member pulls in its own library, so only the one that is needed is imported
+    from importlib import import_module
+
+    return import_module(f"delineate.data.readers.{name}")
+
+
+def _member(source: Source) -> ModuleType:
+    if isinstance(source, tuple) or source.is_dir():
+        return _load("dicom")
+    return _load(_kind(source))
+
+
+def _kind(path: Path) -> str:
+    """Which member reads the file, by its first bytes."""
+    with parsing(path, "image", "unreadable"), path.open("rb") as stream:
+        start = stream.read(352)
+    if not start:
+        raise ReadError("the file is empty", where=path, fix="fetch it again", code="empty-file")
+    if start[128:132] == b"DICM":
+        return "dicom"
+    if start[:8] == b"\x89PNG\r\n\x1a\n" or start[:3] == b"\xff\xd8\xff" or start[:2] == b"BM":
+        return "raster"
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "raster"
+    if start[:4] == b"NRRD" or start.lstrip()[:10] in (b"ObjectType", b"NDims = 3", b"NDims = 2"):
+        return "itk"
+    if start[:2] == b"\x1f\x8b" or start[344:346] in (b"n+", b"ni") or start[4:6] in (b"n+", b"ni"):
+        return "nifti"
+    suffixes = path.name.lower()
+    for ends, name in (
+        ((".nii", ".nii.gz", ".hdr"), "nifti"),
+        ((".dcm", ".dicom", ".ima"), "dicom"),
+        ((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"), "raster"),
+        ((".nrrd", ".nhdr", ".mha", ".mhd"), "itk"),
+    ):
+        if suffixes.endswith(ends):
+            return name  # its reader says what is wrong
+    raise ReadError(
+        "not an image that can be read: neither NIfTI, DICOM, NRRD, MetaImage, PNG, JPEG, TIFF "
+        "nor BMP by its first bytes",
+        where=path,
+        fix="convert it to .nii.gz",
+        code="unknown-format",
+    )
+
+
+def _is_dicom(source: tuple[Path, ...]) -> bool:
+    if not source:
+        raise ReadError("expected at least one file, got none", code="empty-source")
+    return _kind(source[0]) == "dicom"
+
+
+def _agree(shapes: list[tuple[int, ...]], source: tuple[Path, ...]) -> None:
+    """Every slice must be flat and look like most of the others."""
+    common = max(set(shapes), key=shapes.count)
+    for path, shape in zip(source, shapes, strict=True):
+        if shape != common:
+            raise GeometryError(
+                f"expected a slice of (channels, rows, columns) {common} as in "
+                f"{shapes.count(common)} of {len(shapes)}, got {shape}",
+                where=path,
+                fix="take the odd slice out, or make it again in the common size",
+                code="stack-shape",
+            )
+    if len(common) != 3:
+        raise GeometryError(
+            f"expected flat slices to stack, got shape {common}",
+            where=source[0],
+            fix="give volumes one by one",
+            code="stack-shape",
+        )
+
+
+def _stack_grid(first: Grid, count: int) -> Grid:
+    # how far apart the slices lie is not known, so no spacing is
+    return flat_grid((*first.shape, count))
+
+
+def _stack(slices: list[Image], source: tuple[Path, ...]) -> Image:
+    _agree([image.array.shape for image in slices], source)
+    array = np.stack([image.array for image in slices], axis=-1)
+    meta = {**slices[0].meta, "slices": len(slices)}
+    meta["notes"] = tuple(n for image in slices for n in image.meta.get("notes", ()))
+    if "grey" in meta:
+        meta["grey"] = all(image.meta["grey"] for image in slices)
+    return Image(array, _stack_grid(slices[0].grid, len(slices)), meta=meta)

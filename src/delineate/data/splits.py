@@ -1,0 +1,312 @@
+"""Splits: which cases train a model and which judge it.
+
+Subjects never part: all cases of a subject go to one part. Within that, classes, sites and the
+share of labelled cases are spread over the parts as evenly as whole subjects allow. A split depends
+on the seed and on the case ids, not on the order of the cases. Splits that do part subjects exist
+to show what that leads to; they are called leaky, and ``check`` stops them unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delineate.core.atomic import atomic_write_text
+from delineate.core.case import Case
+from delineate.core.errors import AuditError, InputError
+from delineate.data.cohort import Cohort
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case ids by part.
+
+    Args:
+        name: ``"holdout"``, ``"fold-0"``, ``"site-CS"``, ``"leaky-slice-random"`` …
+        seed: Seed it was drawn with.
+        parts: Part (``"train"``, ``"validation"``, ``"test"``) -> case ids, sorted.
+        leaky: True where subjects are parted on purpose.
+    """
+
+    name: str
+    seed: int
+    parts: Mapping[str, tuple[str, ...]]
+    leaky: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", {k: tuple(v) for k, v in self.parts.items()})
+
+    def __getitem__(self, part: str) -> tuple[str, ...]:
+        if part not in self.parts:
+            raise InputError(
+                f"expected a part among {list(self.parts)}, got {part!r}", code="split-part"
+            )
+        return self.parts[part]
+
+    def hash(self) -> str:
+        """SHA-256 of all that the split says."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        parts = {part: list(ids) for part, ids in self.parts.items()}
+        return {"name": self.name, "seed": self.seed, "parts": parts, "leaky": self.leaky}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Split:
+        """The inverse of ``to_dict``."""
+        return Split(str(data["name"]), int(data["seed"]), dict(data["parts"]), bool(data["leaky"]))
+
+
+def save(path: Path, *splits: Split) -> None:
+    """Write splits as JSON, whole or not at all.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    text = json.dumps([split.to_dict() for split in splits], indent=1, ensure_ascii=False)
+    atomic_write_text(path, text + "\n")
+
+
+def load(path: Path) -> tuple[Split, ...]:
+    """Read splits written by ``save``.
+
+    Raises:
+        InputError: The file is absent or not a list of splits.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(Split.from_dict(item) for item in data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected a list of splits, got {type(error).__name__}: {error}",
+            where=path,
+            fix="write it with delineate, or make the split anew",
+            code="split-broken",
+        ) from error
+
+
+def holdout(cohort: Cohort, fraction: float, seed: int, name: str = "holdout") -> Split:
+    """Parts ``train`` and ``test``, with about ``fraction`` of the cases in ``test``.
+
+    Raises:
+        InputError: A fraction outside (0, 1), or fewer than two subjects.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"expected a fraction between 0 and 1, got {fraction}", code="fraction")
+    return Split(name, seed, _deal(cohort, {"train": 1 - fraction, "test": fraction}, seed))
+
+
+def train_validation_test(
+    cohort: Cohort, validation: float, test: float, seed: int, name: str = "train-validation-test"
+) -> Split:
+    """Parts ``train``, ``validation`` and ``test`` with about these fractions of the cases.
+
+    Raises:
+        InputError: Fractions that leave nothing to train on, or fewer than three subjects.
+    """
+    if not (validation > 0 and test > 0 and validation + test < 1):
+        raise InputError(
+            f"expected two fractions above 0 that sum to less than 1, got {validation} and {test}",
+            code="fraction",
+        )
+    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
+    return Split(name, seed, _deal(cohort, shares, seed))
+
+
+def k_fold(cohort: Cohort, k: int, seed: int) -> tuple[Split, ...]:
+    """``k`` splits into ``train`` and ``validation``; every case is in ``validation`` once.
+
+    Raises:
+        InputError: ``k`` below 2 or above the number of subjects.
+    """
+    if k < 2:
+        raise InputError(f"expected at least 2 folds, got {k}", code="folds")
+    folds = list(_deal(cohort, {f"fold-{n}": 1.0 for n in range(k)}, seed).values())
+    every = {case.id for case in cohort.cases}
+    return tuple(
+        Split(f"fold-{n}", seed, {"train": _sorted(every - set(fold)), "validation": fold})
+        for n, fold in enumerate(folds)
+    )
+
+
+def leave_one_site_out(cohort: Cohort) -> tuple[Split, ...]:
+    """One split a site: ``test`` is the site, ``train`` all others. Nothing is drawn (seed 0).
+
+    Raises:
+        InputError: Cases without a site, or fewer than two sites.
+        AuditError: A subject was scanned at two sites, so that leaving one out would leak.
+    """
+    nowhere = [case.id for case in cohort.cases if case.site is None]
+    sites = _sorted(case.site for case in cohort.cases if case.site is not None)
+    if nowhere or len(sites) < 2:
+        raise InputError(
+            f"expected two sites or more and a site for every case, got the sites {list(sites)} "
+            f"and {len(nowhere)} cases without one",
+            where=cohort.root,
+            fix="give sites in a table with the columns image and site",
+            code="sites",
+        )
+    splits = []
+    for site in sites:
+        test = _sorted(case.id for case in cohort.cases if case.site == site)
+        train = _sorted(case.id for case in cohort.cases if case.site != site)
+        splits.append(Split(f"site-{site}", 0, {"train": train, "test": test}))
+        check(cohort, splits[-1])
+    return tuple(splits)
+
+
+def declared(cohort: Cohort) -> Split:
+    """The split that the layout itself declares. It is not checked here: see ``check``.
+
+    Raises:
+        InputError: Cases without a declared part, or only one part.
+    """
+    parts: dict[str, list[str]] = {}
+    for case in cohort.cases:
+        parts.setdefault(case.split or "", []).append(case.id)
+    if "" in parts or len(parts) < 2:
+        raise InputError(
+            f"expected every case in one of two declared parts or more, got {sorted(parts)}",
+            where=cohort.root,
+            fix="draw a split instead",
+            code="split-undeclared",
+        )
+    return Split("declared", 0, {part: _sorted(ids) for part, ids in parts.items()})
+
+
+def slice_random(cohort: Cohort, fraction: float, seed: int) -> Split:
+    """LEAKY: cases drawn one by one, whoever their subject is.
+
+    With one case a slice (``Cohort.slices``) this is the slice-wise split of many published
+    results: neighbouring slices of one person on both sides. To show what it does, never to judge.
+
+    Source: Yagis et al., Effect of data leakage in brain MRI classification using 2D convolutional
+    neural networks, Scientific Reports 11, 2021.
+
+    Raises:
+        InputError: A fraction outside (0, 1), or one that leaves a part empty.
+    """
+    ids = _sorted(case.id for case in cohort.cases)
+    count = round(fraction * len(ids))
+    if not 0 < count < len(ids):
+        raise InputError(
+            f"expected a fraction that leaves cases in both parts, got {fraction} of {len(ids)}",
+            code="fraction",
+        )
+    order = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
+    parts = {"train": _sorted(order[count:]), "test": _sorted(order[:count])}
+    return Split("leaky-slice-random", seed, parts, leaky=True)
+
+
+def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
+    """Stop a split that would give a false result.
+
+    Args:
+        cohort: The cohort that the split is of; cases may be left out of it.
+        split: The split.
+        allow_leaky: Let a split pass that says of itself that it is leaky.
+
+    Raises:
+        InputError: Unknown ids, an id twice, an empty part.
+        AuditError: A subject in two parts.
+    """
+    subjects = {case.id: case.subject for case in cohort.cases}
+    ids = [name for part in split.parts.values() for name in part]
+    unknown = _sorted(set(ids) - subjects.keys())
+    twice = _sorted(name for name, count in Counter(ids).items() if count > 1)
+    empty = [part for part, names in split.parts.items() if not names]
+    for what, found, code in (
+        ("ids that are not in the cohort", unknown, "split-unknown-id"),
+        ("ids more than once", twice, "split-duplicate-id"),
+        ("empty parts", empty, "split-empty"),
+    ):
+        if found:
+            raise InputError(
+                f"the split {split.name!r} holds {what}: {_some(found)}",
+                where=cohort.root,
+                fix="make the split anew from this cohort",
+                code=code,
+            )
+    places: dict[str, set[str]] = {}
+    for part, names in split.parts.items():
+        for name in names:
+            places.setdefault(subjects[name], set()).add(part)
+    parted = _sorted(subject for subject, found in places.items() if len(found) > 1)
+    if parted and not (split.leaky and allow_leaky):
+        raise AuditError(
+            f"{len(parted)} subjects of the split {split.name!r} are in more than one part: "
+            + _some(parted),
+            where=cohort.root,
+            fix="split by subject (holdout, k_fold)"
+            + (", or allow the leak by name" if split.leaky else ""),
+            code="subject-in-two-parts",
+        )
+
+
+def _deal(cohort: Cohort, shares: Mapping[str, float], seed: int) -> dict[str, tuple[str, ...]]:
+    """Deal subjects to parts, each to the part that is then least overfull.
+
+    Every subject is a vector: its cases in all, by class, by site and with a label. A part ``p``
+    with share ``s_p`` that holds the vector ``h_p`` costs ``sum_f h_pf^2 / (s_p n_f)``, ``n`` being
+    the cohort's vector; that is least where all parts hold their share of everything. With one
+    feature this is the Sainte-Laguë rule of proportional seats. Large and rare subjects come first.
+    """
+    members: dict[str, list[Case]] = {}
+    for case in cohort.cases:
+        members.setdefault(case.subject, []).append(case)
+    subjects = sorted(members)
+    if len(subjects) < len(shares):
+        raise InputError(
+            f"expected at least {len(shares)} subjects to part, got {len(subjects)}",
+            where=cohort.root,
+            fix="give more subjects, or name them with a subject pattern or a table",
+            code="too-few-subjects",
+        )
+    features = sorted({feature for case in cohort.cases for feature in _features(case)})
+    column = {feature: n for n, feature in enumerate(features)}
+    vectors = np.zeros((len(subjects), len(features)))
+    for row, subject in enumerate(subjects):
+        for case in members[subject]:
+            for feature in _features(case):
+                vectors[row, column[feature]] += 1
+    share = np.array(list(shares.values()))[:, None]
+    weight = 1 / vectors.sum(axis=0)
+    held = np.zeros((len(shares), len(features)))
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    order = order[np.argsort(-(vectors[order] ** 2 * weight).sum(axis=1), kind="stable")]
+    owner = np.zeros(len(subjects), dtype=int)
+    for place, row in enumerate(order):
+        vector = vectors[row]
+        cost = ((2 * held * vector + vector**2) * weight / share).sum(axis=1)
+        # The last subjects go to parts that would stay empty.
+        empty = held[:, column[("all", "")]] == 0
+        if empty.sum() >= len(order) - place:
+            cost[~empty] = np.inf
+        owner[row] = int(cost.argmin())
+        held[owner[row]] += vector
+    return {
+        part: _sorted(c.id for row, s in enumerate(subjects) if owner[row] == n for c in members[s])
+        for n, part in enumerate(shares)
+    }
+
+
+def _features(case: Case) -> list[tuple[str, str]]:
+    known = (("class", case.klass), ("site", case.site), ("label", "yes" if case.label else None))
+    return [("all", ""), *((kind, value) for kind, value in known if value is not None)]
+
+
+def _sorted(ids: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(ids)))
+
+
+def _some(ids: Iterable[str]) -> str:
+    shown = list(ids)
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")

@@ -1,0 +1,148 @@
+"""From a budget in seconds to a schedule: measure, choose, keep to it.
+
+Nothing is assumed about the machine: the step time of every candidate is measured on the spot,
+from the smallest up, and the largest candidate that still sees enough patches is taken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from delineate.core.errors import ConfigError
+
+#: A network has to see so many patches before a wider one is worth its price. Measured on
+#: hippocampi (docs/LOG.md): 16 channels reach their plateau after about this many.
+ENOUGH_PATCHES = 8000
+#: ... in at least so many optimiser steps.
+ENOUGH_STEPS = 1500
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to spend the budget.
+
+    Args:
+        width: Channels of the network at full resolution.
+        patch: Spatial size of the patch.
+        batch: Patches a step.
+    """
+
+    width: int
+    patch: tuple[int, ...]
+    batch: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate taken, and what was measured on the way.
+
+    Args:
+        candidate: What to train.
+        seconds_per_step: As measured.
+        steps: How many fit.
+        tried: Every candidate measured, with its seconds a step.
+    """
+
+    candidate: Candidate
+    seconds_per_step: float
+    steps: int
+    tried: tuple[tuple[Candidate, float], ...]
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    seconds: Callable[[], float],
+    measure: Callable[[Candidate], float],
+) -> Choice:
+    """Take the most ambitious candidate that still gets enough patches and steps.
+
+    Args:
+        candidates: From modest to ambitious.
+        seconds: What is left for training now; measuring uses it up.
+        measure: Seconds a step of a candidate.
+
+    Raises:
+        ConfigError: Not even ten steps of the first candidate fit.
+    """
+    tried: list[tuple[Candidate, float]] = []
+    best: tuple[Candidate, float] | None = None
+    for candidate in candidates:
+        cost = measure(candidate)
+        tried.append((candidate, cost))
+        steps = seconds() / cost
+        if best is None:
+            if steps < 10:
+                raise ConfigError(
+                    f"expected a budget for at least 10 steps of {cost:.1f} s, "
+                    f"got {seconds():.0f} s for training",
+                    fix=f"give at least {60 + 12 * cost:.0f}s more, or --steps",
+                    code="budget-too-small",
+                )
+            best = (candidate, cost)
+            continue
+        wider = candidate.width > best[0].width or candidate.patch != best[0].patch
+        if wider and (steps * candidate.batch < ENOUGH_PATCHES or steps < ENOUGH_STEPS):
+            break
+        rate, best_rate = candidate.batch / cost, best[0].batch / best[1]
+        if wider or (rate > 1.1 * best_rate and steps >= ENOUGH_STEPS):
+            best = (candidate, cost)
+    if best is None:
+        raise ConfigError("expected at least one candidate to measure, got none")
+    return Choice(best[0], best[1], max(10, int(seconds() / best[1])), tuple(tried))
+
+
+class Pace:
+    """Keeps the schedule on time: progress grows so that it reaches 1 when the time is up.
+
+    With a fixed number of steps, ``progress = step / steps``. With a deadline, the number of steps
+    is estimated again and again from the measured speed, and the schedule stretches or shrinks
+    smoothly; every change is logged, and ``state`` lets a resumed run go on from where it was.
+    """
+
+    def __init__(self, steps: int, seconds: float | None) -> None:
+        self.steps, self.seconds = steps, seconds
+        self.step, self.progress = 0, 0.0
+        self.spent = 0.0
+        self._last: float | None = None
+        self._begun = (0, 0.0)
+
+    @property
+    def done(self) -> bool:
+        """True when the schedule has run out."""
+        return self.step >= self.steps
+
+    def start(self) -> None:
+        """The clock runs from here; called again after a resume."""
+        self._last = time.monotonic()
+        self._begun = (self.step, self.spent)
+
+    def tick(self) -> None:
+        """One step is over, together with whatever was done beside it."""
+        now = time.monotonic()
+        elapsed = now - (self._last if self._last is not None else now)
+        self._last = now
+        self.spent += elapsed
+        self.step += 1
+        left = max(1, self.steps - self.step + 1)
+        self.progress += (1 - self.progress) / left
+        if self.seconds is None:
+            return
+        steps, spent = self.step - self._begun[0], self.spent - self._begun[1]
+        if self.step % 5 == 0 and steps > 0 and spent > 0:
+            self.steps = self.step + int(max(0.0, self.seconds - self.spent) * steps / spent)
+
+    def state(self) -> dict[str, float | int]:
+        """What a checkpoint keeps."""
+        return {
+            "steps": self.steps,
+            "step": self.step,
+            "progress": self.progress,
+            "spent": self.spent,
+        }
+
+    def load(self, state: dict[str, float | int]) -> None:
+        """Go on from a checkpoint."""
+        self.steps, self.step = int(state["steps"]), int(state["step"])
+        self.progress, self.spent = float(state["progress"]), float(state["spent"])

@@ -1,0 +1,354 @@
+"""The only training loop. A method owns its step; budget, precision, processes, checkpoints,
+averaging, guards, the log and the progress bar are here.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from delineate.core.case import Batch
+from delineate.core.errors import ConfigError, ResourceError, TrainingError
+from delineate.core.progress import QUIET, Progress, Say, silent
+from delineate.engine import checkpoint
+from delineate.engine.budget import Pace
+from delineate.engine.settings import Settings
+from delineate.engine.update import EngineUpdate, NotFiniteError
+from delineate.methods._plan import Plan, Stage
+
+#: Batches: (step, micro-batch, divisor of the batch size) -> Batch; pure, so steps can be replayed.
+Batches = Callable[[int, int, int], Batch]
+Validate = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended.
+
+    Args:
+        predictor: Averaged weights, in evaluation mode, on the CPU.
+        step: Optimiser steps done.
+        seconds: Spent in the loop, over all resumptions.
+        status: ``finished`` or ``interrupted``.
+        events: What did not go as planned, in words.
+    """
+
+    predictor: nn.Module
+    step: int
+    seconds: float
+    status: str
+    events: tuple[str, ...]
+
+
+class Loop:
+    """One run of a plan; ``run`` does it all."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        batches: Batches,
+        settings: Settings,
+        folder: Path,
+        *,
+        fabric: Fabric,
+        seed: int,
+        pace: Pace,
+        validate: Validate | None = None,
+        say: Say = silent,
+        progress: Progress = QUIET,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        total = sum(stage.share for stage in plan.stages)
+        if not math.isclose(total, 1.0):
+            raise ConfigError(f"expected stage shares that add up to 1, got {total}")
+        self.plan, self.batches, self.settings, self.folder = plan, batches, settings, folder
+        self.fabric, self.seed, self.pace = fabric, seed, pace
+        self.validate, self.say, self.bars, self.stop = validate, say, progress, stop
+        for stage in plan.stages:
+            for module in stage.modules.values():
+                module.to(fabric.device)
+        plan.predictor.to(fabric.device)
+        self.averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
+        self.rate, self.split = 1.0, 1
+        self.skipped = self.rolled = 0
+        self.events: list[str] = []
+        self.peaks = {
+            (stage.name, name): [group["lr"] for group in optimiser.param_groups]
+            for stage in plan.stages
+            for name, optimiser in stage.optimisers.items()
+        }
+
+    def run(self) -> Outcome:
+        """Train until the schedule ends or somebody stops it.
+
+        Raises:
+            TrainingError: The loss stays non-finite after several roll-backs.
+            ResourceError: Out of memory even with the smallest batch.
+        """
+        self._resume()
+        self.pace.start()
+        saved = time.monotonic()
+        # Checkpoint at once: a roll-back always has somewhere to go.
+        if self.pace.step == 0:
+            self._save()
+        looked = self._looks()
+        status = "finished"
+        with self._log() as log, self.bars.task(self.pace.steps, "training") as bar:
+            bar.advance(self.pace.step)
+            while not self.pace.done:
+                if self.stop():
+                    status = "interrupted"
+                    break
+                numbers = self._step()
+                before = self.pace.steps
+                self.pace.tick()
+                bar.advance(1 + before - self.pace.steps, loss=numbers.get("loss", math.nan))
+                if self.validate is not None and self._looks() > looked and not self.pace.done:
+                    looked = self._looks()
+                    numbers.update(self.validate(self.averaged))
+                    bar.advance(0, dice=numbers.get("val_dice", math.nan))
+                self._write(log, numbers)
+                if time.monotonic() - saved > self.settings.checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+        self._save()
+        predictor = self.averaged if self.settings.ema > 0 else self.plan.predictor
+        return Outcome(
+            predictor.cpu().eval(), self.pace.step, self.pace.spent, status, tuple(self.events)
+        )
+
+    def _looks(self) -> int:
+        """How many looks at the validation cases are due by now."""
+        return int(self.pace.progress * self.settings.validations)
+
+    def _stage(self) -> tuple[Stage, float]:
+        """The stage at the present progress, and the progress within it."""
+        begin = 0.0
+        for stage in self.plan.stages:
+            if self.pace.progress < begin + stage.share or stage is self.plan.stages[-1]:
+                return stage, min(1.0, (self.pace.progress - begin) / stage.share)
+            begin += stage.share
+        raise ConfigError("expected a plan with at least one stage, got none")
+
+    def _step(self) -> dict[str, float]:
+        """One optimiser step, guarded against NaN and lack of memory."""
+        stage, progress = self._stage()
+        self._schedule(stage, progress)
+        for module in stage.modules.values():
+            module.train()
+        update = EngineUpdate(self.fabric, self.settings.accumulate * self.split, self.settings.clip)
+        update.progress = progress
+        before = {name: copy.deepcopy(b) for name, b in self._buffers(stage)}
+        try:
+            logged = self._micro_steps(stage, update)
+        except NotFiniteError as error:
+            self._restore_buffers(stage, before)
+            return self._skip(stage, error)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+            self._restore_buffers(stage, before)
+            return self._halve(stage, error)
+        self.skipped = 0
+        self._average()
+        logged["gradient_norm"] = max(update.norms.values(), default=0.0)
+        return logged
+
+    def _micro_steps(self, stage: Stage, update: EngineUpdate) -> dict[str, float]:
+        """The micro-batches of one step; randomness depends on (seed, step, micro) alone."""
+        sums: dict[str, Tensor] = {}
+        count = self.settings.accumulate * self.split
+        for micro in range(count):
+            key = (self.seed * 1_000_003 + self.pace.step) * 64 + micro
+            torch.manual_seed((key * 1009 + self.fabric.global_rank) % 2**63)
+            batch = self.batches(self.pace.step, micro, self.split)
+            batch = Batch(*(self.fabric.to_device(part) for part in (batch.image, batch.label)))
+            update.micro = micro
+            with self.fabric.autocast():
+                found = stage.step(batch, update)
+            for name, value in found.items():
+                sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu() / count
+        return {name: float(value) for name, value in sums.items()}
+
+    def _schedule(self, stage: Stage, progress: float) -> None:
+        """Linear warm-up, then polynomial decay, of every optimiser's peak rate."""
+        warm = min(1.0, (progress + 1e-3) / max(self.settings.warm_up, 1e-9))
+        factor = self.rate * warm * (1 - progress) ** self.settings.power
+        for name, optimiser in stage.optimisers.items():
+            for group, peak in zip(optimiser.param_groups, self.peaks[stage.name, name], strict=True):
+                group["lr"] = peak * max(factor, 1e-4)
+
+    def _average(self) -> None:
+        """Exponential moving average of the predictor, quicker at the start."""
+        decay = min(self.settings.ema, (1 + self.pace.step) / (10 + self.pace.step))
+        with torch.no_grad():
+            pairs = zip(
+                self.averaged.state_dict().values(),
+                self.plan.predictor.state_dict().values(),
+                strict=True,
+            )
+            for mean, now in pairs:
+                if mean.is_floating_point():
+                    mean.lerp_(now, 1 - decay)
+                else:
+                    mean.copy_(now)
+
+    @staticmethod
+    def _buffers(stage: Stage) -> Iterator[tuple[str, Tensor]]:
+        """Counters and running statistics, which a failed step must not change."""
+        for key, module in stage.modules.items():
+            for name, buffer in module.named_buffers():
+                yield f"{key}.{name}", buffer
+
+    def _restore_buffers(self, stage: Stage, before: Mapping[str, Tensor]) -> None:
+        for name, buffer in self._buffers(stage):
+            buffer.copy_(before[name])
+        for optimiser in stage.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+
+    def _skip(self, stage: Stage, error: Exception) -> dict[str, float]:
+        """Leave a non-finite step out; after several in a row go back and slow down."""
+        self.skipped += 1
+        self._note(f"step {self.pace.step} of {stage.name} left out: {error}")
+        if self.skipped > self.settings.skip_limit:
+            self.rolled += 1
+            if self.rolled > self.settings.roll_backs:
+                raise TrainingError(
+                    f"expected a finite loss, got {self.skipped} non-finite steps in a row after "
+                    f"{self.settings.roll_backs} roll-backs",
+                    where=self.folder,
+                    fix="audit the data for extreme values, or lower the learning rate",
+                    code="not-finite",
+                )
+            reached, spent, rate, rolled = self.pace.steps, self.pace.spent, self.rate, self.rolled
+            self._resume()
+            # the clock does not run backwards, and neither does the count of roll-backs
+            self.pace.steps, self.pace.spent = reached, spent
+            self.rate, self.rolled, self.skipped = rate / 2, rolled, 0
+            self._note(f"rolled back to step {self.pace.step} with half the learning rate")
+        return {"loss": math.nan}
+
+    def _halve(self, stage: Stage, error: Exception) -> dict[str, float]:
+        """Out of memory: once, go on with half the batch and twice the micro-batches."""
+        if self.split > 1:
+            raise ResourceError(
+                f"out of memory even with half the batch: {error}",
+                fix="choose a smaller --width or --patch, or a machine with more memory",
+                code="out-of-memory",
+            ) from error
+        self.split = 2
+        gc.collect()
+        if self.fabric.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._note(f"out of memory in {stage.name}: going on with half the batch, twice as often")
+        return {"loss": math.nan}
+
+    def _note(self, text: str) -> None:
+        self.events.append(text)
+        self.say(text)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "modules": {
+                stage.name: {name: module.state_dict() for name, module in stage.modules.items()}
+                for stage in self.plan.stages
+            },
+            "optimisers": {
+                stage.name: {name: o.state_dict() for name, o in stage.optimisers.items()}
+                for stage in self.plan.stages
+            },
+            "averaged": dict(self.averaged.state_dict()),
+            "pace": self.pace.state(),
+            "seed": self.seed,
+            "rate": self.rate,
+            "split": self.split,
+            "skipped": self.skipped,
+            "rolled": self.rolled,
+        }
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless its weights are damaged; one process does it for all."""
+        if self.fabric.global_rank == 0:
+            state = self._state()
+            if checkpoint.all_finite(state["modules"]) and checkpoint.all_finite(state["averaged"]):
+                checkpoint.write(self.folder / "checkpoints", self.pace.step, state)
+            else:
+                self._note(f"step {self.pace.step}: weights not finite, no checkpoint written")
+
+    def _resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        state = checkpoint.read_newest(self.folder / "checkpoints", self.say)
+        if state is None:
+            return
+        if state["seed"] != self.seed:
+            raise ConfigError(
+                f"expected the seed of the run, {state['seed']}, got {self.seed}",
+                where=self.folder,
+                fix=f"use --seed {state['seed']}, or another folder",
+            )
+        for stage in self.plan.stages:
+            for name, module in stage.modules.items():
+                module.load_state_dict(state["modules"][stage.name][name])
+            for name, optimiser in stage.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][stage.name][name])
+        self.averaged.load_state_dict(state["averaged"])
+        self.pace.load(state["pace"])
+        self.rate, self.split = float(state["rate"]), int(state["split"])
+        self.skipped, self.rolled = int(state["skipped"]), int(state["rolled"])
+        if self.pace.step:
+            self.say(f"going on from step {self.pace.step} of {self.pace.steps}")
+
+    @contextmanager
+    def _log(self) -> Iterator[TextIO | None]:
+        """``log.jsonl``, without lines of steps that will be done again."""
+        if self.fabric.global_rank != 0:
+            yield None
+            return
+        path = self.folder / "log.jsonl"
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= self.pace.step:
+                        kept.append(line)
+                except (ValueError, KeyError):
+                    continue  # the last line of a killed run may be half written
+        path.write_text("".join(line + "\n" for line in kept))
+        with path.open("a", buffering=1) as file:
+            yield file
+
+    def _write(self, log: TextIO | None, numbers: Mapping[str, float]) -> None:
+        """One line a step: the rate, the losses, what validation said."""
+        if log is None:
+            return
+        stage, _ = self._stage()
+        first = next(iter(stage.optimisers.values()))
+        line = {
+            "step": self.pace.step,
+            "steps": self.pace.steps,
+            "seconds": round(self.pace.spent, 3),
+            "stage": stage.name,
+            "lr": first.param_groups[0]["lr"],
+            **{k: (v if math.isfinite(v) else None) for k, v in numbers.items()},
+        }
+        log.write(json.dumps(line) + "\n")
+
+
+def _is_memory(error: BaseException) -> bool:
+    """True if an error says that memory ran out (CPU allocators raise a plain RuntimeError)."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "not enough memory" in text or "out of memory" in text or "alloc_cpu" in text
+    )

@@ -1,0 +1,1 @@
+"""One file a training method: a Config and build(config, channels, schema) -> Plan."""

@@ -1,0 +1,65 @@
+"""What a method owes the engine: stages with a step each, and a predictor.
+
+``step(batch, update)`` computes losses and calls ``update(optimiser, loss)`` for each of its
+optimisers, once. Everything behind ``update`` is the engine's: precision, accumulation, reduction
+over processes, clipping, the optimiser's step. ``update`` sends gradient only into the parameters
+of the optimiser it is given, so a segmenter's loss never leaks into its critic.
+
+Whatever must survive a crash lives in ``modules`` (counters as buffers) or ``optimisers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from delineate.core.case import Batch
+
+
+class Update(Protocol):
+    """The engine's side of a step."""
+
+    #: How much of the stage is done, 0 to 1; ramps and schedules follow it.
+    progress: float
+
+    def __call__(self, optimiser: Optimizer, loss: Tensor) -> None:
+        """Do whatever a loss should do to an optimiser's parameters."""
+
+
+Step = Callable[[Batch, Update], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of training.
+
+    Args:
+        name: Shown in the progress bar and the log.
+        share: Part of the budget, 0 to 1; shares of a plan add up to 1.
+        modules: Everything with weights or counters, by name.
+        optimisers: By name; learning rates are peaks, the engine schedules them.
+        step: See the module's docstring. Returns scalars for the log.
+    """
+
+    name: str
+    share: float
+    modules: Mapping[str, nn.Module]
+    optimisers: Mapping[str, Optimizer]
+    step: Step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method made ready for one data set.
+
+    Args:
+        stages: In order.
+        predictor: ``(B, C, *S) -> (B, outputs, *S)`` logits; its averaged weights are the model.
+    """
+
+    stages: tuple[Stage, ...]
+    predictor: nn.Module

@@ -1,0 +1,206 @@
+"""From numbers per case to statements about subjects: intervals and paired comparisons.
+
+The unit is the subject. Cases of one subject are averaged first, and resampling draws subjects,
+never cases: two scans of one person are not two independent observations. Intervals are
+percentile bootstrap intervals (Efron 1979); with fewer than about 15 subjects they are somewhat
+too narrow. All functions are pure in their seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from delineate.core.errors import InputError
+
+FloatArray = NDArray[np.float64]
+RESAMPLES = 5000
+LEVEL = 0.95
+#: Resampled values held in memory at once.
+_CHUNK = 4_000_000
+
+
+def by_subject(values: ArrayLike, subjects: Sequence[str]) -> tuple[list[str], FloatArray]:
+    """Average the cases of every subject; NaN (undefined) cases are left out.
+
+    Args:
+        values: One number a case ``(N,)``.
+        subjects: The subject of each case, ``N`` of them.
+
+    Returns:
+        Sorted subject names and their means; a subject without any defined case is not listed.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or len(numbers) != len(subjects):
+        raise InputError(f"expected one value a case, got {numbers.shape} for {len(subjects)}")
+    defined = ~np.isnan(numbers)
+    kept = [name for name, ok in zip(subjects, defined, strict=True) if ok]
+    names, index = np.unique(kept, return_inverse=True) if kept else (np.array([]), np.array([]))
+    index = index.astype(np.intp)
+    sums = np.bincount(index, weights=numbers[defined], minlength=len(names))
+    return [str(name) for name in names], sums / np.bincount(index, minlength=len(names))
+
+
+def bootstrap(
+    values: FloatArray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Percentile bootstrap intervals of the mean and of the median.
+
+    Args:
+        values: One number a subject ``(N,)``, none NaN.
+        seed: Same seed and ``N``, same resamples.
+        resamples: Number of resamples.
+        level: Coverage.
+
+    Returns:
+        ``(low, high)`` of the mean and of the median; NaN below two subjects.
+    """
+    size = len(values)
+    if size < 2:
+        return (float("nan"),) * 2, (float("nan"),) * 2
+    rng = np.random.default_rng(seed)
+    means, medians = [], []
+    for start in range(0, resamples, rows := max(1, _CHUNK // size)):
+        drawn = values[rng.integers(size, size=(min(rows, resamples - start), size))]
+        means.append(drawn.mean(axis=1))
+        medians.append(np.median(drawn, axis=1))
+    return _interval(np.concatenate(means), level), _interval(np.concatenate(medians), level)
+
+
+def summarise(
+    values: ArrayLike,
+    subjects: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, Any]:
+    """Describe one metric over subjects.
+
+    Returns:
+        ``mean``, ``ci_low``, ``ci_high`` (of the mean), ``median``, ``median_ci_low``,
+        ``median_ci_high``, ``sd`` (between subjects), ``min``, ``max``, ``n_cases``,
+        ``n_subjects``. NaN where there is nothing to say.
+    """
+    _, means = by_subject(values, subjects)
+    nan = float("nan")
+    mean_ci, median_ci = bootstrap(means, seed=seed, resamples=resamples, level=level)
+    some = len(means) > 0
+    return {
+        "mean": float(means.mean()) if some else nan,
+        "ci_low": mean_ci[0],
+        "ci_high": mean_ci[1],
+        "median": float(np.median(means)) if some else nan,
+        "median_ci_low": median_ci[0],
+        "median_ci_high": median_ci[1],
+        "sd": float(means.std(ddof=1)) if len(means) > 1 else nan,
+        "min": float(means.min()) if some else nan,
+        "max": float(means.max()) if some else nan,
+        "n_cases": int(np.count_nonzero(~np.isnan(np.asarray(values, dtype=np.float64)))),
+        "n_subjects": len(means),
+    }
+
+
+def compare_paired(
+    a: ArrayLike,
+    b: ArrayLike,
+    subjects: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, Any]:
+    """Compare two models on the same cases: ``a - b`` within each subject.
+
+    Cases in which either is NaN are left out. The test is Wilcoxon's signed-rank test over
+    subjects, two-sided (exact for few subjects without ties); equal models give p = 1.
+
+    Args:
+        a: One number a case ``(N,)``, of the first model.
+        b: The same cases, of the second model.
+        subjects: The subject of each case.
+        seed: Seed of the bootstrap.
+        resamples: Number of resamples.
+        level: Coverage of the interval.
+
+    Returns:
+        ``difference`` (mean), ``ci_low``, ``ci_high``, ``median_difference``, ``p_value``,
+        ``n_subjects``, ``wins``, ``losses`` (subjects with a > b, a < b).
+    """
+    from scipy.stats import wilcoxon  # 0.6 s that only this function needs
+
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise InputError(f"expected the same cases for both, got {first.shape} and {second.shape}")
+    _, deltas = by_subject(first - second, subjects)
+    (low, high), _ = bootstrap(deltas, seed=seed, resamples=resamples, level=level)
+    some = len(deltas) > 0
+    p_value = float("nan")
+    if some:
+        p_value = float(wilcoxon(deltas).pvalue) if np.any(deltas != 0) else 1.0
+    return {
+        "difference": float(deltas.mean()) if some else float("nan"),
+        "ci_low": low,
+        "ci_high": high,
+        "median_difference": float(np.median(deltas)) if some else float("nan"),
+        "p_value": p_value,
+        "n_subjects": len(deltas),
+        "wins": int(np.count_nonzero(deltas > 0)),
+        "losses": int(np.count_nonzero(deltas < 0)),
+    }
+
+
+def bootstrap_draws(
+    differences: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of a mean paired difference over repeated trainings: draws, then subjects.
+
+    Args:
+        differences: ``(draws, subjects)``: models trained on several labelled subsets, judged on
+            the same subjects. Draws are resampled first, then subjects within each drawn one.
+        seed: Seed of the bootstrap.
+        resamples: Number of resamples.
+        level: Coverage.
+
+    Returns:
+        ``(low, high)``; NaN below two draws or two subjects.
+    """
+    table = np.asarray(differences, dtype=np.float64)
+    if table.ndim != 2 or np.isnan(table).any():
+        raise InputError(f"expected a full table (draws, subjects), got shape {table.shape}")
+    if min(table.shape) < 2:
+        return float("nan"), float("nan")
+    draws, size = table.shape
+    rng = np.random.default_rng(seed)
+    means = []
+    for start in range(0, resamples, rows := max(1, _CHUNK // table.size)):
+        count = min(rows, resamples - start)
+        draw = rng.integers(draws, size=(count, draws, 1))
+        subject = rng.integers(size, size=(count, draws, size))
+        means.append(table[draw, subject].mean(axis=(1, 2)))
+    return _interval(np.concatenate(means), level)
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """Holm's step-down correction of a family of p-values (Holm 1979).
+
+    Args:
+        p_values: ``(M,)``; NaN entries (no test) stay NaN and do not count.
+
+    Returns:
+        Adjusted p-values in the same order: reject where ``<= alpha``.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def _interval(values: FloatArray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""One file a network. The catalog finds them by file name."""

@@ -1,0 +1,1 @@
+"""Image -> Image: every step recorded, and invertible where it changes geometry."""

@@ -1,0 +1,197 @@
+"""Replay the geometry of a prepared image on its label, and bring what a model says back home.
+
+Everything here works from the history alone: each step recorded what it did and the grid it
+started from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.errors import GeometryError
+from delineate.core.image import TOLERANCE_MM, Grid, Image
+from delineate.preprocess import crop, orient, resample
+
+#: Steps of a history that change the grid.
+GEOMETRY = ("orient", "crop", "resample")
+
+
+def apply_label(label: Image, like: Image) -> NDArray[Any]:
+    """Bring a label map ``(1, *S)`` onto the grid of a prepared image, by the image's own steps.
+
+    Args:
+        label: Integers, on the grid of the image before it was prepared.
+        like: The prepared image.
+
+    Returns:
+        ``(*S')`` of the label's type.
+
+    Raises:
+        GeometryError: The label lies on another grid than the image did.
+    """
+    steps = _steps(like.history)
+    grid = _grid_before(steps[0], like.grid) if steps else like.grid
+    off = label.grid.difference_mm(grid)
+    if off > TOLERANCE_MM:
+        raise GeometryError(
+            f"expected the label on the grid of its image, {grid.shape}, got {label.grid.shape}"
+            + (f", up to {off:.3g} mm away" if np.isfinite(off) else ""),
+            fix="export the label on the image's grid; nothing is resampled silently",
+            code="label-grid",
+        )
+    array = label.array
+    for step in steps:
+        array = _replay(array, step)
+    return np.ascontiguousarray(array[0])
+
+
+def cropped_away(label: Image, like: Image) -> int:
+    """Number of labelled voxels of ``(1, *S)`` that lie outside what was kept of the image."""
+    array = label.array
+    for step in _steps(like.history):
+        if step["step"] != "resample":
+            array = _replay(array, step)
+    return int(np.count_nonzero(label.array)) - int(np.count_nonzero(array))
+
+
+def _replay(array: NDArray[Any], step: Mapping[str, Any]) -> NDArray[Any]:
+    if step["step"] == "orient":
+        return orient.replay(array, step)
+    if step["step"] == "crop":
+        return crop.replay(array, step)
+    return resample.replay(array, step, order=1)
+
+
+def _grid_before(step: Mapping[str, Any], like: Grid) -> Grid:
+    """The grid that a recorded step started from."""
+    return Grid(
+        tuple(step["from_shape"]), np.array(step["from_affine"]), like.oriented, like.spacing_known
+    )
+
+
+def stack_channels(images: Sequence[Image], names: Sequence[str] | None = None) -> Image:
+    """Join images of one grid to one image ``(C1 + C2 + …, *S)``; history and facts of the first.
+
+    Raises:
+        GeometryError: A channel lies on another grid than the first; it is never resampled here.
+    """
+    first = images[0]
+    for i, image in enumerate(images[1:], start=1):
+        off = image.grid.difference_mm(first.grid)
+        if off > TOLERANCE_MM:
+            shown = [names[k] if names else str(k) for k in (0, i)]
+            raise GeometryError(
+                f"expected channel {shown[1]!r} on the grid of channel {shown[0]!r}, "
+                f"{first.grid.shape}, got {image.grid.shape}"
+                + (f", up to {off:.3g} mm away" if np.isfinite(off) else ""),
+                fix="register and resample the scans of a subject to one grid first",
+                code="channels-grid",
+            )
+    if len(images) == 1:
+        return first
+    return dataclasses.replace(first, array=np.concatenate([image.array for image in images]))
+
+
+def home(
+    array: NDArray[Any],
+    history: Sequence[Mapping[str, Any]],
+    original: Grid,
+    order: int = 1,
+    fill: float | Sequence[float] = 0.0,
+) -> NDArray[Any]:
+    """Bring ``(C, *S')`` back onto the original grid ``(C, *S)``, exactly.
+
+    Where nothing was resampled this is the inverse, voxel for voxel. Works channel by channel.
+
+    Args:
+        array: On the prepared grid. Integers are label maps: nearest with ``order=0``, else the
+            largest of the linearly interpolated masks.
+        history: Of the prepared image.
+        original: Grid of the image before it was prepared.
+        order: 1 linear (probabilities go on adding up to 1), 0 nearest, 3 cubic.
+        fill: What lies outside the cropped box, for all channels or by channel; for probabilities
+            ``(1, 0, 0, …)``.
+
+    Raises:
+        GeometryError: The history does not lead back to ``original``.
+    """
+    _check_shapes(array, history, original)
+    fills = [float(v) for v in np.broadcast_to(fill, len(array))]
+    out = np.empty((len(array), *original.shape), dtype=array.dtype)
+    for i, channel in enumerate(array):
+        out[i] = _channel_home(channel, history, original, order, fills[i])
+    return out
+
+
+def home_labels(
+    probabilities: NDArray[Any], history: Sequence[Mapping[str, Any]], original: Grid
+) -> NDArray[np.uint8]:
+    """Most probable label ``(*S)`` on the original grid, of probabilities or logits ``(C, *S')``.
+
+    The channels go home one by one, so that memory holds two of full size, however many labels.
+    Outside the cropped box all is background (index 0).
+    """
+    _check_shapes(probabilities, history, original)
+    labels = np.zeros(original.shape, dtype=np.uint8)
+    best = _channel_home(probabilities[0], history, original, 1, np.inf)
+    for index in range(1, len(probabilities)):
+        channel = _channel_home(probabilities[index], history, original, 1, -np.inf)
+        wins = channel > best
+        labels[wins], best[wins] = index, channel[wins]
+    return labels
+
+
+def _channel_home(
+    channel: NDArray[Any],
+    history: Sequence[Mapping[str, Any]],
+    original: Grid,
+    order: int,
+    fill: float,
+) -> NDArray[Any]:
+    """One channel ``(*S')`` back on the original grid ``(*S)``."""
+    array = channel[None]
+    for step in reversed(_steps(history)):
+        if step["step"] == "orient":
+            array = orient.undo(array, step)
+        elif step["step"] == "crop":
+            array = crop.undo(array, step, fill)
+        else:
+            array = resample.undo(array, step, order)
+    home_array: NDArray[Any] = array[0]
+    return home_array
+
+
+def _check_shapes(
+    array: NDArray[Any], history: Sequence[Mapping[str, Any]], original: Grid
+) -> None:
+    """Refuse arrays that the history does not lead to from the original grid."""
+    steps = _steps(history)
+    before = _grid_before(steps[0], original) if steps else original
+    if not before.same_as(original):
+        raise GeometryError(
+            f"expected a history that starts from the grid {original.shape}, got one from "
+            f"{before.shape}, {before.difference_mm(original):.3g} mm away",
+            code="history-grid",
+        )
+    shape = original.shape
+    for step in steps:
+        if step["step"] == "orient":
+            shape = tuple(shape[a] for a in step["axes"])
+        elif step["step"] == "crop":
+            shape = tuple(stop - start for start, stop in step["box"])
+        else:
+            shape = tuple(step["shape"])
+    if array.shape[1:] != shape:
+        raise GeometryError(
+            f"expected an array (C, *{shape}) as the image was prepared, got {array.shape}",
+            code="history-grid",
+        )
+
+
+def _steps(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [step for step in history if step["step"] in GEOMETRY]

@@ -1,0 +1,1 @@
+"""Tables, figures and offline HTML pages."""

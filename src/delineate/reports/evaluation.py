@@ -1,0 +1,329 @@
+"""The page of an evaluation: figures with intervals, box plots, outlines and every case."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from delineate.core.atomic import atomic_write_bytes, atomic_write_text, writable_folder
+from delineate.metrics.statistics import summarise
+from delineate.reports import page
+from delineate.reports.figures import Picture, boxplots
+from delineate.reports.overlays import overlay
+from delineate.reports.page import (
+    Column,
+    Section,
+    as_list,
+    as_number,
+    block,
+    join,
+    number,
+    percent,
+    plural,
+)
+
+Row = Mapping[str, Any]
+
+_CASE_COLUMNS = (
+    Column("case", "Case"),
+    Column("subject", "Subject"),
+    Column("region", "Region"),
+    Column("dice", "Dice", 3, "Overlap: 0 none, 1 perfect", bar=True),
+    Column("state", "State"),
+    Column("nsd", "NSD", 3, "Share of the surface within the tolerance (surface Dice)"),
+    Column("hd95_mm", "HD95 mm", 2, "95th percentile of the distances between the surfaces"),
+    Column("assd_mm", "ASSD mm", 2, "Mean distance between the surfaces"),
+    Column("recall", "Recall", 3, "Share of the truth that was found"),
+    Column("precision", "Precision", 3, "Share of the prediction that is true"),
+    Column("iou", "IoU", 3, "Intersection over union"),
+    Column("specificity", "Specificity", 4, "Share of the background left alone"),
+    Column("accuracy", "Accuracy", 4, "Share of all voxels that are right"),
+    Column("accuracy_background", "Marking nothing", 4, "Accuracy of an empty mask"),
+    Column("volume_ml_truth", "Truth ml", 2),
+    Column("volume_ml_prediction", "Predicted ml", 2),
+)
+_REGION_COLUMNS = (
+    Column("region", "Region"),
+    Column("dice", "Mean Dice", 3, bar=True),
+    Column("interval", "95\N{NO-BREAK SPACE}% interval"),
+    Column("median", "Median Dice", 3),
+    Column("nsd", "Mean NSD", 3),
+    Column("hd95_mm", "Median HD95 mm", 2),
+    Column("accuracy", "Accuracy %", 2, factor=100),
+    Column("accuracy_background", "Marking nothing %", 2, "Accuracy of an empty mask", factor=100),
+    Column("missed", "Missed", 0, "Cases where the structure is there and nothing was found"),
+    Column("false_alarm", "False alarms", 0, "Cases without the structure where some was found"),
+    Column("n", "Subjects", 0),
+)
+
+
+def write(
+    path: Path,
+    summary: Mapping[str, Any] | None,
+    rows: Sequence[Row],
+    overlays: Sequence[Mapping[str, Any]] = (),
+    *,
+    title: str = "Evaluation",
+) -> Path:
+    """Write the page of an evaluation.
+
+    Args:
+        path: The HTML file.
+        summary: Region -> metric -> figures, as ``evaluate`` writes it; what it lacks is worked
+            out from the rows.
+        rows: One dictionary a case and region, with the columns of ``cases.csv``.
+        overlays: Arguments of :func:`delineate.reports.overlays.overlay`: dictionaries with
+            ``title``, ``image`` (or None), ``truth``, ``prediction`` and, where known, ``grid``,
+            ``spacing_mm``, ``schema``.
+        title: Heading of the page.
+
+    The pictures are kept beside the page as well, in ``overlays/``: PNG files and a list of them
+    with their titles, from which other pages (the training report) can show them again.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    pictures = [overlay(**arguments) for arguments in overlays]
+    if pictures:
+        _keep(path.parent / "overlays", pictures)
+    head = headline(summary, rows)
+    html = page.render(
+        title,
+        sections(summary, rows, pictures),
+        kind="evaluation",
+        verdict=" ".join(verdict(head)) or "There are no scored cases to report.",
+        lead=tiles(head),
+    )
+    return page.write(path, html)
+
+
+def regions(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> list[str]:
+    """Names of the structures that make the headline: declared regions, or else all labels."""
+    told = (summary or {}).get("structures")
+    if isinstance(told, list):
+        return [str(name) for name in told]
+    declared = [str(r.get("region")) for r in rows if r.get("kind") == "region"]
+    return list(dict.fromkeys(declared or [str(r.get("region")) for r in rows]))
+
+
+def figures_of(
+    summary: Mapping[str, Any] | None, rows: Sequence[Row], region: str, metric: str
+) -> dict[str, Any]:
+    """``mean``, ``ci_low``, ``ci_high``, ``median``, ``n_subjects`` … of a metric in a region.
+
+    Taken from the summary where it has them, so that no two pages disagree; else from the rows.
+    """
+    told: Any = (summary or {}).get("regions", summary or {})
+    for key in (region, metric):
+        told = told.get(key) if isinstance(told, Mapping) else None
+    if isinstance(told, Mapping) and as_number(told.get("mean")) is not None:
+        return dict(told)
+    chosen = [r for r in rows if r.get("region") == region and as_number(r.get(metric)) is not None]
+    return _summarise([float(r[metric]) for r in chosen], chosen)
+
+
+def headline(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> dict[str, Any]:
+    """The few numbers that stand on top: mean Dice over regions within subjects, and accuracy."""
+    names = regions(summary, rows)
+    kept = [r for r in rows if r.get("region") in names]
+    found: dict[str, Any] = {"regions": names}
+    for metric in ("dice", "hd95_mm", "accuracy", "accuracy_background"):
+        told = (summary or {}).get(f"mean_{metric}")
+        scored = [r for r in kept if as_number(r.get(metric)) is not None]
+        worked_out = _summarise([float(r[metric]) for r in scored], scored)
+        found[metric] = {**worked_out, **told} if isinstance(told, Mapping) else worked_out
+    found["cases"] = len({r.get("case") for r in rows})
+    found["unscored"] = len(as_list((summary or {}).get("failures")))
+    found["without_prediction"] = int(as_number((summary or {}).get("n_missing")) or 0)
+    found["missed"] = sum(r.get("state") == "missed" for r in kept)
+    found["false_alarms"] = sum(r.get("state") == "false alarm" for r in kept)
+    return found
+
+
+def verdict(head: Mapping[str, Any]) -> list[str]:
+    """The headline in plain sentences."""
+    dice = head["dice"]
+    if as_number(dice.get("mean")) is None:
+        return []
+    names = head["regions"]
+    over = f" over {', '.join(names)}" if 1 < len(names) <= 4 else ""
+    count = int(dice["n_subjects"])
+    words = f"On {plural(count, 'held-out subject')} the mean Dice{over} is {number(dice['mean'])}"
+    if interval := _interval(dice):
+        words += f" (95\N{NO-BREAK SPACE}% interval {interval})"
+    sentences = [f"{words}."]
+    ours, nothing = (head[k].get("mean") for k in ("accuracy", "accuracy_background"))
+    if as_number(ours) is not None and as_number(nothing) is not None:
+        sentences.append(
+            f"Voxel accuracy is {percent(ours)}; marking nothing at all would already score "
+            f"{percent(nothing)}, so accuracy alone says little."
+        )
+    told = [
+        plural(head[key], noun)
+        for key, noun in (("missed", "missed structure"), ("false_alarms", "false alarm"))
+        if head[key]
+    ]
+    if told:
+        sentences.append(f"Counted as failures: {' and '.join(told)}.")
+    if head["without_prediction"]:
+        many = plural(head["without_prediction"], "case")
+        sentences.append(f"{many} had no prediction and counted as empty.")
+    if head["unscored"]:
+        sentences.append(f"{plural(head['unscored'], 'case')} could not be scored.")
+    if count < 10:
+        sentences.append("So few subjects allow no firm conclusion.")
+    return sentences
+
+
+def tiles(head: Mapping[str, Any], *more: tuple[str, str, str]) -> Markup:
+    """The headline as tiles, with room for more of them."""
+    dice, distance = head["dice"], head["hd95_mm"]
+    interval = _interval(dice)
+    items = [
+        ("Mean Dice", number(dice.get("mean")), interval and f"95\N{NO-BREAK SPACE}%: {interval}"),
+        ("Median HD95", f"{number(distance.get('median'), 1)} mm", "distance between outlines"),
+        (
+            "Held out",
+            number(dice.get("n_subjects"), 0),
+            f"subjects, {plural(head['cases'], 'case')}",
+        ),
+        (
+            "Accuracy",
+            percent(head["accuracy"].get("mean")),
+            f"marking nothing: {percent(head['accuracy_background'].get('mean'))}",
+        ),
+    ]
+    return block("tiles", [*items, *more])
+
+
+def sections(
+    summary: Mapping[str, Any] | None, rows: Sequence[Row], pictures: Sequence[Picture]
+) -> list[Section]:
+    """Results by region, outlines, every case, and how it was scored."""
+    outlines = block("pictures", pictures, False) if pictures else block("missing", "Pictures")
+    return [
+        ("Results", _results(summary, rows)),
+        ("Outlines", outlines),
+        ("Every case", _cases(rows)),
+        ("Scoring", _method(summary or {})),
+    ]
+
+
+def _keep(folder: Path, pictures: Sequence[Picture]) -> None:
+    writable_folder(folder)
+    listed = []
+    for place, picture in enumerate(pictures, 1):
+        name = f"{place}.png"
+        atomic_write_bytes(folder / name, base64.b64decode(picture.src.partition(",")[2]))
+        words = {k: getattr(picture, k) for k in ("title", "alt", "legend", "caption")}
+        listed.append({"file": name, **words})
+    atomic_write_text(folder / "overlays.json", json.dumps(listed, indent=1) + "\n")
+
+
+def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
+    if not rows:
+        return block("missing", "Scores of cases")
+    lines = []
+    for region in dict.fromkeys(str(r.get("region")) for r in rows):
+        mine = [r for r in rows if r.get("region") == region]
+        metrics = {
+            m: figures_of(summary, rows, region, m)
+            for m in ("dice", "nsd", "hd95_mm", "accuracy", "accuracy_background")
+        }
+        dice = metrics["dice"]
+        lines.append(
+            {
+                "region": region,
+                **{m: f.get("mean") for m, f in metrics.items()},
+                "hd95_mm": metrics["hd95_mm"].get("median"),
+                "interval": _interval(dice, f" {page.DASH} "),
+                "median": dice.get("median"),
+                "n": dice.get("n_subjects"),
+                "missed": sum(r.get("state") == "missed" for r in mine),
+                "false_alarm": sum(r.get("state") == "false alarm" for r in mine),
+            }
+        )
+    charts = [
+        boxplots(rows),
+        boxplots(rows, "hd95_mm", title="HD95 by region, mm (less is better)", unit_range=False),
+    ]
+    return join(
+        page.table(
+            "Results by region", _used(_REGION_COLUMNS, lines), lines, sortable=len(lines) > 3
+        ),
+        block(
+            "text",
+            "Means are taken within each subject first, so that a subject with many cases counts "
+            "once; the interval is a bootstrap over subjects. Where truth and prediction are both "
+            "empty, Dice is 1.",
+        ),
+        block("pictures", [c for c in charts if c], True),
+    )
+
+
+def _method(summary: Mapping[str, Any]) -> Markup:
+    """Rules, settings and versions, and what could not be scored."""
+    parts = [block("note", str(words), "warning") for words in as_list(summary.get("notes"))]
+    failures = [f for f in as_list(summary.get("failures")) if isinstance(f, Mapping)]
+    if failures:
+        columns = (
+            Column("case", "Case"),
+            Column("code", "Code"),
+            Column("message", "Why not scored"),
+        )
+        parts.append(page.table("Cases that could not be scored", columns, failures))
+    for key in ("rules", "settings", "versions"):
+        given = summary.get(key)
+        if isinstance(given, Mapping) and given:
+            parts.append(block("subheading", key.capitalize()))
+            parts.append(page.facts({page.label(k): page.plain(v) for k, v in given.items()}))
+    return join(*parts) if parts else block("missing", "The rules of scoring")
+
+
+def _cases(rows: Sequence[Row]) -> Markup:
+    if not rows:
+        return block("missing", "The table of cases")
+    worst_first = sorted(
+        rows,
+        key=lambda r: (
+            2.0 if (dice := as_number(r.get("dice"))) is None else dice,
+            str(r.get("case")),
+            str(r.get("region")),
+        ),
+    )
+    columns = _used(_CASE_COLUMNS, rows)
+    if all(r.get("case") == r.get("subject") for r in rows):
+        columns = [c for c in columns if c.key != "subject"]
+    return join(
+        block("text", "Worst first. Press a heading to sort by it."),
+        page.table("Every case", columns, worst_first),
+    )
+
+
+def _used(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """Columns that hold something in at least one row."""
+    return [
+        c
+        for c in columns
+        if any(
+            (as_number(r.get(c.key)) if c.numeric else r.get(c.key)) not in (None, "") for r in rows
+        )
+    ]
+
+
+def _interval(dice: Mapping[str, Any], between: str = " to ") -> str:
+    low, high = dice.get("ci_low"), dice.get("ci_high")
+    return "" if as_number(low) is None else f"{number(low)}{between}{number(high)}"
+
+
+def _summarise(values: Sequence[float], rows: Sequence[Row]) -> dict[str, Any]:
+    subjects = [str(r.get("subject") or r.get("case")) for r in rows]
+    return summarise(values, subjects)

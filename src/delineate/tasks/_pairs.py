@@ -1,0 +1,347 @@
+"""Pairs predictions with reference labels: which file belongs to which case, and what values mean.
+
+Predictions of ``delineate predict`` come with a ``predictions.json``; those of other tools are
+found by their file names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.case import Case, Source
+from delineate.core.errors import GeometryError, InputError, LayoutError
+from delineate.core.image import TOLERANCE_MM, Grid, Image
+from delineate.core.schema import Schema
+from delineate.data.cohort import Cohort
+from delineate.data.layouts._listing import files, load_json, stem, suffix
+from delineate.data.readers import read_label
+from delineate.tasks._schemas import read_schema, settle, translate
+
+T = TypeVar("T")
+MANIFEST = "predictions.json"
+_ENDING = re.compile(r"[_\-. ](?:mask|seg|segmentation|labels?|pred|prediction)$", re.I)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is compared with what.
+
+    Args:
+        cases: The labelled cases to score.
+        schema: Meaning of the values in label files; structures are named after it.
+        predicted: Case id -> prediction; a missing prediction has no entry, and an error stands in
+            for one that cannot be told.
+        predicted_schema: Meaning of the values in predictions.
+        translation: Index of ``predicted_schema`` -> index of ``schema``.
+        model: What ``predictions.json`` says of the model, empty for other tools.
+        notes: What a person should know about how the files were paired.
+    """
+
+    cases: tuple[Case, ...]
+    schema: Schema
+    predicted: Mapping[str, Source | InputError]
+    predicted_schema: Schema
+    translation: NDArray[np.uint8]
+    model: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    def source(self, case: Case, missing_as_empty: bool = False) -> Source | None:
+        """Prediction of a case, None where it is missing and counts as empty.
+
+        Raises:
+            InputError: It is missing, or ambiguous.
+        """
+        found = self.predicted.get(case.id)
+        if isinstance(found, InputError):
+            raise found
+        if found is None and not missing_as_empty:
+            raise InputError(
+                "expected a prediction of this case, got none",
+                where=case.id,
+                fix="predict it, or count missing cases as empty with --missing-as-empty",
+                code="prediction-missing",
+            )
+        return found
+
+
+def pair(
+    predictions: Path, labels: Path, *, schema: Schema | None = None, layout: str | None = None
+) -> Pairs:
+    """Find the labelled cases, their predictions, and what the values of both mean.
+
+    Raises:
+        LayoutError: Nothing there, or nothing can be paired.
+        LabelError: The two schemas contradict each other.
+    """
+    for path in (predictions, labels):
+        if not path.exists():
+            raise LayoutError(
+                "expected a file or folder, got nothing",
+                where=path,
+                fix="check the path",
+                code="no-folder",
+            )
+    document = load_json(predictions / MANIFEST) if predictions.is_dir() else None
+    cases, declared, notes = _truth(labels, layout)
+    theirs = None
+    if document is not None:
+        theirs = read_schema(document, predictions / MANIFEST)
+        cases, predicted = _told(document, cases, predictions, notes)
+    elif predictions.is_file() and len(cases) == 1:
+        predicted = {cases[0].id: predictions}
+    else:
+        predicted = _found(cases, predictions)
+        if predictions.is_file():
+            cases = [case for case in cases if case.id in predicted]
+    if not predicted:
+        raise _nothing_pairs(predictions, labels, cases)
+    ours, theirs = settle(schema, declared, theirs, cases, notes)
+    return Pairs(
+        cases=tuple(cases),
+        schema=ours,
+        predicted=predicted,
+        predicted_schema=theirs,
+        translation=translate(theirs, ours, predictions, notes),
+        model=(document or {}).get("model") or {},
+        notes=tuple(notes),
+    )
+
+
+def load(
+    pairs: Pairs, case: Case, missing_as_empty: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Grid]:
+    """Prediction and truth of a case as label indices ``(*S)`` of ``pairs.schema``, and the grid.
+
+    Raises:
+        GeometryError: The two do not lie on one grid.
+        LabelError: A file holds values that its schema does not have.
+        InputError: There is no prediction, or a file cannot be read.
+    """
+    source = pairs.source(case, missing_as_empty)
+    if case.label is None:
+        raise InputError("expected a labelled case", where=case.id, code="no-labels")
+    truth = read_label(case.label)
+    indices = pairs.schema.to_index(truth.array[0], where=_name(case.label))
+    if source is None:
+        return np.zeros_like(indices), indices, truth.grid
+    prediction = read_label(source)
+    _same_grid(prediction, truth, _name(source), _name(case.label))
+    predicted = pairs.predicted_schema.to_index(prediction.array[0], where=_name(source))
+    return pairs.translation[predicted], indices, truth.grid
+
+
+def _name(source: Path | tuple[Path, ...]) -> str:
+    return f"{source[0]} (+{len(source) - 1})" if isinstance(source, tuple) else str(source)
+
+
+def _same_grid(prediction: Image, truth: Image, source: str, label: str) -> None:
+    """Refuse two grids that differ; where one has no place in the body, compare what there is."""
+    ours, theirs = prediction.grid, truth.grid
+    if ours.shape != theirs.shape:
+        what = f"shape {theirs.shape}, got {ours.shape}"
+    elif ours.oriented and theirs.oriented:
+        distance = ours.difference_mm(theirs)
+        if distance <= TOLERANCE_MM:
+            return
+        what = f"position in the body, got corners {distance:.3g} mm apart"
+    elif ours.spacing_known and theirs.spacing_known:
+        if np.allclose(ours.spacing_mm, theirs.spacing_mm, rtol=0, atol=TOLERANCE_MM):
+            return
+        what = f"spacing {theirs.spacing_mm} mm, got {ours.spacing_mm} mm"
+    else:
+        return
+    raise GeometryError(
+        f"expected the grid of the label {label}: {what}",
+        where=source,
+        fix="write predictions on the grid of the original scan, as `delineate predict` does; "
+        "nothing is resampled here",
+        code="grid-mismatch",
+    )
+
+
+def _key(name: str) -> str:
+    return _ENDING.sub("", name) or name
+
+
+def _truth(labels: Path, layout: str | None) -> tuple[list[Case], Schema | None, list[str]]:
+    """Labelled cases, the schema that the data set declares, and notes."""
+    if labels.is_file() and suffix(labels):
+        key = _key(stem(labels))
+        return [Case(id=key, subject=key, images={}, label=labels)], None, []
+    try:
+        cohort = Cohort.open(labels, layout)
+    except LayoutError:
+        cohort = None
+        if layout or labels.is_file():
+            raise
+    if cohort is not None and (found := cohort.labelled().cases):
+        return list(found), cohort.schema, list(cohort.notes)
+    # No images beside the labels: every file is a label map.
+    flat: dict[str, Path] = {}
+    for path in files(labels):
+        key = _key(stem(path))
+        if path.parent != labels:
+            continue
+        if key in flat:
+            raise LayoutError(
+                f"expected one label file a case, got {flat[key].name} and {path.name}",
+                where=labels,
+                fix="keep one of them",
+                code="label-ambiguous",
+            )
+        flat[key] = path
+    if not flat:
+        raise LayoutError(
+            "expected a data set with labels or a folder of label files, got neither",
+            where=labels,
+            fix="name the folder that holds the label files",
+            code="no-labels",
+        )
+    cases = [Case(id=key, subject=key, images={}, label=path) for key, path in flat.items()]
+    return cases, None, ["every label file is taken as its own subject"]
+
+
+def _match(cases: list[Case], named: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    """Case id -> what bears its name: the id itself or, if unique, the name of one of its files."""
+    exact: dict[str, list[T]] = {}
+    loose: dict[str, list[T]] = {}
+    for name, thing in named:
+        exact.setdefault(name, []).append(thing)
+        loose.setdefault(_key(name), []).append(thing)
+    names = {
+        case.id: dict.fromkeys(
+            [_key(case.id)]
+            + [_key(stem(s)) for s in (case.label, *case.images.values()) if isinstance(s, Path)]
+        )
+        for case in cases
+    }
+    count = Counter(name for own in names.values() for name in own)
+    found = {}
+    for case in cases:
+        hits = [loose[n] for n in names[case.id] if n in loose and count[n] == 1]
+        if case.id in exact or hits:
+            found[case.id] = exact.get(case.id) or hits[0]
+    return found
+
+
+def _found(cases: list[Case], predictions: Path) -> dict[str, Source | InputError]:
+    """Predictions by their file names, volumes whole or slice by slice."""
+    paths = files(predictions) if predictions.is_dir() else [predictions]
+    matched = _match(cases, ((stem(path), path) for path in paths))
+    slices: dict[str, list[Path]] = {}
+    for path in paths:
+        slices.setdefault(_key(stem(path)), []).append(path)
+    predicted: dict[str, Source | InputError] = {}
+    for case in cases:
+        if found := matched.get(case.id):
+            predicted[case.id] = found[0] if len(found) == 1 else _ambiguous(found)
+        elif isinstance(case.label, tuple) and (stack := _stack(case.id, case.label, slices)):
+            predicted[case.id] = stack
+    return predicted
+
+
+def _stack(
+    name: str, label: tuple[Path, ...], slices: Mapping[str, list[Path]]
+) -> Source | InputError | None:
+    """Predictions of the slices of a stack, in the order of the label's slices."""
+    found = [slices.get(_key(stem(path)), []) for path in label]
+    if not any(found):
+        return None
+    if twice := next((paths for paths in found if len(paths) > 1), None):
+        return _ambiguous(twice)
+    absent = [path.name for path, paths in zip(label, found, strict=True) if not paths]
+    if absent:
+        return InputError(
+            f"expected predictions of {len(label)} slices, {len(absent)} are missing: "
+            + ", ".join(absent[:3]),
+            where=name,
+            fix="predict every slice of the stack",
+            code="prediction-incomplete",
+        )
+    return tuple(paths[0] for paths in found)
+
+
+def _ambiguous(found: list[Path]) -> InputError:
+    return InputError(
+        f"expected one prediction of the case, got {found[0].name} and {found[1].name}",
+        where=found[0],
+        fix="keep one of them",
+        code="prediction-ambiguous",
+    )
+
+
+def _told(
+    document: Mapping[str, Any], cases: list[Case], predictions: Path, notes: list[str]
+) -> tuple[list[Case], dict[str, Source | InputError]]:
+    """The cases that ``predictions.json`` lists, and their files."""
+    entries = document.get("cases")
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in entries
+    ):
+        raise LayoutError(
+            'expected "cases": [{"id": ..., "file": ...}, ...]',
+            where=predictions / MANIFEST,
+            fix="remove it to have the predictions found by their names",
+            code="predictions-json",
+        )
+    matched = _match(cases, ((entry["id"], entry) for entry in entries))
+    if strange := len(entries) - len(matched):
+        notes.append(f"{strange} predicted cases have no label: not scored")
+    left = len(cases) - len(matched)
+    if document.get("finished") is False:
+        notes.append("the prediction was cut off before its end: every labelled case is asked for")
+    elif left:
+        notes.append(f"{left} of {len(cases)} labelled cases are not in {MANIFEST}: not scored")
+        cases = [case for case in cases if case.id in matched]
+    predicted: dict[str, Source | InputError] = {}
+    for case in cases:
+        for entry in matched.get(case.id, []):
+            if source := _files(predictions, entry):
+                predicted[case.id] = source
+    # A plain label file knows no subject; the predictions may.
+    subjects = {name: found[0].get("subject") or name for name, found in matched.items()}
+    return [
+        case if case.images else replace(case, subject=str(subjects.get(case.id, case.subject)))
+        for case in cases
+    ], predicted
+
+
+def _files(predictions: Path, entry: Mapping[str, Any]) -> Source | InputError | None:
+    """Files that an entry names, None where it names none or they are gone."""
+    named = entry.get("files") or entry.get("file")
+    if isinstance(named, dict):
+        named = named.get("labels")
+    names = [named] if isinstance(named, str) else named or []
+    paths = tuple(Path(os.path.normpath(predictions / str(name))) for name in names)
+    root = predictions.resolve()
+    if not all(path.resolve().is_relative_to(root) for path in paths):
+        return InputError(
+            "expected files below the folder of predictions",
+            where=predictions / MANIFEST,
+            fix="write paths relative to it",
+            code="path-outside",
+        )
+    if not paths or not all(path.is_file() for path in paths):
+        return None
+    return paths if len(paths) > 1 else paths[0]
+
+
+def _nothing_pairs(predictions: Path, labels: Path, cases: list[Case]) -> LayoutError:
+    names = sorted(p.name for p in predictions.iterdir()) if predictions.is_dir() else []
+    ids = ", ".join(case.id for case in cases[:3]) or "none of the cases asked for"
+    return LayoutError(
+        f"expected predictions named like the cases of {labels} ({ids}), "
+        f"got {', '.join(names[:3]) or 'nothing'}",
+        where=predictions,
+        fix="name every prediction after its case, or name the folder that holds them",
+        code="nothing-pairs",
+    )

@@ -1,0 +1,76 @@
+"""Which networks, patches and batches are worth measuring for a cohort."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from delineate.core.schema import Schema
+from delineate.engine.budget import Candidate
+from delineate.preprocess.presets import Preparation
+
+#: Voxels of a patch at most, from modest to ambitious, by number of dimensions.
+_CAPS = {2: (128**2, 192**2, 256**2, 512**2), 3: (2**15, 2**17, 2**19, 2**21)}
+_BATCHES = {2: (8,), 3: (2, 4)}
+_MOST_LEVELS = {2: 6, 3: 5}
+#: Rungs: (width, index of the patch cap).
+_LADDER = ((8, 0), (16, 0), (16, 1), (16, 2), (32, 2), (32, 3))
+
+
+def levels(patch: Sequence[int], ndim: int) -> int:
+    """Resolutions of a U-Net whose coarsest map keeps at least four voxels an axis."""
+    return max(2, min(_MOST_LEVELS[ndim], 1 + int(math.log2(max(1, min(patch) / 4)))))
+
+
+def patch_size(shape: Sequence[int], cap: int, ndim: int) -> tuple[int, ...]:
+    """Patch for images of about this shape with at most ``cap`` voxels, ready to be halved.
+
+    Args:
+        shape: Median spatial shape of the prepared cases.
+        cap: Voxels at most, give or take the rounding.
+        ndim: 2 or 3.
+    """
+    zoom = min(1.0, (cap / math.prod(shape)) ** (1 / len(shape)))
+    wanted = [max(8, n * zoom) for n in shape]
+    multiple = 2 ** (levels([round(n) for n in wanted], ndim) - 1)
+    up = math.ceil if zoom == 1.0 else round
+    return tuple(max(multiple, up(n / multiple) * multiple) for n in wanted)
+
+
+def candidates(
+    shape: Sequence[int],
+    ndim: int,
+    *,
+    width: int | None = None,
+    patch: tuple[int, ...] | None = None,
+    batch: int | None = None,
+) -> list[Candidate]:
+    """What to measure, from modest to ambitious; what the user fixed stays fixed."""
+    found: list[Candidate] = []
+    for rung_width, cap in _LADDER:
+        size = patch or patch_size(shape, _CAPS[ndim][cap], ndim)
+        for rung_batch in _BATCHES[ndim]:
+            candidate = Candidate(width or rung_width, tuple(size), batch or rung_batch)
+            if candidate not in found:
+                found.append(candidate)
+    return found
+
+
+def median_shape(shapes: Sequence[Sequence[int]], preparation: Preparation) -> tuple[int, ...]:
+    """Median of the axes that the network sees; shapes are spatial, after preparation."""
+    axis = preparation.slice_axis
+    seen = [[n for a, n in enumerate(shape) if a != axis] for shape in shapes]
+    return tuple(sorted(column)[len(column) // 2] for column in zip(*seen, strict=True))
+
+
+def mirror_axes(schema: Schema, preparation: Preparation) -> tuple[int, ...]:
+    """Axes of the patch along which a mirrored patient is still a plausible patient.
+
+    Left and right may be exchanged unless they are different labels; top and bottom, front and
+    back may not. Axis 0 is left-right in RAS+ volumes; flat images run left-right along columns.
+    """
+    if schema.lateral:
+        return ()
+    if preparation.ndim == 3:
+        return (0,)
+    return (0,) if preparation.orient and preparation.slice_axis in (1, 2) else (1,)

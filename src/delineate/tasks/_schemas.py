@@ -1,0 +1,95 @@
+"""What label values mean on both sides of a comparison: settle it, or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.case import Case
+from delineate.core.errors import LabelError, LayoutError
+from delineate.core.schema import Schema
+from delineate.data.layouts._listing import schema_from_files
+
+
+def read_schema(document: Mapping[str, Any], where: Path) -> Schema | None:
+    """The schema of ``predictions.json``, None where it has none.
+
+    Raises:
+        LayoutError: It is not a schema.
+    """
+    if not document.get("schema"):
+        return None
+    try:
+        return Schema.from_dict(document["schema"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LayoutError(
+            f"expected a schema with labels, regions, classes and lateral, got: {error!r}",
+            where=where,
+            fix="write it as `delineate predict` does",
+            code="predictions-json",
+        ) from None
+
+
+def settle(
+    given: Schema | None,
+    declared: Schema | None,
+    predicted: Schema | None,
+    cases: list[Case],
+    notes: list[str],
+) -> tuple[Schema, Schema]:
+    """Schema of the labels and of the predictions, from the one that knows more."""
+    ours = given or declared
+    if ours is None:
+        ours, found = schema_from_files([case.label for case in cases if case.label])
+        notes += found
+    if given is None and predicted is not None and _nameless(ours):
+        values = {label.value for label in ours.labels}
+        if values <= {label.value for label in predicted.labels}:
+            return predicted, predicted  # the same values, and names to them
+    if not ours.labels:
+        raise LabelError(
+            "expected labels with at least one structure, got only background",
+            where=cases[0].id,
+            fix="declare the labels of the data set",
+            code="label-none",
+        )
+    return ours, predicted or ours
+
+
+def _nameless(schema: Schema) -> bool:
+    """Whether labels are only called after their values."""
+    return all(label.name in ("foreground", f"label {label.value}") for label in schema.labels)
+
+
+def translate(
+    predicted: Schema, schema: Schema, predictions: Path, notes: list[str]
+) -> NDArray[np.uint8]:
+    """Table from the predictions' label indices to the labels', by name, or by value or singly."""
+    by_name = {label.name: i + 1 for i, label in enumerate(schema.labels)}
+    by_value = {label.value: i + 1 for i, label in enumerate(schema.labels)}
+    if all(label.name in by_name for label in predicted.labels):
+        found = [by_name[label.name] for label in predicted.labels]
+    elif len(predicted.labels) == len(schema.labels) == 1:
+        found = [1]
+        notes.append(
+            f"the predictions' only label {predicted.labels[0].name!r} is compared with the "
+            f"labels' only one, {schema.labels[0].name!r}"
+        )
+    elif _nameless(predicted) and all(label.value in by_value for label in predicted.labels):
+        found = [by_value[label.value] for label in predicted.labels]
+    else:
+        raise LabelError(
+            f"expected predictions of {sorted(by_name)}, "
+            f"got {sorted(label.name for label in predicted.labels)}",
+            where=predictions,
+            fix="score them against labels of the same structures, or give the schema",
+            code="schema-mismatch",
+        )
+    absent = [label.name for i, label in enumerate(schema.labels) if i + 1 not in found]
+    if absent:
+        notes.append(f"the model was not trained to find: {', '.join(absent)}")
+    return np.array([0, *found], dtype=np.uint8)

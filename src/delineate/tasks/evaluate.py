@@ -1,0 +1,359 @@
+"""Compare predictions with reference labels: numbers per case, per subject, and one page.
+
+    OUT/cases.csv      one row for every case and structure
+    OUT/subjects.csv   cases of one subject averaged
+    OUT/summary.json   mean, median and 95 % interval over subjects, counts, settings, versions
+    OUT/report.html    the same for people, with the worst, median and best case
+    OUT/overlays/      the pictures of these cases
+
+Nothing is resampled, relabelled or left out in silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.atomic import atomic_write_text, writable_folder
+from delineate.core.case import Case
+from delineate.core.errors import ConfigError, DelineateError, PartialError
+from delineate.core.image import Grid
+from delineate.core.progress import QUIET, Progress, Say, silent
+from delineate.core.schema import Schema
+from delineate.tasks._pairs import Pairs, load, pair
+
+#: Metrics of a row, in the order in which they are written.
+METRICS = (
+    "dice", "iou", "precision", "recall", "specificity", "accuracy", "accuracy_background",
+    "hd95_mm", "hd_mm", "assd_mm", "nsd",
+    "volume_ml_truth", "volume_ml_prediction", "volume_ml_difference",
+)  # fmt: skip
+RULES = {
+    "both empty": "Dice, IoU, precision, recall and NSD are 1, distances 0 mm",
+    "one empty": "Dice, IoU, precision, recall and NSD are 0, distances are the image's diagonal",
+    "surface": "voxels removed by one step of erosion; distances between voxel centres, in mm",
+    "hd95_mm": "the larger of the two directed 95th percentiles",
+    "interval": "percentile bootstrap over subjects; cases of one subject are averaged first",
+}
+
+
+def evaluate(
+    predictions: Path,
+    labels: Path,
+    out: Path,
+    *,
+    tolerance_mm: float = 1.0,
+    seed: int = 0,
+    schema: Schema | None = None,
+    layout: str | None = None,
+    missing_as_empty: bool = False,
+    resamples: int = 5000,
+    say: Say = silent,
+    progress: Progress = QUIET,
+) -> dict[str, Any]:
+    """Score predictions against reference labels.
+
+    Where the predictions come with the ``predictions.json`` of ``delineate predict``, the cases
+    named there are scored; otherwise every labelled case needs a prediction. Files are paired by
+    case id, a last ``_mask``, ``_seg``, ``_label`` or ``_pred`` left aside.
+
+    Args:
+        predictions: Folder of label files, of ``delineate predict`` or of any other tool; or one
+            file.
+        labels: Data set, table of cases, plain folder of label files, or one file.
+        out: Folder for the results.
+        tolerance_mm: Tolerance of the surface Dice (NSD).
+        seed: Seed of the bootstrap.
+        schema: Meaning of the label values; by default the data set's, else the predictions'.
+        layout: Layout of the data set, where it should not be recognised.
+        missing_as_empty: Score a missing prediction as one that found nothing, instead of
+            reporting it as an error.
+        resamples: Number of bootstrap resamples.
+        say: Told one line at the end.
+        progress: Shows how far the work is.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        ConfigError: A setting is out of range.
+        LayoutError: Nothing can be paired, or a prediction is ambiguous.
+        LabelError: The schemas of predictions and labels contradict each other.
+        PartialError: Some cases could not be scored; the results of the others are written.
+    """
+    from delineate.metrics.statistics import LEVEL
+
+    predictions, labels, out = Path(predictions), Path(labels), Path(out)
+    _check(predictions, labels, out, tolerance_mm, resamples)
+    pairs = pair(predictions, labels, schema=schema, layout=layout)
+    writable_folder(out)
+    rows, failures, nominal = _score(pairs, tolerance_mm, missing_as_empty, progress)
+    if not rows:
+        raise PartialError(
+            f"none of {len(pairs.cases)} cases could be scored; {_listed(failures)}",
+            where=predictions,
+            fix="mend the first one and run again",
+        )
+    settings = {
+        "tolerance_mm": tolerance_mm,
+        "seed": seed,
+        "resamples": resamples,
+        "level": LEVEL,
+        "missing_as_empty": missing_as_empty,
+    }
+    summary: dict[str, Any] = _plain(
+        {
+            "format": "delineate-evaluation",
+            "predictions": str(predictions),
+            "labels": str(labels),
+            "model": pairs.model,
+            "schema": pairs.schema.to_dict(),
+            "settings": settings,
+            "rules": RULES,
+            "versions": _versions(),
+            "n_cases": len({row["case"] for row in rows}),
+            "n_subjects": len({row["subject"] for row in rows}),
+            "n_missing": len({row["case"] for row in rows if row["missing"]}),
+            "failures": failures,
+            "notes": [*pairs.notes, *_note_on_spacing(nominal)],
+            **_statistics(rows, seed, resamples),
+        }
+    )
+    _write(out, summary, rows, pairs)
+    say(_headline(summary))
+    if failures:
+        raise PartialError(
+            f"{len(failures)} of {len(pairs.cases)} cases could not be scored; {_listed(failures)}",
+            where=out,
+            fix="the others were scored; mend these and run again"
+            + ("" if missing_as_empty else ", or count missing ones with --missing-as-empty"),
+        )
+    return summary
+
+
+def _check(predictions: Path, labels: Path, out: Path, tolerance_mm: float, resamples: int) -> None:
+    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise ConfigError(f"expected a tolerance in mm of 0 or more, got {tolerance_mm}")
+    if resamples < 100:
+        raise ConfigError(f"expected 100 or more bootstrap resamples, got {resamples}")
+    place = out.resolve()
+    inputs = {predictions.resolve(), labels.resolve()}
+    if place in inputs or labels.resolve() in place.parents:
+        raise ConfigError(
+            "expected an output folder apart from predictions and labels",
+            where=out,
+            fix="name another folder",
+            code="output-is-input",
+        )
+
+
+def _score(
+    pairs: Pairs, tolerance_mm: float, missing_as_empty: bool, progress: Progress
+) -> tuple[list[dict[str, Any]], list[dict[str, str | None]], int]:
+    """Rows of all cases, failures by case, and how many files gave no voxel size."""
+    from delineate.metrics.case import score_case
+
+    rows: list[dict[str, Any]] = []
+    failures: list[dict[str, str | None]] = []
+    nominal = 0
+    for case in progress.track(pairs.cases, "scoring", len(pairs.cases)):
+        try:
+            prediction, truth, grid = load(pairs, case, missing_as_empty)
+            scores = score_case(prediction, truth, pairs.schema, grid.spacing_mm, tolerance_mm)
+        except DelineateError as error:
+            told = {"message": error.message, "where": error.where, "fix": error.fix}
+            failures.append({"case": case.id, "code": error.code, **told})
+            continue
+        nominal += not grid.spacing_known
+        missing = case.id not in pairs.predicted
+        facts = {"case": case.id, "subject": case.subject, "missing": missing}
+        rows += [{**facts, **score} for score in scores]
+    return rows, failures, nominal
+
+
+def _statistics(rows: Sequence[Mapping[str, Any]], seed: int, resamples: int) -> dict[str, Any]:
+    """Summary of every structure, and means over the headline's: regions, or else labels."""
+    from delineate.metrics.case import STATES
+    from delineate.metrics.statistics import by_subject, summarise
+
+    def describe(values: Sequence[float], subjects: Sequence[str]) -> dict[str, Any]:
+        return summarise(values, subjects, seed=seed, resamples=resamples)
+
+    regions: dict[str, Any] = {}
+    for name in dict.fromkeys(row["region"] for row in rows):
+        mine = [row for row in rows if row["region"] == name]
+        subjects = [row["subject"] for row in mine]
+        present = [row for row in mine if row["state"] in ("ok", "missed")]
+        empty = [float(row["state"] in ("both empty", "false alarm")) for row in mine]
+        states = Counter(row["state"] for row in mine)
+        regions[name] = {
+            "kind": mine[0]["kind"],
+            "states": {state: states[state] for state in STATES},
+            **{m: describe([row[m] for row in mine], subjects) for m in METRICS},
+            "dice_where_present": describe(
+                [row["dice"] for row in present], [row["subject"] for row in present]
+            ),
+            "all_background": {
+                "dice": float(by_subject(empty, subjects)[1].mean()),
+                "accuracy": float(
+                    by_subject([r["accuracy_background"] for r in mine], subjects)[1].mean()
+                ),
+            },
+        }
+    kinds = {entry["kind"] for entry in regions.values()}
+    headline = "region" if "region" in kinds else "label"
+    by_case: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["kind"] == headline:
+            by_case.setdefault(row["case"], []).append(row)
+    subjects = [cells[0]["subject"] for cells in by_case.values()]
+    means = {
+        f"mean_{m}": describe(
+            [float(np.mean([cell[m] for cell in cells])) for cells in by_case.values()], subjects
+        )
+        for m in ("dice", "iou", "hd95_mm", "assd_mm", "nsd")
+    }
+    names = [name for name, entry in regions.items() if entry["kind"] == headline]
+    return {"structures": names, **means, "regions": regions}
+
+
+def _write(out: Path, summary: dict[str, Any], rows: list[dict[str, Any]], pairs: Pairs) -> None:
+    from delineate.metrics.statistics import by_subject
+    from delineate.reports import evaluation
+
+    head = ["case", "subject", "region", "kind", "state", "missing"]
+    atomic_write_text(out / "cases.csv", _table([*head, *METRICS], rows))
+    averaged = []
+    for name, entry in summary["regions"].items():
+        mine = [row for row in rows if row["region"] == name]
+        subjects = [row["subject"] for row in mine]
+        counts = Counter(subjects)
+        means = {m: dict(zip(*by_subject([r[m] for r in mine], subjects), strict=True))
+                 for m in METRICS}  # fmt: skip
+        averaged += [
+            {"subject": s, "region": name, "kind": entry["kind"], "cases": counts[s]}
+            | {m: means[m].get(s, math.nan) for m in METRICS}
+            for s in sorted(counts)
+        ]
+    columns = ["subject", "region", "kind", "cases", *METRICS]
+    atomic_write_text(out / "subjects.csv", _table(columns, averaged))
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+    atomic_write_text(out / "summary.json", text + "\n")
+    evaluation.write(out / "report.html", summary, rows, _overlays(summary, rows, pairs))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.7g}"
+    return str(value)
+
+
+def _overlays(
+    summary: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], pairs: Pairs
+) -> list[dict[str, Any]]:
+    """Worst, median and best case by mean Dice over the headline structures."""
+    dice: dict[str, list[float]] = {}
+    for row in rows:
+        if row["region"] in summary["structures"]:
+            dice.setdefault(row["case"], []).append(row["dice"])
+    ranked = sorted(dice, key=lambda name: float(np.mean(dice[name])))
+    cases = {case.id: case for case in pairs.cases}
+    chosen = {ranked[(len(ranked) - 1) // 2]: "Median", ranked[-1]: "Best"}
+    chosen |= {ranked[0]: "Worst"} if len(ranked) > 1 else {ranked[0]: "The only case"}
+    shown = []
+    for name in sorted(chosen, key=ranked.index):
+        prediction, truth, grid = load(pairs, cases[name], missing_as_empty=True)
+        shown.append(
+            {
+                "title": f"{chosen[name]}: {name}, mean Dice {np.mean(dice[name]):.3f}",
+                "image": _picture(cases[name], grid),
+                "truth": pairs.schema.to_values(truth),
+                "prediction": pairs.schema.to_values(prediction),
+                "grid": grid,
+                "schema": pairs.schema,
+            }
+        )
+    return shown
+
+
+def _picture(case: Case, grid: Grid) -> NDArray[np.float32] | None:
+    """First image of a case ``(*S)``, None where it is unknown or lies on another grid."""
+    from delineate.data.readers import read
+
+    for source in case.images.values():
+        try:
+            image = read(source)
+        except DelineateError:
+            continue
+        if image.grid.shape == grid.shape:
+            colour = image.channels == 3 and not image.grid.oriented
+            picture = image.array.mean(axis=0) if colour else image.array[0]
+            return np.asarray(picture, dtype=np.float32)
+    return None
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    dice, hd95 = summary["mean_dice"], summary["mean_hd95_mm"]
+    interval = ""
+    if dice["ci_low"] is not None:
+        interval = f" (95 % CI {dice['ci_low']:.3f} to {dice['ci_high']:.3f})"
+    return (
+        f"mean Dice {dice['mean']:.3f}{interval}, median HD95 {hd95['median']:.1f} mm; "
+        f"{summary['n_subjects']} subjects, {summary['n_cases']} cases"
+    )
+
+
+def _note_on_spacing(nominal: int) -> list[str]:
+    if not nominal:
+        return []
+    return [
+        f"{nominal} label files give no voxel size: their distances are in voxels and their "
+        "volumes in thousands of voxels"
+    ]
+
+
+def _listed(failures: Sequence[Mapping[str, str | None]]) -> str:
+    names = ", ".join(str(failure["case"]) for failure in failures[:5])
+    more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+    first = failures[0]
+    return f"{names}{more}. The first: [{first['code']}] {first['where']}: {first['message']}"
+
+
+def _plain(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("delineate", "numpy", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

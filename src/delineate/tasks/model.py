@@ -1,0 +1,31 @@
+"""The verb ``model``: look into a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from delineate.core import model_file
+
+
+def model(action: Literal["show"], file: Path) -> dict[str, Any]:
+    """Show what a model file says of itself.
+
+    Args:
+        action: ``show`` is the only one.
+        file: The ``.safetensors`` file.
+
+    Returns:
+        The model's document, with its hash and the number and size of its weights first.
+
+    Raises:
+        ModelFileError: The file is foreign, damaged or was changed.
+    """
+    loaded = model_file.load(file)
+    return {
+        "file": str(file),
+        "hash": loaded.hash,
+        "parameters": sum(tensor.size for tensor in loaded.tensors.values()),
+        "megabytes": sum(tensor.nbytes for tensor in loaded.tensors.values()) / 1e6,
+        **{name: value for name, value in loaded.document.items() if name != "sha256"},
+    }

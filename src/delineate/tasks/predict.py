@@ -1,0 +1,299 @@
+"""Outline scans with a trained model: masks on the grid and in the format of the input."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import delineate
+from delineate.core.atomic import atomic_write_text, remove_stale, writable_folder
+from delineate.core.case import Case, Prediction
+from delineate.core.config import parse_bytes
+from delineate.core.errors import DelineateError, InputError, OutputError, PartialError
+from delineate.core.image import Image, flat_grid
+from delineate.core.lock import folder_lock
+from delineate.core.progress import QUIET, Bar, Progress, Say, silent
+from delineate.data import readers
+from delineate.data.cohort import Cohort
+from delineate.tasks._outputs import INDEX, Job, plan, refuse_existing, refuse_inputs
+
+if TYPE_CHECKING:
+    from delineate.inference.predictor import Predictor
+
+#: The index is written again after this long, so that a crash loses little of it.
+_INDEX_SECONDS = 5.0
+
+
+def predict(
+    model: Path,
+    scans: Path,
+    out: Path,
+    *,
+    layout: str | None = None,
+    only: Sequence[str] | None = None,
+    probabilities: bool = False,
+    mirror: bool = False,
+    memory: str = "8G",
+    device: str = "auto",
+    overwrite: bool = False,
+    say: Say = silent,
+    progress: Progress = QUIET,
+) -> dict[str, Any]:
+    """Outline every scan and write its mask, in the schema's file values, on the scan's own grid.
+
+    NIfTI, NRRD and MetaImage stay what they are, PNG, JPEG and BMP give PNG, TIFF gives TIFF, a
+    stack of slices gives a folder of PNG, DICOM gives NIfTI. ``predictions.json`` lists
+    everything. A scan that fails does not stop the others.
+
+    Args:
+        model: A model file (``.safetensors``).
+        scans: A file, a DICOM series or a folder in one of the known layouts.
+        out: Folder for the masks; made if need be, never the folder of the scans.
+        layout: Name of the layout of ``scans``; recognised by default.
+        only: Ids of the cases to outline; all by default.
+        probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals.
+        mirror: Average over mirrored passes: slower, often a little better.
+        memory: Above this, large images are finished slab by slab.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        overwrite: Replace predictions that are already in ``out``.
+        say: Told what a person should know.
+        progress: Shows how far it is.
+
+    Returns:
+        The content of ``predictions.json``.
+
+    Raises:
+        PartialError: Some of several scans failed; the others are finished (exit code 3).
+        DelineateError: Whatever stops the run before it starts, or the fault of a lone scan.
+    """
+    from delineate.inference.predictor import Predictor
+
+    memory_bytes = parse_bytes(memory)
+    cohort = Cohort.open(Path(scans), layout)
+    chosen = cohort.subset(only) if only else cohort
+    predictor = Predictor.load(model, device)
+    out = Path(out)
+    jobs = plan(chosen.cases, out, probabilities)
+    refuse_inputs(cohort, out, jobs)
+    writable_folder(out)
+    with folder_lock(out):
+        refuse_existing(out, jobs, overwrite)
+        remove_stale(out)
+        settings = {"mirror": mirror, "memory": memory, "device": str(predictor.device)}
+        index = _index(Path(model), predictor, cohort, settings)
+        faults = _run(jobs, predictor, out, index, mirror, memory_bytes, say, progress)
+    _report(faults, len(jobs), out, say)
+    return index
+
+
+def _run(
+    jobs: list[Job],
+    predictor: Predictor,
+    out: Path,
+    index: dict[str, Any],
+    mirror: bool,
+    memory_bytes: int,
+    say: Say,
+    progress: Progress,
+) -> list[DelineateError]:
+    """Work through the jobs; the index is kept up to date on the way."""
+    faults: list[DelineateError] = []
+    written = time.monotonic()
+    _write_index(out, index)
+    try:
+        with progress.task(len(jobs), "predicting") as bar:
+            for job in jobs:
+                record: dict[str, Any] = {"id": job.case.id, "subject": job.case.subject}
+                tick = _Ticker(bar)
+                try:
+                    record |= _predict_one(job, predictor, out, mirror, memory_bytes, tick)
+                except DelineateError as error:
+                    for path in job.outputs:  # an older prediction must not pass for this one
+                        path.unlink(missing_ok=True)
+                    if isinstance(error, OutputError):
+                        raise
+                    faults.append(error)
+                    record |= {"files": {}, "facts": {}, "error": _fault(error)}
+                    say(f"{job.case.id}: {error}")
+                index["cases"].append(record)
+                tick.finish()
+                if time.monotonic() - written > _INDEX_SECONDS:
+                    _write_index(out, index)
+                    written = time.monotonic()
+    except BaseException:
+        with contextlib.suppress(OutputError):
+            _write_index(out, index)
+        raise
+    index["finished"] = True
+    _write_index(out, index)
+    return faults
+
+
+def _predict_one(
+    job: Job, predictor: Predictor, out: Path, mirror: bool, memory_bytes: int, tick: _Ticker
+) -> dict[str, Any]:
+    """Read, outline and write one case; what the index says of it."""
+    started = time.perf_counter()
+    image = read_case(job.case, predictor.channels)
+    read = time.perf_counter()
+    prediction = predictor.predict(
+        image,
+        probabilities=job.probabilities is not None,
+        mirror=mirror,
+        memory_bytes=memory_bytes,
+        progress=tick,
+    )
+    done = time.perf_counter()
+    files = _write(job, prediction, out)
+    facts = dict(prediction.facts)
+    facts["seconds"] = {
+        "read": round(read - started, 3),
+        **facts["seconds"],
+        "write": round(time.perf_counter() - done, 3),
+    }
+    record = {"files": files, "facts": facts, "error": None}
+    if prediction.class_probabilities is not None:
+        record["classes"] = dict(prediction.class_probabilities)
+    return record
+
+
+def read_case(case: Case, channels: Iterable[str]) -> Image:
+    """Read the channels of a case in a model's order, as one image ``(C, *S)``.
+
+    Channels of a source that holds several are named ``SOURCE.0``, ``SOURCE.1`` and so on. A lone
+    source is taken whatever its name, if it holds as many channels as the model wants.
+
+    Raises:
+        InputError: A channel is missing.
+        GeometryError: The channels lie on different grids.
+    """
+    from delineate.preprocess.geometry import stack_channels
+
+    wanted = tuple(channels)
+    sources = {
+        name: source
+        for name, source in case.images.items()
+        if len(case.images) == 1 or name in wanted or any(_base(w) == name for w in wanted)
+    }
+    images = {name: readers.read(source) for name, source in sources.items()}
+    names = [
+        name if image.channels == 1 else f"{name}.{i}"
+        for name, image in images.items()
+        for i in range(image.channels)
+    ]
+    lone = len(case.images) == 1 and len(names) == len(wanted)
+    missing = [name for name in wanted if name not in names]
+    if missing and not lone:
+        raise InputError(
+            f"expected the channels {', '.join(wanted)}, got {', '.join(names or case.images)}",
+            where=case.id,
+            fix=f"add {', '.join(missing)}, or name the channels as the model does",
+            code="channels",
+        )
+    stacked = stack_channels(list(images.values()), list(images))
+    if missing or list(wanted) == names:
+        return stacked
+    return stacked.with_step("channels", stacked.array[[names.index(name) for name in wanted]])
+
+
+def _base(channel: str) -> str:
+    return re.sub(r"\.\d+$", "", channel)
+
+
+def _write(job: Job, prediction: Prediction, out: Path) -> dict[str, Any]:
+    """Write masks and probabilities; their names relative to ``out``."""
+    labels = prediction.labels
+    if job.stack:
+        writable_folder(job.masks[0].parent)
+        flat = flat_grid(labels.shape[:2])
+        for k, path in enumerate(job.masks):
+            readers.write(path, Image(np.ascontiguousarray(labels[None, ..., k]), flat))
+    else:
+        readers.write(job.masks[0], Image(labels[None], prediction.grid))
+    files: dict[str, Any] = {"labels": [p.relative_to(out).as_posix() for p in job.masks]}
+    if job.probabilities is not None and prediction.probabilities is not None:
+        rounded = np.round(prediction.probabilities, 3)  # what makes it small once compressed
+        readers.write(job.probabilities, Image(rounded, prediction.grid))
+        files["probabilities"] = job.probabilities.relative_to(out).as_posix()
+    return files
+
+
+# --- predictions.json -----------------------------------------------------------------------------
+
+
+def _index(
+    model: Path, predictor: Predictor, cohort: Cohort, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    import torch
+
+    return {
+        "format": 1,
+        "finished": False,
+        "model": {
+            "file": model.name,
+            "hash": predictor.hash,
+            "network": predictor.document["network"]["name"],
+            "card": predictor.document["card"],
+        },
+        "versions": {
+            "delineate": delineate.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "settings": dict(settings),
+        "schema": predictor.schema.to_dict(),
+        "channels": list(predictor.channels),
+        "scans": str(cohort.root),
+        "layout": cohort.layout,
+        "cases": [],
+    }
+
+
+def _write_index(out: Path, index: Mapping[str, Any]) -> None:
+    atomic_write_text(out / INDEX, json.dumps(index, indent=1) + "\n")
+
+
+def _fault(error: DelineateError) -> dict[str, Any]:
+    return {
+        "code": error.code, "message": error.message, "where": error.where, "fix": error.fix
+    }  # fmt: skip
+
+
+def _report(faults: list[DelineateError], total: int, out: Path, say: Say) -> None:
+    """Say how it ended; raise if not all is well."""
+    if not faults:
+        say(f"{total} of {total} cases outlined, see {out / INDEX}")
+        return
+    if total == 1:
+        raise faults[0]
+    codes = ", ".join(sorted({error.code for error in faults}))
+    raise PartialError(
+        f"expected {total} predictions, got {total - len(faults)}; faults: {codes}",
+        where=out / INDEX,
+        fix="see `error` of each case in this file; run again on those cases once mended",
+    )
+
+
+class _Ticker:
+    """Turns windows done into parts of one case on the bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.shown = bar, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        step = done / total - self.shown
+        self.shown += step
+        self.bar.advance(step)
+
+    def finish(self) -> None:
+        if self.shown < 1:
+            self.bar.advance(1 - self.shown)

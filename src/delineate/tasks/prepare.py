@@ -1,0 +1,223 @@
+"""Plan how a cohort is prepared, and prepare it into the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delineate.core.case import Case
+from delineate.core.errors import DelineateError, GeometryError, InputError, PartialError
+from delineate.core.image import Grid, Image
+from delineate.core.progress import QUIET, Progress
+from delineate.core.schema import Schema
+from delineate.data import cache, readers
+from delineate.data.cache import PreparedArrays, PreparedCase
+from delineate.data.cohort import Cohort
+from delineate.preprocess import presets
+from delineate.preprocess.presets import Preparation
+
+#: Modalities whose rule depends on the cohort's own values, so that some cases are read to plan.
+_MEASURED = ("CT", "PET", "RGB")
+#: Cases read, and voxels taken of each, to measure them.
+_CASES, _VOXELS = 24, 20_000
+
+
+def plan_preparation(cohort: Cohort, workers: int | None = None) -> Preparation:
+    """Look at every case's header, and at some CT, PET and colour images, and plan.
+
+    Give the training cases alone: what is measured here becomes part of the model.
+
+    Raises:
+        PartialError: Headers that cannot be read; all are listed.
+        InputError: Cases with different channels.
+        GeometryError: Flat images and volumes in one cohort.
+    """
+    probes = _probe_all(cohort, workers or min(8, os.cpu_count() or 1))
+    counts = {channel: n for channel, (_, n) in probes[0].items()}
+    for case, probe in zip(cohort.cases, probes, strict=True):
+        found = {channel: n for channel, (_, n) in probe.items()}
+        if found != counts:
+            raise InputError(
+                f"expected the channels {_shown(counts)} as in {cohort.cases[0].id}, got "
+                f"{_shown(found)}",
+                where=case.id,
+                fix="leave such cases out, or choose the channels that all cases have",
+                code="channels-differ",
+            )
+    names, modalities = [], []
+    for channel, n in counts.items():
+        names += [channel] if n == 1 else [f"{channel}.{i}" for i in range(n)]
+        modalities += [cohort.modalities.get(channel, "unknown")] * n
+    return presets.plan(
+        [next(iter(probe.values()))[0] for probe in probes],
+        modalities,
+        names=names,
+        statistics=_statistics(cohort, modalities) if set(modalities) & set(_MEASURED) else None,
+    )
+
+
+def prepare_cohort(
+    cohort: Cohort,
+    preparation: Preparation,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: Progress = QUIET,
+    verify: bool = False,
+) -> list[PreparedCase]:
+    """Read, check and prepare every case into the cache ``folder``; finished ones are reused.
+
+    Args:
+        cohort: Cases, labelled or not.
+        preparation: From ``plan_preparation``.
+        folder: Of the cache; may be shared by runs and cohorts.
+        workers: Threads; by default as many as processors and memory allow, at most 8.
+        progress: Told of every case.
+        verify: Compare every byte of cases that lie in the cache already.
+
+    Raises:
+        PartialError: Cases that cannot be used, each with its reason; the others are kept.
+        OutputError: The folder cannot be written, or the disk is full.
+    """
+    schema = cohort.schema
+    return cache.prepare(
+        cohort.cases,
+        recipe_key(preparation, schema),
+        lambda case: prepare_case(case, preparation, schema),
+        folder,
+        workers=workers or _workers(cohort),
+        progress=progress,
+        verify=verify,
+    )
+
+
+def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> PreparedArrays:
+    """Read, check and prepare one case.
+
+    Raises:
+        ReadError: A damaged file.
+        InputError: NaN, infinite or constant images; another number of channels.
+        GeometryError: Channels, or image and label, on different grids.
+        LabelError: Values that the schema does not declare.
+    """
+    image = read_images(case)
+    prepared = presets.apply(preparation, image)
+    label = None
+    facts: dict[str, Any] = {}
+    if case.label is not None:
+        where = str(case.label[0].parent if isinstance(case.label, tuple) else case.label)
+        given = readers.read_label(case.label)
+        indices = schema.to_index(given.array, where)
+        full = Image(indices, given.grid)
+        label = presets.apply_label(full, prepared)
+        names = [entry.name for entry in schema.labels]
+        before = np.bincount(indices.reshape(-1), minlength=len(names) + 1)[1:]
+        facts["voxels_cropped"] = presets.cropped_away(full, prepared)
+        facts["voxels"] = dict(zip(names, before.tolist(), strict=True))
+    original = image.grid
+    facts |= {"class": case.klass, "site": case.site}
+    return PreparedArrays(prepared.array, label, prepared.history, original, prepared.grid, facts)
+
+
+def read_images(case: Case) -> Image:
+    """All channels of a case as one image ``(C, *S)`` in the files' own orientation.
+
+    Raises:
+        GeometryError: The channels lie on different grids.
+        ReadError: A damaged file.
+    """
+    images = [readers.read(source) for source in case.images.values()]
+    return presets.stack_channels(images, list(case.images))
+
+
+def recipe_key(preparation: Preparation, schema: Schema) -> str:
+    """Everything but the files that decides what a prepared case looks like."""
+    recipe = {**preparation.to_dict(), "reasons": None}
+    facts = [presets.ARITHMETIC, recipe, [label.value for label in schema.labels]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _workers(cohort: Cohort) -> int:
+    """Threads that the processors, and the memory for the largest of some cases, allow."""
+    import psutil
+
+    largest = 1
+    for case in cohort.cases[:: max(1, len(cohort.cases) // _CASES)]:
+        with contextlib.suppress(DelineateError):  # it will be reported when its turn comes
+            probes = [readers.probe(source) for source in case.images.values()]
+            largest = max(largest, sum(n * math.prod(grid.shape) * 4 for grid, n in probes))
+    # An image, its copies on the way and its label: about eight times its own size.
+    fit = int(psutil.virtual_memory().available * 0.5 / (8 * largest))
+    return max(1, min(8, os.cpu_count() or 1, fit))
+
+
+def _probe_all(cohort: Cohort, workers: int) -> list[dict[str, tuple[Grid, int]]]:
+    """Grid and channel count of each channel of each case."""
+
+    def probe(case: Case) -> dict[str, tuple[Grid, int]] | DelineateError:
+        try:
+            return {channel: readers.probe(source) for channel, source in case.images.items()}
+        except DelineateError as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(probe, cohort.cases))
+    failed = [f"\n  {c.id}: {p}" for c, p in zip(cohort.cases, found, strict=True)
+              if isinstance(p, DelineateError)]  # fmt: skip
+    if failed:
+        raise PartialError(
+            f"{len(failed)} of {len(found)} cases cannot be read:{''.join(failed)}",
+            where=cohort.root,
+            fix="correct these cases or leave them out",
+            code="prepare-failed",
+        )
+    return [probe for probe in found if not isinstance(probe, DelineateError)]
+
+
+def _statistics(cohort: Cohort, modalities: list[str]) -> dict[int, dict[str, float]]:
+    """Range, mean and spread of the outlined voxels (all, where unlabelled) in some cases."""
+    step = max(1, len(cohort.cases) // _CASES)
+    taken: list[Any] = []
+    for seed, case in enumerate(cohort.cases[::step][:_CASES]):
+        image = read_images(case)
+        values = image.array.reshape(image.channels, -1)
+        inside = np.arange(values.shape[1])
+        if case.label is not None:
+            label = readers.read_label(case.label)
+            if not label.grid.same_as(image.grid):
+                raise GeometryError(
+                    "expected the label on the grid of its image",
+                    where=case.id,
+                    fix="export the label on the image's grid; nothing is resampled silently",
+                    code="label-grid",
+                )
+            inside = np.flatnonzero(label.array) if label.array.any() else inside
+        generator = np.random.default_rng(seed)
+        if inside.size > _VOXELS:
+            inside = generator.choice(inside, _VOXELS, replace=False)
+        taken.append((values[:, inside], values.max(axis=1)))
+    voxels = np.concatenate([inside for inside, _ in taken], axis=1)
+    maximum = np.max([top for _, top in taken], axis=0)
+    found = {}
+    for i, modality in enumerate(modalities):
+        low, high = np.percentile(voxels[i], (0.5, 99.5))
+        if modality in _MEASURED:
+            found[i] = {
+                "p00_5": float(low), "p99_5": float(high), "maximum": float(maximum[i]),
+                "mean": float(np.clip(voxels[i], low, high).mean()),
+                "std": float(np.clip(voxels[i], low, high).std()),
+            }  # fmt: skip
+    return found
+
+
+def _shown(counts: Mapping[str, int]) -> str:
+    return ", ".join(name if n == 1 else f"{name} ({n})" for name, n in counts.items())

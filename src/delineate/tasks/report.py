@@ -1,0 +1,36 @@
+"""Write the page of a run folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from delineate.core.errors import InputError
+
+
+def report(run: str | os.PathLike[str]) -> Path:
+    """Write ``report.html`` into a run folder, from what the run left there.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        The page: one file that opens without a network.
+
+    Raises:
+        InputError: The folder is missing or is not a run folder.
+        OutputError: The page cannot be written.
+    """
+    from delineate.reports import training
+
+    folder = Path(run)
+    marks = ("run.json", "config.yaml", "log.jsonl")
+    if not any((folder / name).is_file() for name in marks):
+        raise InputError(
+            f"expected a run folder with {', '.join(marks[:-1])} or {marks[-1]}, "
+            + ("got a folder without them" if folder.is_dir() else "got no such folder"),
+            where=folder,
+            fix="give the folder that training wrote, the one that holds run.json",
+            code="not-a-run",
+        )
+    return training.write(folder / "report.html", folder)

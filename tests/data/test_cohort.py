@@ -1,0 +1,210 @@
+"""Cohort: opening, choosing, hashing, and folders that are not what they should be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from delineate.core.case import Case
+from delineate.core.errors import ConfigError, InputError, LayoutError
+from delineate.core.schema import Label, Schema
+from delineate.data.cohort import Cohort
+
+
+def nifti(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.full((3, 3, 3), value, np.uint8), np.eye(4)), path)
+    return path
+
+
+def pairs(root: Path, *names: str) -> None:
+    for name in names:
+        nifti(root / f"images/{name}.nii")
+        nifti(root / f"masks/{name}.nii", 1)
+
+
+def stack(name: str, length: int) -> Case:
+    files = tuple(Path(f"{name}/{n}.png") for n in range(length))
+    masks = tuple(Path(f"{name}/{n}_mask.png") for n in range(length))
+    return Case(name, name, {"rgb": files}, masks, klass="x")
+
+
+def cohort_of(*cases: Case) -> Cohort:
+    return Cohort(Path("/data"), "folder", cases, Schema(labels=(Label("a", 1),)))
+
+
+def test_subset_keeps_the_order_asked_for_and_names_unknown_ids(tmp_path: Path) -> None:
+    pairs(tmp_path, "a", "b", "c")
+    cohort = Cohort.open(tmp_path)
+    assert [case.id for case in cohort.subset(["c", "a"])] == ["c", "a"]
+    with pytest.raises(InputError, match="nobody") as caught:
+        cohort.subset(["a", "nobody"])
+    assert caught.value.code == "case-unknown"
+
+
+def test_labelled_and_select(tmp_path: Path) -> None:
+    pairs(tmp_path, "a", "b")
+    (tmp_path / "masks/b.nii").unlink()
+    cohort = Cohort.open(tmp_path)
+    assert [case.id for case in cohort.labelled()] == ["a"]
+    assert len(cohort.select("image")) == 2
+    with pytest.raises(InputError, match="flair"):
+        cohort.select("flair")
+
+
+def test_slices_keep_the_subject() -> None:
+    flat = cohort_of(stack("s1", 2), stack("s2", 1)).slices()
+    assert [(case.id, case.subject) for case in flat] == [
+        ("s1_slice001", "s1"),
+        ("s1_slice002", "s1"),
+        ("s2_slice001", "s2"),
+    ]
+    assert flat["s1_slice002"].images == {"rgb": Path("s1/1.png")}
+    assert flat["s1_slice002"].label == Path("s1/1_mask.png")
+    with pytest.raises(InputError, match="volumes"):
+        cohort_of(Case("v", "v", {"t1": Path("v.nii")})).slices()
+
+
+def test_hash_follows_content_and_not_place(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        pairs(tmp_path / place, "a", "b")
+    here, there = Cohort.open(tmp_path / "here"), Cohort.open(tmp_path / "there")
+    assert here.hash() == there.hash()
+    assert here.hash(content=True) == there.hash(content=True)
+    assert here.hash() != here.hash(content=True)
+    assert here.subset(["a"]).hash() != here.hash()
+    before, strict = here.hash(), here.hash(content=True)
+    nifti(tmp_path / "here/masks/a.nii", 2)  # another label value, the same size
+    assert here.hash() == before
+    assert here.hash(content=True) != strict
+    site = [dataclasses.replace(case, site="X") for case in here]
+    assert here.with_cases(site).hash() != before
+
+
+def test_hash_names_a_file_that_is_gone(tmp_path: Path) -> None:
+    pairs(tmp_path, "a")
+    cohort = Cohort.open(tmp_path)
+    (tmp_path / "images/a.nii").unlink()
+    with pytest.raises(InputError, match=r"a\.nii") as caught:
+        cohort.hash()
+    assert caught.value.code == "file-missing"
+
+
+def test_round_trip_through_json(tmp_path: Path) -> None:
+    pairs(tmp_path, "a", "b")
+    for cohort in (Cohort.open(tmp_path), cohort_of(stack("s1", 3))):
+        again = Cohort.from_dict(json.loads(json.dumps(cohort.to_dict())))
+        if cohort.layout == "folder" and cohort.root == tmp_path:
+            assert again == cohort
+        assert [case.id for case in again] == [case.id for case in cohort]
+        assert again.schema == cohort.schema
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", ".hidden", "", "x" * 201, "a\nb"])
+def test_ids_that_cannot_name_a_file_are_refused(name: str) -> None:
+    with pytest.raises(LayoutError) as caught:
+        cohort_of(Case(name, "s", {"t1": Path("x.nii")}))
+    assert caught.value.code == "case-id"
+
+
+def test_ids_come_once() -> None:
+    with pytest.raises(LayoutError, match="s1") as caught:
+        cohort_of(stack("s1", 1), stack("s1", 2))
+    assert caught.value.code == "case-id-twice"
+
+
+# --- folders that are not what they should be -------------------------------------------------
+
+
+def test_nothing_there_and_nothing_in_it(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError) as caught:
+        Cohort.open(tmp_path / "nowhere")
+    assert caught.value.code == "no-folder"
+    with pytest.raises(LayoutError) as caught:
+        Cohort.open(tmp_path)
+    assert caught.value.code == "empty"
+
+
+def test_an_unknown_folder_is_told_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(LayoutError) as caught:
+        Cohort.open(tmp_path)
+    assert caught.value.code == "layout-unknown"
+    for word in ("notes.txt", "dataset.json", "kaggle_3m", "BraTS", "DICOM", "table"):
+        assert word in str(caught.value)
+
+
+def test_an_npz_is_told_what_to_do(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros(2))
+    for root in (tmp_path, tmp_path / "x.npz"):
+        with pytest.raises(LayoutError) as caught:
+            Cohort.open(root)
+        assert "one folder a class" in str(caught.value.fix)
+
+
+def test_a_layout_that_was_asked_for_must_fit(tmp_path: Path) -> None:
+    pairs(tmp_path, "a")
+    assert Cohort.open(tmp_path, "folder").layout == "folder"
+    with pytest.raises(LayoutError, match="Kaggle") as caught:
+        Cohort.open(tmp_path, "lgg")
+    assert caught.value.code == "layout-mismatch"
+    with pytest.raises(ConfigError, match="folder"):
+        Cohort.open(tmp_path, "foldr")
+
+
+def test_links_that_leave_the_root_are_not_followed(tmp_path: Path) -> None:
+    secret = nifti(tmp_path / "secret.nii")
+    root = tmp_path / "root"
+    pairs(root, "a")
+    (root / "images/b.nii").symlink_to(secret)
+    (root / "images/c.nii").symlink_to(root / "images/a.nii")
+    (root / "images/gone.nii").symlink_to(tmp_path / "gone.nii")
+    (root / "more").symlink_to(tmp_path)
+    cohort = Cohort.open(root)
+    assert [case.id for case in cohort] == ["a", "c"]
+    assert set(cohort.unpaired) == {
+        "images/c.nii (no label)",
+        "images/b.nii (link that leaves the folder)",
+        "images/gone.nii (link to nothing)",
+        "more (link that leaves the folder)",
+    }
+    assert any("3 links were not followed" in note for note in cohort.notes)
+
+
+def test_a_folder_of_links_alone_says_so(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.nii").symlink_to(nifti(tmp_path / "a.nii"))
+    with pytest.raises(LayoutError) as caught:
+        Cohort.open(root)
+    assert "a.nii (link that leaves the folder)" in str(caught.value.fix)
+
+
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
+    pairs(tmp_path, "a", "._a")
+    nifti(tmp_path / ".cache/images/z.nii")
+    assert [case.id for case in Cohort.open(tmp_path)] == ["a"]
+
+
+def test_subject_pattern(tmp_path: Path) -> None:
+    pairs(tmp_path, "p1_left", "p1_right", "p2_left")
+    cohort = Cohort.open(tmp_path, subject_pattern=r"(p\d)_")
+    assert [case.subject for case in cohort] == ["p1", "p1", "p2"]
+    assert not any("own subject" in note for note in cohort.notes)
+    for wrong in (r"p\d", r"(p", r"(p1)_"):
+        with pytest.raises(ConfigError) as caught:
+            Cohort.open(tmp_path, subject_pattern=wrong)
+        assert caught.value.code == "subject-pattern"
+
+
+def test_describe_counts(tmp_path: Path) -> None:
+    pairs(tmp_path, "a", "b")
+    facts = Cohort.open(tmp_path).describe()
+    assert (facts["cases"], facts["subjects"], facts["labelled"]) == (2, 2, 2)
+    assert facts["labels"] == {"foreground": 1}
+    assert json.dumps(facts)

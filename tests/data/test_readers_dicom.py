@@ -1,0 +1,449 @@
+"""DICOM: real series against their published conversions, made-up ones against each fault."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+from delineate.core.errors import (
+    DelineateError,
+    GeometryError,
+    LabelError,
+    MissingExtraError,
+    ReadError,
+)
+from delineate.data.readers import dicom, probe, read, read_label
+
+CT, MR, PET = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "128"))
+CR, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.4.1"
+SERIES, STUDY = generate_uid(entropy_srcs=["series"]), generate_uid(entropy_srcs=["study"])
+
+
+def make(kind: str, modality: str, pixels: np.ndarray) -> Dataset:
+    """A minimal sound object; ``pixels`` is ``(rows, columns)`` int16 or uint16."""
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = UID(kind)
+    data.SOPInstanceUID = generate_uid()
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+    data.SeriesInstanceUID, data.StudyInstanceUID = SERIES, STUDY
+    data.PatientID, data.PatientName, data.Modality = "one", "Planted^Name", modality
+    data.Rows, data.Columns = pixels.shape[-2:]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
+    data.PixelData = pixels.tobytes()
+    return data
+
+
+def slices(count: int = 5, tilt: float = 0.0) -> list[Dataset]:
+    """An oblique MR series of 6 x 4 pixels (rows x columns), 2.5 mm apart, 5 mm thick."""
+    angle = np.deg2rad(20)
+    row, column = np.array([1, 0, 0]), np.array([0, np.cos(angle), np.sin(angle)])
+    normal = np.cross(row, column)
+    found = []
+    for k in range(count):
+        data = make(MR, "MR", np.arange(24, dtype=np.int16).reshape(6, 4) + 100 * k)
+        data.ImageOrientationPatient = [*row.tolist(), *column.tolist()]
+        place = np.array([10, 20, 30]) + 2.5 * k * normal + tilt * k * column
+        data.ImagePositionPatient = place.round(6).tolist()
+        data.PixelSpacing, data.SliceThickness = [0.75, 0.5], 5
+        data.InstanceNumber = count - k
+        found.append(data)
+    return found
+
+
+def save(folder: Path, objects: list[Dataset]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, data in enumerate(objects):
+        data.save_as(folder / f"{number:03}.dcm", enforce_file_format=True)
+    return folder
+
+
+def refused(source: Path | tuple[Path, ...], code: str) -> DelineateError:
+    with pytest.raises(DelineateError) as caught:
+        read(source)
+    assert caught.value.code == code
+    assert caught.value.where
+    assert "Planted" not in str(caught.value)
+    return caught.value
+
+
+# -- geometry and values ---------------------------------------------------------------------
+
+
+def test_slices_are_placed_by_position_alone(tmp_path: Path) -> None:
+    objects = slices()
+    folder = save(tmp_path / "series", [objects[i] for i in (3, 0, 4, 1, 2)])
+    image = read(folder)
+    assert image.array.shape == (1, 4, 6, 5)
+    assert image.spacing_mm == pytest.approx((0.5, 0.75, 2.5), abs=1e-5)  # not the 5 mm thickness
+    np.testing.assert_array_equal(image.array[0, 1, 2], 9 + 100 * np.arange(5))
+    ras = image.grid.affine @ (0, 0, 4, 1)
+    lps = np.array(objects[4].ImagePositionPatient, float)
+    np.testing.assert_allclose(ras[:3], lps * (-1, -1, 1), atol=1e-6)
+    assert image.meta["instances"] == tuple(data.SOPInstanceUID for data in objects)
+    grid, channels = probe(folder)
+    assert grid.same_as(image.grid)
+    assert channels == 1
+    files = tuple(folder.iterdir())
+    np.testing.assert_array_equal(read(files).array, image.array)
+
+
+def test_simpleitk_puts_the_voxels_at_the_same_places(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", slices())
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    referee, image = reader.Execute(), read(folder)
+    np.testing.assert_array_equal(image.array[0], sitk.GetArrayFromImage(referee).T)
+    for index in [(0, 0, 0), (3, 5, 4)]:
+        lps = referee.TransformIndexToPhysicalPoint(index)
+        ras = image.grid.affine @ (*index, 1)
+        np.testing.assert_allclose(ras[:3], (-lps[0], -lps[1], lps[2]), atol=1e-4)
+
+
+def test_rescaling_is_that_of_each_slice(tmp_path: Path) -> None:
+    objects = slices(3)
+    for k, data in enumerate(objects):
+        data.RescaleSlope, data.RescaleIntercept = str(k + 0.5), str(-10 * k)
+    image = read(save(tmp_path / "series", objects))
+    for k in range(3):
+        stored = np.arange(24).reshape(6, 4).T + 100 * k
+        np.testing.assert_allclose(image.array[0, ..., k], stored * (k + 0.5) - 10 * k)
+    objects[1].RescaleSlope = "0"
+    refused(save(tmp_path / "series", objects), "dicom-damaged")
+
+
+def test_monochrome1_is_turned_and_said_so(tmp_path: Path) -> None:
+    data = make(CR, "CR", np.arange(24, dtype=np.uint16).reshape(6, 4))
+    data.PhotometricInterpretation, data.BitsStored, data.HighBit = "MONOCHROME1", 12, 11
+    data.ImagerPixelSpacing = [0.2, 0.1]
+    image = read(save(tmp_path / "cr", [data]))
+    np.testing.assert_array_equal(image.array[0], 4095 - np.arange(24).reshape(6, 4))
+    assert image.meta["inverted"]
+    assert image.spacing_mm == (0.2, 0.1)
+    assert not image.grid.oriented
+
+
+def test_enhanced_multiframe_objects_are_volumes(tmp_path: Path) -> None:
+    single = slices(4)
+    order = [2, 0, 3, 1]
+    pixels = np.stack([np.frombuffer(single[k].PixelData, np.int16) for k in order])
+    data = make(ENHANCED_MR, "MR", pixels.reshape(4, 6, 4))
+    data.NumberOfFrames = 4
+    shared = Dataset()
+    shared.PixelMeasuresSequence = Sequence([Dataset()])
+    shared.PixelMeasuresSequence[0].PixelSpacing = [0.75, 0.5]
+    shared.PlaneOrientationSequence = Sequence([Dataset()])
+    orientation = single[0].ImageOrientationPatient
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = orientation
+    data.SharedFunctionalGroupsSequence = Sequence([shared])
+    frames = []
+    for k in order:
+        own = Dataset()
+        own.PlanePositionSequence = Sequence([Dataset()])
+        own.PlanePositionSequence[0].ImagePositionPatient = single[k].ImagePositionPatient
+        own.PixelValueTransformationSequence = Sequence([Dataset()])
+        own.PixelValueTransformationSequence[0].RescaleSlope = k + 1
+        own.PixelValueTransformationSequence[0].RescaleIntercept = 0
+        frames.append(own)
+    data.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    image = read(save(tmp_path / "enhanced", [data]))
+    plain = read(save(tmp_path / "plain", single))
+    np.testing.assert_array_equal(image.array, plain.array * (1 + np.arange(4)))
+    assert image.grid.same_as(plain.grid)
+    data.NumberOfFrames = 3
+    refused(save(tmp_path / "enhanced", [data]), "dicom-frames")
+
+
+def pet() -> Dataset:
+    data = slices(1)[0]
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = UID(PET)
+    data.Modality, data.Units, data.DecayCorrection = "PT", "BQML", "START"
+    data.CorrectedImage = ["ATTN", "DECY"]
+    data.PatientWeight = 70
+    data.SeriesDate = data.AcquisitionDate = "20200102"
+    data.SeriesTime = data.AcquisitionTime = "003000.000000"
+    radio = Dataset()
+    radio.RadionuclideTotalDose, radio.RadionuclideHalfLife = 4e8, 3600
+    radio.RadiopharmaceuticalStartTime = "233000.00"  # the evening before
+    data.RadiopharmaceuticalInformationSequence = Sequence([radio])
+    return data
+
+
+def test_pet_becomes_suv_only_if_every_tag_is_there(tmp_path: Path) -> None:
+    data = pet()
+    stored = np.arange(24).reshape(6, 4).T
+    image = read(save(tmp_path / "pet", [data]))
+    # one half-life after injection 2e8 Bq are left for 70 000 g
+    np.testing.assert_allclose(image.array[0, ..., 0], stored * 70000 / 2e8, rtol=1e-6)
+    assert image.meta["units"] == "SUVbw"
+    data.DecayCorrection = "ADMIN"
+    image = read(save(tmp_path / "pet", [data]))
+    np.testing.assert_allclose(image.array[0, ..., 0], stored * 70000 / 4e8, rtol=1e-6)
+    del data.PatientWeight
+    image = read(save(tmp_path / "pet", [data]))
+    np.testing.assert_array_equal(image.array[0, ..., 0], stored)
+    assert image.meta["units"] == "BQML"
+    assert "PatientWeight" in image.meta["notes"][-1]
+
+
+# -- faults ----------------------------------------------------------------------------------
+
+
+def test_a_missing_slice_is_named_by_its_neighbours(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", slices())
+    (folder / "002.dcm").unlink()
+    message = str(refused(folder, "dicom-gap"))
+    assert "1 slice(s) missing between 001.dcm and 003.dcm: 5.00 mm" in message
+    with pytest.raises(GeometryError):
+        probe(folder)
+
+
+def test_the_same_slice_twice_is_dropped_and_another_at_its_place_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", slices())
+    shutil.copy(folder / "002.dcm", folder / "copy.dcm")
+    image = read(folder)
+    assert image.array.shape == (1, 4, 6, 5)
+    assert "copy.dcm is a copy of 002.dcm" in image.meta["notes"][0]
+    other = pydicom.dcmread(folder / "copy.dcm")
+    other.PixelData = bytes(48)
+    other.save_as(folder / "copy.dcm")
+    refused(folder, "dicom-duplicate")
+    other.SOPInstanceUID = generate_uid()
+    other.save_as(folder / "copy.dcm")
+    refused(folder, "dicom-duplicate")
+
+
+def test_one_uid_for_two_slices_is_refused(tmp_path: Path) -> None:
+    objects = slices()
+    objects[1].SOPInstanceUID = objects[0].SOPInstanceUID
+    refused(save(tmp_path / "series", objects), "dicom-duplicate")
+
+
+def test_a_truncated_slice_is_found_before_the_series_is_accepted(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", slices())
+    whole = (folder / "003.dcm").read_bytes()
+    (folder / "003.dcm").write_bytes(whole[:-10])
+    assert refused(folder, "dicom-truncated").where == str(folder / "003.dcm")
+    (folder / "003.dcm").write_bytes(whole[:200])
+    refused(folder, "dicom-damaged")
+    (folder / "003.dcm").write_bytes(b"")
+    refused(folder, "empty-file")
+    (folder / "003.dcm").write_bytes(bytes(500))
+    refused(folder, "dicom-preamble")
+
+
+def test_what_does_not_belong_together_is_not_joined(tmp_path: Path) -> None:
+    objects = slices(6)
+    for data in objects[3:]:
+        data.SeriesInstanceUID = SERIES + ".1"
+    folder = save(tmp_path / "two", objects)
+    assert "3 frame(s)" in str(refused(folder, "dicom-several"))
+    assert [len(series.frames) for series in dicom.find_series(folder)] == [3, 3]
+    assert dicom.read(dicom.find_series(folder)[1]).array.shape == (1, 4, 6, 3)
+
+    objects = slices(4)
+    objects[0].ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+    assert "orientation" in str(refused(save(tmp_path / "ways", objects), "dicom-several"))
+
+    objects = slices(4)
+    objects[0].PatientID = "two"
+    refused(save(tmp_path / "patients", objects), "dicom-patients")
+
+    objects = slices(4)
+    objects[2].PixelSpacing = [0.75, 0.6]
+    refused(save(tmp_path / "spacing", objects), "dicom-spacing")
+
+
+def test_echoes_are_volumes_of_their_own(tmp_path: Path) -> None:
+    objects = slices(4) + slices(4)
+    for number, data in enumerate(objects):
+        data.EchoTime = 10 if number < 4 else 80
+    folder = save(tmp_path / "echoes", objects)
+    assert "EchoTime 80" in str(refused(folder, "dicom-several"))
+    parts = [(series.part, len(series.frames)) for series in dicom.find_series(folder)]
+    assert sorted(parts) == [("EchoTime 10", 4), ("EchoTime 80", 4)]
+
+
+def test_tilted_and_uneven_series_are_refused(tmp_path: Path) -> None:
+    refused(save(tmp_path / "tilt", slices(tilt=0.3)), "dicom-tilt")
+    objects = slices()
+    objects[2].ImagePositionPatient = (
+        np.array(objects[2].ImagePositionPatient, float) + [0, -0.2, 0.55]
+    ).tolist()
+    refused(save(tmp_path / "uneven", objects), "dicom-uneven")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("Rows", 7, "dicom-truncated"),
+        ("Rows", 5, "dicom-length"),
+        ("NumberOfFrames", 10**8, "dicom-frames"),
+        ("NumberOfFrames", 2, "dicom-kind"),
+        ("SeriesInstanceUID", "../../evil", "dicom-uid"),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"], "dicom-kind"),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"], "dicom-kind"),
+        ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "dicom-damaged"),
+        ("PixelSpacing", [0, 1], "dicom-damaged"),
+        ("PixelSpacing", None, "dicom-spacing"),
+        ("PixelData", None, "dicom-truncated"),
+        ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.481.2", "dicom-kind"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_a_damaged_or_foreign_object_is_refused(
+    tmp_path: Path, name: str, value: object, code: str
+) -> None:
+    data = slices(1)[0]
+    if value is None:
+        delattr(data, name)
+    else:
+        setattr(data, name, value)
+    refused(save(tmp_path / "odd", [data]) / "000.dcm", code)
+
+
+def test_colour_pictures_are_flat_and_a_loop_of_them_is_refused(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (6, 4, 3)).astype(np.uint8)
+    data = make("1.2.840.10008.5.1.4.1.1.7", "OT", np.zeros((6, 4), np.uint16))
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.PixelData = rgb.tobytes()
+    image = read(save(tmp_path / "rgb", [data]))
+    np.testing.assert_array_equal(image.array, np.moveaxis(rgb, -1, 0))
+    data.NumberOfFrames, data.PixelData = 2, rgb.tobytes() * 2
+    refused(save(tmp_path / "rgb", [data]), "dicom-kind")
+
+
+def test_an_image_is_no_label_and_a_folder_without_images_is_said_so(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", slices())
+    with pytest.raises(LabelError):
+        read_label(folder)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "notes.txt").write_text("nothing here")
+    refused(tmp_path / "none", "dicom-no-image")
+
+
+def test_a_codec_that_is_missing_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real_data: Callable[[str], Path]
+) -> None:
+    path = next(real_data("dicom-pydicom").rglob("SC_rgb_jpeg_dcmtk.dcm"))
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
+    with pytest.raises(MissingExtraError, match=r"delineate\[gpl\]") as caught:
+        read(path)
+    assert caught.value.code == "dicom-codec"
+
+
+# -- real series -----------------------------------------------------------------------------
+
+
+def canonical(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    return nib.as_closest_canonical(nib.Nifti1Image(array, affine))
+
+
+def test_scanners_agree_with_their_published_conversion(real_data: Callable[[str], Path]) -> None:
+    truths = sorted(real_data("dicom-scanners-dicom2nifti").rglob("*_ground_truth.nii.gz"))
+    assert truths
+    for truth in truths:
+        image = read(truth.with_name(truth.name.replace("_ground_truth.nii.gz", "")))
+        found = canonical(image.array[0], image.grid.affine)
+        expected = nib.as_closest_canonical(nib.load(truth))
+        np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)
+        np.testing.assert_array_equal(found.get_fdata(), expected.get_fdata())
+
+
+def test_thick_slices_are_as_far_apart_as_they_lie(real_data: Callable[[str], Path]) -> None:
+    image = read(real_data("dicom-brain-mr") / "Study1" / "12-T1post-05670")
+    assert image.array.shape == (1, 512, 512, 22)
+    assert image.spacing_mm[2] == pytest.approx(6.5, abs=1e-4)  # SliceThickness says 5
+    refused(real_data("dicom-brain-mr"), "dicom-several")
+
+
+@pytest.mark.parametrize(("name", "units"), [("CT", "HU"), ("PET", "SUVbw"), ("MR_T1", None)])
+def test_a_petct_study_agrees_with_its_nifti(
+    real_data: Callable[[str], Path], name: str, units: str | None
+) -> None:
+    root = real_data("sts-petct-mr-ibsi")
+    image = read(root / "dicom" / "STS_008" / name)
+    found = canonical(image.array[0], image.grid.affine)
+    path = root / "nifti" / "STS_008" / f"{name}_image.nii.gz"
+    expected = nib.as_closest_canonical(nib.load(path))
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-3)
+    np.testing.assert_allclose(found.get_fdata(), expected.get_fdata(), atol=1e-6)
+    assert image.meta["units"] == units
+
+
+def test_jpeg_2000_series_lie_where_their_segmentation_does(
+    real_data: Callable[[str], Path],
+) -> None:
+    root = real_data("totalsegmentator-example")
+    grid, _ = probe(root / "example_ct_dicom")
+    label = probe(root / "example_seg_dicom.nii.gz")[0]
+    blank = canonical(np.zeros(grid.shape, np.uint8), grid.affine)
+    other = canonical(np.zeros(label.shape, np.uint8), label.affine)
+    np.testing.assert_allclose(blank.affine, other.affine, atol=1e-3)
+
+
+def test_lossless_and_12_bit_jpeg_agree_with_gdcm(real_data: Callable[[str], Path]) -> None:
+    root = real_data("dicom-pydicom")
+    for name in ("SC_rgb_jpeg_gdcm.dcm", "JPGExtended.dcm"):
+        path = next(root.rglob(name))
+        image = read(path)
+        referee = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).squeeze()
+        referee = np.moveaxis(referee, -1, 0) if referee.ndim == 3 else referee[None]
+        np.testing.assert_array_equal(image.array, referee)
+    assert read(next(root.rglob("JPGExtended.dcm"))).meta["lossy"]
+
+
+@pytest.mark.parametrize("name", ["dicom-pydicom", "dicom-seg-highdicom"])
+def test_every_file_reads_or_is_refused_by_name(
+    real_data: Callable[[str], Path], name: str
+) -> None:
+    sound = 0
+    for path in sorted(p for p in real_data(name).rglob("*") if p.is_file()):
+        for reader in (read, probe, read_label):
+            try:
+                reader(path)
+                sound += reader is read
+            except DelineateError as error:
+                caught = error
+                if caught.where != str(path):
+                    raise
+    assert sound >= (70 if name == "dicom-pydicom" else 2)
+
+
+def test_mosaics_are_refused(real_data: Callable[[str], Path]) -> None:
+    folder = real_data("dicom-orientation-dcm-qa") / "In" / "cor" / "corasc35"
+    assert "mosaic" in str(refused(sorted(folder.iterdir())[0], "dicom-kind"))
+
+
+def test_a_binary_segmentation_is_a_label_map(real_data: Callable[[str], Path]) -> None:
+    pytest.importorskip("highdicom")
+    path = next(real_data("dicom-seg-highdicom").rglob("seg_image_ct_binary.dcm"))
+    label = read_label(path)
+    segmentation = pydicom.dcmread(path)
+    assert int((label.array > 0).sum()) == int(segmentation.pixel_array.sum())
+    frame = segmentation.PerFrameFunctionalGroupsSequence[0]
+    position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) * (-1, -1, 1)
+    ijk = np.linalg.solve(label.grid.affine, [*position, 1])[:3]
+    np.testing.assert_allclose(ijk[:2], 0, atol=1e-4)
+    np.testing.assert_array_equal(
+        label.array[0, :, :, round(ijk[2])] > 0, segmentation.pixel_array[0].T > 0
+    )
+    with pytest.raises(LabelError):
+        read_label(path.with_name("seg_image_ct_true_fractional.dcm"))
+    with pytest.raises(LabelError) as caught:
+        read_label(path.with_name("seg_image_ct_binary_overlap.dcm"))
+    assert caught.value.code == "label-overlap"

@@ -1,0 +1,240 @@
+"""Splits: subjects never part, whatever is drawn; the referee is scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delineate.core.case import Case
+from delineate.core.errors import AuditError, InputError, OutputError
+from delineate.core.schema import Schema
+from delineate.data import splits
+from delineate.data.cohort import Cohort
+from delineate.data.splits import Split
+
+
+def make(count: int, seed: int = 0, most: int = 4, classes: int = 3, sites: int = 2) -> Cohort:
+    """``count`` subjects of 1 to ``most`` cases, with classes and sites drawn unevenly."""
+    rng = np.random.default_rng(seed)
+    cases = []
+    for n in range(count):
+        klass = f"c{int(rng.integers(classes) * rng.integers(2))}"
+        site = f"s{rng.integers(sites)}"
+        for visit in range(int(rng.integers(1, most + 1))):
+            name = f"p{n:03d}_{visit}"
+            cases.append(Case(name, f"p{n:03d}", {"t1": Path(f"{name}.nii")}, None, klass, site))
+    return Cohort(Path("/data"), "folder", tuple(cases), Schema())
+
+
+def subjects(cohort: Cohort, ids: tuple[str, ...]) -> set[str]:
+    return {case.subject for case in cohort.subset(ids)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_holdout_keeps_subjects_whole_and_meets_the_fraction(seed: int, fraction: float) -> None:
+    cohort = make(60, seed)
+    split = splits.holdout(cohort, fraction, seed)
+    splits.check(cohort, split)
+    assert not subjects(cohort, split["train"]) & subjects(cohort, split["test"])
+    assert set(split["train"]) | set(split["test"]) == {case.id for case in cohort}
+    # No further from the fraction than one subject (of 4 cases at most).
+    assert abs(len(split["test"]) - fraction * len(cohort)) <= 4
+
+
+def test_equal_subjects_of_one_kind_are_dealt_to_the_nearest_whole_number() -> None:
+    cohort = make(10, most=1, classes=1, sites=1)
+    assert [len(f["validation"]) for f in splits.k_fold(cohort, 4, 0)] == [3, 3, 2, 2]
+    assert len(splits.holdout(cohort, 0.2, 0)["test"]) == 2
+    parts = splits.train_validation_test(cohort, 0.1, 0.2, 0).parts
+    assert {part: len(ids) for part, ids in parts.items()} == {
+        "train": 7,
+        "validation": 1,
+        "test": 2,
+    }
+
+
+def test_no_part_stays_empty() -> None:
+    cohort = make(3, most=1)
+    assert len(splits.holdout(cohort, 0.01, 0)["test"]) == 1
+    assert len(splits.holdout(cohort, 0.99, 0)["train"]) == 1
+    assert all(f["validation"] for f in splits.k_fold(cohort, 3, 0))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_k_fold_has_what_group_k_fold_has(seed: int) -> None:
+    """Every case is judged once, groups stay whole, folds are as even as scikit-learn's."""
+    from sklearn.model_selection import GroupKFold
+
+    cohort = make(50, seed, classes=1, sites=1)
+    folds = splits.k_fold(cohort, 5, seed)
+    judged = Counter(name for fold in folds for name in fold["validation"])
+    assert judged == Counter(case.id for case in cohort)
+    for fold in folds:
+        splits.check(cohort, fold)
+    groups = [case.subject for case in cohort]
+    referee = [len(test) for _, test in GroupKFold(5).split(groups, groups=groups)]
+    sizes = [len(fold["validation"]) for fold in folds]
+    assert max(sizes) - min(sizes) <= max(1, max(referee) - min(referee))
+
+
+def test_classes_are_spread_as_well_as_stratified_group_k_fold_does() -> None:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    def spread(parts: list[list[str]]) -> float:
+        share = np.array(
+            [[part.count(k) / len(part) for k in ("c0", "c1", "c2")] for part in parts]
+        )
+        return float(share.std(axis=0).mean())
+
+    ours, theirs = [], []
+    for seed in range(10):
+        cohort = make(80, seed)
+        klass = {case.id: str(case.klass) for case in cohort}
+        folds = splits.k_fold(cohort, 5, seed)
+        ours.append(spread([[klass[name] for name in fold["validation"]] for fold in folds]))
+        labels = np.array(list(klass.values()))
+        groups = [case.subject for case in cohort]
+        referee = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        parts = [labels[test].tolist() for _, test in referee.split(labels, labels, groups)]
+        theirs.append(spread(parts))
+    assert np.mean(ours) < 1.25 * np.mean(theirs) + 0.01
+
+
+def test_a_rare_class_reaches_every_fold() -> None:
+    cases = [
+        Case(f"p{n}", f"p{n}", {"t1": Path(f"{n}.nii")}, klass="rare" if n < 5 else "common")
+        for n in range(50)
+    ]
+    cohort = Cohort(Path("/data"), "folder", tuple(cases), Schema())
+    for seed in range(5):
+        for fold in splits.k_fold(cohort, 5, seed):
+            assert sum(c.klass == "rare" for c in cohort.subset(fold["validation"])) == 1
+
+
+def test_same_seed_same_split_whatever_the_order_of_the_cases() -> None:
+    cohort = make(30)
+    backwards = cohort.with_cases(reversed(cohort.cases))
+    first = splits.holdout(cohort, 0.3, 7)
+    assert splits.holdout(backwards, 0.3, 7).hash() == first.hash()
+    assert splits.holdout(cohort, 0.3, 8).hash() != first.hash()
+    assert splits.slice_random(backwards, 0.3, 7) == splits.slice_random(cohort, 0.3, 7)
+
+
+def test_leave_one_site_out() -> None:
+    cohort = make(20, sites=3)
+    for split in splits.leave_one_site_out(cohort):
+        site = split.name.removeprefix("site-")
+        assert {case.site for case in cohort.subset(split["test"])} == {site}
+        assert site not in {case.site for case in cohort.subset(split["train"])}
+    with pytest.raises(InputError) as caught:
+        splits.leave_one_site_out(make(5, sites=1))
+    assert caught.value.code == "sites"
+
+
+def test_a_subject_at_two_sites_cannot_be_left_out() -> None:
+    cases = [Case(s + v, s, {"t1": Path("x")}, site=v) for s in "ab" for v in "XY"]
+    cohort = Cohort(Path("/data"), "folder", tuple(cases), Schema())
+    with pytest.raises(AuditError) as caught:
+        splits.leave_one_site_out(cohort)
+    assert caught.value.code == "subject-in-two-parts"
+
+
+def test_the_leaky_split_leaks_and_says_so() -> None:
+    cohort = make(20, most=8)
+    split = splits.slice_random(cohort, 0.3, 0)
+    assert split.leaky
+    assert split.name.startswith("leaky-")
+    assert subjects(cohort, split["train"]) & subjects(cohort, split["test"])
+    with pytest.raises(AuditError, match="allow the leak by name"):
+        splits.check(cohort, split)
+    splits.check(cohort, split, allow_leaky=True)
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "code"),
+    [
+        ({"train": ("p000_0",), "test": ("nobody",)}, InputError, "split-unknown-id"),
+        ({"train": ("p000_0",), "test": ("p000_0",)}, InputError, "split-duplicate-id"),
+        ({"train": ("p000_0", "p000_0"), "test": ("p001_0",)}, InputError, "split-duplicate-id"),
+        ({"train": ("p000_0",), "test": ()}, InputError, "split-empty"),
+        ({"train": ("p000_0",), "test": ("p000_1",)}, AuditError, "subject-in-two-parts"),
+    ],
+)
+def test_check_is_a_hard_stop(
+    parts: dict[str, tuple[str, ...]], error: type[Exception], code: str
+) -> None:
+    cases = [Case(f"p00{n}_{v}", f"p00{n}", {"t1": Path("x")}) for n in (0, 1) for v in (0, 1)]
+    cohort = Cohort(Path("/data"), "folder", tuple(cases), Schema())
+    # A split that does not call itself leaky is stopped even where leaks are allowed.
+    with pytest.raises(error) as caught:
+        splits.check(cohort, Split("mine", 0, parts), allow_leaky=True)
+    assert caught.value.code == code  # type: ignore[attr-defined]
+
+
+def test_declared_split() -> None:
+    cases = [
+        Case(n, n, {"t1": Path("x")}, split=p)
+        for n, p in zip("abc", ("train", "train", "test"), strict=True)
+    ]
+    cohort = Cohort(Path("/data"), "folder", tuple(cases), Schema())
+    assert splits.declared(cohort).parts == {"train": ("a", "b"), "test": ("c",)}
+    with pytest.raises(InputError) as caught:
+        splits.declared(make(3))
+    assert caught.value.code == "split-undeclared"
+
+
+def test_saved_splits_come_back(tmp_path: Path) -> None:
+    folds = splits.k_fold(make(12), 3, 0)
+    path = tmp_path / "split.json"
+    splits.save(path, *folds)
+    again = splits.load(path)
+    assert again == folds
+    assert [split.hash() for split in again] == [split.hash() for split in folds]
+    assert [p.name for p in tmp_path.iterdir()] == ["split.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{}x", '["a"]', '[{"name": "x"}]', "3"])
+def test_a_broken_split_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(InputError) as caught:
+        splits.load(tmp_path / "split.json")
+    assert caught.value.code == "split-broken"
+
+
+def test_saving_where_nothing_can_be_saved(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        splits.save(tmp_path / "file" / "split.json", splits.holdout(make(4), 0.5, 0))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda c: splits.holdout(c, 0.0, 0),
+        lambda c: splits.holdout(c, 1.0, 0),
+        lambda c: splits.train_validation_test(c, 0.5, 0.5, 0),
+        lambda c: splits.k_fold(c, 1, 0),
+        lambda c: splits.k_fold(c, 99, 0),
+        lambda c: splits.slice_random(c, 0.001, 0),
+    ],
+)
+def test_splits_that_cannot_be_drawn(draw: Callable[[Cohort], object]) -> None:
+    with pytest.raises(InputError):
+        draw(make(4))
+
+
+def test_real_lgg_folds_spread_sites_and_grades(real_data: Callable[[str], Path]) -> None:
+    cohort = Cohort.open(real_data("lgg-mri-segmentation"))
+    for fold in splits.k_fold(cohort, 4, 0):
+        part = cohort.subset(fold["validation"])
+        assert len(part) == 6
+        assert {case.site for case in part} == {"CS", "DU", "HT"}
+        assert {case.klass for case in part} == {"G2", "G3"}
+    split = splits.holdout(cohort, 0.25, 0)
+    assert json.loads(json.dumps(split.to_dict()))["parts"]["test"] == list(split["test"])

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from delineate.core import model_file
+from delineate.core.errors import InputError, ModelFileError, ResourceError
+from delineate.core.image import Grid, Image
+from delineate.core.schema import Label, Schema
+from delineate.inference.predictor import Predictor, choose_device
+from delineate.networks import unet
+from delineate.preprocess.presets import Channel, Preparation
+
+SCHEMA = Schema(labels=(Label("organ", 4), Label("lesion", 255)))
+PREPARATION = Preparation(
+    channels=(Channel("ct", "CT", "window", {"low": -1e6, "high": 1e6, "mean": 0.0, "std": 1.0}),),
+    ndim=3,
+    crop=False,
+)
+
+
+def write_model(path: Path, **change: Any) -> Path:
+    """A small random U-Net in a model file."""
+    settings = {"ndim": 3, "width": 4, "levels": 2, **change.pop("network", {})}
+    channels = change.pop("weights_for", 1)
+    torch.manual_seed(0)
+    network = unet.build(unet.Config(**settings), channels, SCHEMA.num_outputs)
+    document = {
+        "network": {"name": "unet", "config": settings},
+        "channels": ["ct"],
+        "schema": SCHEMA.to_dict(),
+        "preparation": PREPARATION.to_dict(),
+        "input": {"patch": [8, 8, 8], "mirror_axes": [0, 1]},
+        **change,
+    }
+    model_file.save(path, network.state_dict(), document)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "m.safetensors")
+
+
+def scan(shape: tuple[int, ...] = (11, 9, 12), spacing: float = 1.0) -> Image:
+    array = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    affine = np.diag([*([spacing] * len(shape)), *([1.0] * (4 - len(shape)))])
+    return Image(array, Grid(shape, affine))
+
+
+def test_prediction_is_in_file_values_on_the_grid_with_facts(path: Path) -> None:
+    image = scan(spacing=2.0)
+    found = Predictor.load(path, "cpu").predict(image, probabilities=True)
+    assert found.labels.shape == image.grid.shape
+    assert set(np.unique(found.labels)) <= {0, 4, 255}
+    assert found.grid is image.grid
+    assert found.probabilities is not None
+    assert np.allclose(found.probabilities.sum(0), 1, atol=1e-5)
+    values = np.array([0, 4, 255])[found.probabilities.argmax(0)]
+    assert np.array_equal(found.labels, values)
+    organ = int((found.labels == 4).sum())
+    assert found.facts["voxels"]["organ"] == organ
+    assert found.facts["volume_ml"]["organ"] == pytest.approx(organ * 8 / 1000)
+    inside = found.labels > 0
+    assert found.facts["confidence"] == pytest.approx(
+        found.probabilities.max(0)[inside].mean(), abs=1e-5
+    )
+    assert set(found.facts["seconds"]) == {"prepare", "network", "home"}
+    assert found.facts["peak_memory_mb"] > 10
+    assert found.facts["warnings"] == []
+
+
+def test_little_memory_gives_the_same_labels_in_slabs(path: Path) -> None:
+    predictor = Predictor.load(path, "cpu")
+    image = scan((64, 24, 24))
+    whole = predictor.predict(image)
+    slabs = predictor.predict(image, memory_bytes=1_300_000)
+    assert not whole.facts["windows_in_slabs"]
+    assert slabs.facts["windows_in_slabs"]
+    assert np.array_equal(whole.labels, slabs.labels)
+    assert slabs.facts["confidence"] == pytest.approx(whole.facts["confidence"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("options", "word"), [({"probabilities": True}, "probab"), ({}, "memory")])
+def test_too_little_memory_is_said_before_the_network_runs(
+    path: Path, options: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(ResourceError) as caught:
+        Predictor.load(path, "cpu").predict(scan(), memory_bytes=1000, **options)
+    assert caught.value.code == "memory"
+    assert word in (caught.value.fix or "")
+
+
+def test_mirroring_only_along_the_axes_of_the_document(path: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(path, "cpu")
+    plain = predictor.predict(scan(), probabilities=True)
+    mirrored = predictor.predict(scan(), probabilities=True, mirror=True)
+    assert mirrored.facts["mirrored"]
+    assert not np.allclose(plain.probabilities, mirrored.probabilities)
+    never = Predictor.load(write_model(tmp_path / "n.safetensors", input={"patch": [8] * 3}), "cpu")
+    assert not never.predict(scan(), mirror=True).facts["mirrored"]
+
+
+def test_post_processing_follows_the_document(tmp_path: Path) -> None:
+    def parts(labels: Any, value: int) -> int:
+        return int(ndimage.label(labels == value, np.ones((3, 3, 3)))[1])
+
+    image = scan((24, 24, 24))
+    plain = Predictor.load(write_model(tmp_path / "a.safetensors"), "cpu").predict(image).labels
+    name, value = max(("organ", 4), ("lesion", 255), key=lambda pair: parts(plain, pair[1]))
+    other = 259 - value
+    rules = {"keep_largest": [name]}
+    path = write_model(tmp_path / "b.safetensors", postprocess=rules)
+    cleaned = Predictor.load(path, "cpu").predict(image).labels
+    assert parts(plain, value) > 1
+    assert parts(cleaned, value) == 1
+    assert np.array_equal(plain == other, cleaned == other)
+
+
+def test_flat_model_takes_volumes_and_single_slices(tmp_path: Path) -> None:
+    preparation = dataclasses.replace(PREPARATION, ndim=2, slice_axis=2)
+    path = write_model(
+        tmp_path / "flat.safetensors",
+        network={"ndim": 2},
+        weights_for=3,
+        preparation=preparation.to_dict(),
+        input={"patch": [8, 8], "slice_axis": 2, "neighbours": 1},
+    )
+    predictor = Predictor.load(path, "cpu")
+    volume = scan((10, 9, 4))
+    found = predictor.predict(volume).labels
+    assert found.shape == (10, 9, 4)
+    thin = Image(volume.array[..., :1], Grid((10, 9, 1), volume.grid.affine))
+    flat = Image(volume.array[..., 0], Grid((10, 9), volume.grid.affine))
+    assert np.array_equal(predictor.predict(flat).labels, predictor.predict(thin).labels[..., 0])
+    # the last slice is cut off by memory as well: slabs run along the slices
+    slabs = predictor.predict(scan((40, 40, 30)), memory_bytes=1_500_000)
+    assert slabs.facts["windows_in_slabs"]
+    assert np.array_equal(slabs.labels, predictor.predict(scan((40, 40, 30))).labels)
+
+
+def test_spacing_outside_the_training_range_is_flagged(tmp_path: Path) -> None:
+    seen = {"training_range": {"spacing_mm": {"min": [0.9, 0.9, 0.9], "max": [1.2, 1.2, 1.2]}}}
+    predictor = Predictor.load(write_model(tmp_path / "m.safetensors", provenance=seen), "cpu")
+    assert predictor.predict(scan()).facts["warnings"] == []
+    warnings = predictor.predict(scan(spacing=2.5)).facts["warnings"]
+    assert len(warnings) == 3
+    assert "2.5 mm" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        (Image(np.ones((2, 9, 9, 9), np.float32), Grid((9, 9, 9), np.eye(4))), "channels"),
+        (Image(np.ones((1, 9, 9), np.float32), Grid((9, 9), np.eye(4))), "dimensions"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(path: Path, image: Image, code: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Predictor.load(path, "cpu").predict(image)
+    assert caught.value.code == code
+
+
+def drop(tensors: dict[str, Any]) -> None:
+    tensors.pop("heads.0.bias")
+
+
+def add(tensors: dict[str, Any]) -> None:
+    tensors["extra"] = np.zeros(2)
+
+
+def reshape(tensors: dict[str, Any]) -> None:
+    tensors["heads.0.bias"] = np.zeros(7, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [(drop, "heads.0.bias is missing"), (add, "extra is unknown"), (reshape, r"is \(7,\) instead")],
+)
+def test_weights_that_do_not_fit_the_network_are_refused(
+    path: Path, change: Callable[[dict[str, Any]], None], word: str
+) -> None:
+    file = model_file.load(path)
+    tensors = dict(file.tensors)
+    change(tensors)
+    model_file.save(path, tensors, file.document)
+    with pytest.raises(ModelFileError, match=word) as caught:
+        Predictor.load(path, "cpu")
+    assert caught.value.code == "model-file-weights"
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"network": {"name": "unett", "config": {}}}, "model-file-network"),
+        ({"network": {"name": "unet", "config": {"wdith": 3}}}, "model-file-network"),
+        ({"network": {"name": "unet", "config": {"ndim": 7}}}, "model-file-network"),
+        ({"schema": {}}, "model-file-network"),
+        ({"preparation": {}}, "model-file-document"),
+    ],
+)
+def test_documents_that_name_what_is_not_there_are_refused(
+    path: Path, change: dict[str, Any], code: str
+) -> None:
+    file = model_file.load(path)
+    model_file.save(path, file.tensors, {**file.document, **change})
+    with pytest.raises(ModelFileError) as caught:
+        Predictor.load(path, "cpu")
+    assert caught.value.code == code
+    assert caught.value.where == str(path)
+
+
+def test_a_document_that_names_another_module_loads_nothing(path: Path) -> None:
+    file = model_file.load(path)
+    for name in ("../core/errors", "os", "_blocks", "unet.unet"):
+        network = {"name": name, "config": {}}
+        model_file.save(path, file.tensors, {**file.document, "network": network})
+        with pytest.raises(ModelFileError):
+            Predictor.load(path, "cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "xpu"])
+def test_devices_that_are_not_there_are_refused(name: str) -> None:
+    with pytest.raises(ResourceError) as caught:
+        choose_device(name)
+    assert caught.value.code == "device"
+
+
+def test_memory_fault_of_the_network_is_said_in_words(path: Path, monkeypatch: Any) -> None:
+    predictor = Predictor.load(path, "cpu")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    monkeypatch.setattr(predictor.network, "forward", fail)
+    with pytest.raises(ResourceError, match="memory ran out"):
+        predictor.predict(scan())
+
+
+def test_fault_of_the_network_is_not_taken_for_a_memory_fault(path: Path, monkeypatch: Any) -> None:
+    predictor = Predictor.load(path, "cpu")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shapes")
+
+    monkeypatch.setattr(predictor.network, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        predictor.predict(scan())

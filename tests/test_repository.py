@@ -1,0 +1,124 @@
+"""The repository keeps its own promises: documents name what exists, and the house rules hold."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import delineate
+from delineate.cli import _arguments
+from delineate.cli.main import verbs
+from delineate.core import catalog
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "src" / "delineate").rglob("*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _commands() -> list[str]:
+    """Every ``delineate …`` line of the README's code, inline code included."""
+    found = re.findall(r"(?:^\$ |`)(delineate [a-z][^`\n#]*)", README, flags=re.MULTILINE)
+    return sorted({command.strip() for command in found})
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_every_command_in_the_readme_can_be_given(command: str) -> None:
+    _, verb, *words = shlex.split(command)
+    assert verb in verbs()
+    function = getattr(catalog.load("tasks", verb), verb)
+    _arguments.parse(function, f"delineate {verb}", words)
+
+
+def test_the_readme_has_a_line_for_every_verb() -> None:
+    table = re.findall(r"^\| `([a-z-]+)` \|", README, flags=re.MULTILINE)
+    assert sorted(table) == sorted(verbs())
+
+
+def test_the_readmes_python_calls_functions_as_they_are() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    assert calls
+    for call in calls:
+        assert isinstance(call.func, ast.Attribute)
+        names = {keyword.arg or "": None for keyword in call.keywords}
+        function = getattr(delineate, call.func.attr)
+        inspect.signature(function).bind(*([None] * len(call.args)), **names)
+
+
+def test_every_verb_says_in_one_line_what_it_does() -> None:
+    lines = verbs()
+    assert {"doctor", "model"} <= set(lines)
+    assert all(lines.values())
+    long = {verb: line for verb, line in lines.items() if len(line) > 90}
+    assert long == {}
+
+
+def test_every_public_task_file_is_a_verb() -> None:
+    assert sorted(verbs()) == sorted(name.replace("_", "-") for name in catalog.members("tasks"))
+
+
+@pytest.mark.parametrize("document", ["README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if not target.startswith("https://") and not target.startswith("docs/images/"):
+            assert (ROOT / target).exists(), f"{document}: {target}"
+
+
+def _names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """What a file does that the house rules speak of, with the line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert):
+            yield "assert", node.lineno
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield f"{node.func.id}()", node.lineno
+        elif isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0], node.lineno
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda p: str(p.relative_to(ROOT / "src")))
+def test_house_rules(file: Path) -> None:
+    forbidden = {"assert", "pickle", "dill", "joblib", "eval()", "exec()", "environ", "getenv"}
+    forbidden |= {"urllib", "requests", "http", "ftplib"}
+    if "cli" not in file.parts:
+        forbidden |= {"print()", "breakpoint()", "input()"}
+    text = file.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    broken = [f"{name}, line {line}" for name, line in _names(tree) if name in forbidden]
+    assert broken == []
+    assert "torch.load" not in text
+    assert not re.search(r"\bTODO\b|\bFIXME\b|raise NotImplementedError", text)
+    if text.strip():
+        assert ast.get_docstring(tree), "a file says what it is"
+
+
+def test_constraints_pin_every_requirement_and_name_no_host() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+    pinned = {_normal(pin.split("==")[0]) for pin in pins}
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["dicom"]]
+    missing = {_normal(re.split(r"[^\w.-]", line)[0]) for line in wanted} - pinned
+    assert missing == set()
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_changelog_knows_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{delineate.__version__}]" in text
