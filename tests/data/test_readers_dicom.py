@@ -20,7 +20,6 @@ from delineate.core.errors import (
     GeometryError,
     LabelError,
     MissingExtraError,
-    ReadError,
 )
 from delineate.data.readers import dicom, probe, read, read_label
 
@@ -238,17 +237,18 @@ def test_a_truncated_slice_is_found_before_the_series_is_accepted(tmp_path: Path
     (folder / "003.dcm").write_bytes(whole[:-10])
     assert refused(folder, "dicom-truncated").where == str(folder / "003.dcm")
     (folder / "003.dcm").write_bytes(whole[:200])
-    refused(folder, "dicom-damaged")
-    (folder / "003.dcm").write_bytes(b"")
+    refused(folder, "dicom-truncated")
+    (folder / "004.dcm").write_bytes(b"")
+    (folder / "003.dcm").write_bytes(whole)
     refused(folder, "empty-file")
-    (folder / "003.dcm").write_bytes(bytes(500))
+    (folder / "004.dcm").write_bytes(bytes(500))
     refused(folder, "dicom-preamble")
 
 
 def test_what_does_not_belong_together_is_not_joined(tmp_path: Path) -> None:
     objects = slices(6)
     for data in objects[3:]:
-        data.SeriesInstanceUID = SERIES + ".1"
+        data.SeriesInstanceUID = STUDY
     folder = save(tmp_path / "two", objects)
     assert "3 frame(s)" in str(refused(folder, "dicom-several"))
     assert [len(series.frames) for series in dicom.find_series(folder)] == [3, 3]
@@ -274,14 +274,14 @@ def test_echoes_are_volumes_of_their_own(tmp_path: Path) -> None:
     folder = save(tmp_path / "echoes", objects)
     assert "EchoTime 80" in str(refused(folder, "dicom-several"))
     parts = [(series.part, len(series.frames)) for series in dicom.find_series(folder)]
-    assert sorted(parts) == [("EchoTime 10", 4), ("EchoTime 80", 4)]
+    assert sorted(parts) == [("EchoTime 10.0", 4), ("EchoTime 80.0", 4)]
 
 
 def test_tilted_and_uneven_series_are_refused(tmp_path: Path) -> None:
     refused(save(tmp_path / "tilt", slices(tilt=0.3)), "dicom-tilt")
     objects = slices()
     objects[2].ImagePositionPatient = (
-        np.array(objects[2].ImagePositionPatient, float) + [0, -0.2, 0.55]
+        np.array(objects[2].ImagePositionPatient, float) + np.array([0, -0.2, 0.55])
     ).tolist()
     refused(save(tmp_path / "uneven", objects), "dicom-uneven")
 

@@ -104,7 +104,13 @@ def test_kill_nine_while_checkpointing_loses_nothing(tmp_path: Path, delay: floa
     whole = loop(make("adversarial"), tmp_path / "whole", 40).run()
     folder = tmp_path / "killed"
     source = Path(__file__).parents[2] / "src"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(Path(__file__).parent)]
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(KILLED),
+        str(folder),
+        str(Path(__file__).parent),
+    ]
     child = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

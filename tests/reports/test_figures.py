@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as Raster
+from tests.reports.conftest import HOSTILE, cases_rows
 
 from delineate.core.errors import GeometryError
 from delineate.core.image import Grid
 from delineate.core.schema import COLOURS, Label, Schema
 from delineate.reports.figures import Picture, bars, boxplots, curves
 from delineate.reports.overlays import overlay
-from tests.reports.conftest import HOSTILE, cases_rows
 
 ORANGE = (0xE6, 0x9F, 0x00)
 

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.reports.conftest import HOSTILE, Page
 
 from delineate.core.errors import OutputError
 from delineate.reports import page
 from delineate.reports.page import Column, block
-from tests.reports.conftest import HOSTILE, Page
 
 
 def test_a_page_carries_its_own_security_policy_and_the_disclaimer() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.reports.conftest import HOSTILE, Page, cases_rows
 
 from delineate.core.errors import InputError
 from delineate.reports import audit, evaluation
 from delineate.reports._run_folder import RunFolder
 from delineate.tasks.report import report
-from tests.reports.conftest import HOSTILE, Page, cases_rows
 
 MakeRun = Callable[..., Path]
 PIECES = (
@@ -181,7 +181,7 @@ def test_pickles_are_never_opened(make_run: MakeRun) -> None:
 def test_an_evaluation_takes_its_figures_from_the_summary(tmp_path: Path) -> None:
     told = {"mean": 0.123, "ci_low": 0.1, "ci_high": 0.2, "median": 0.11, "n_subjects": 40}
     summary = {
-        "structures": ["WT"], "mean_dice": told, "regions": {"WT": {"kind": "region", "dice": told}},
+        "structures": ["WT"], "mean_dice": told, "regions": {"WT": {"dice": told}},
         "notes": ["voxel size unknown"], "rules": {"both empty": "Dice is 1"}, "n_missing": 1,
         "failures": [{"case": "z", "code": "geometry", "message": "other grid"}],
     }  # fmt: skip
@@ -204,9 +204,9 @@ def test_a_headline_over_regions_leaves_single_labels_out() -> None:
 
 
 def test_cases_are_listed_worst_first(tmp_path: Path) -> None:
-    page = read(evaluation.write(tmp_path / "r.html", None, cases_rows()))
-    table = page.words().split("Press a heading")[1]
-    assert table.index("0.600") < table.index("0.700") < table.index("0.900")
+    page = read(evaluation.write(tmp_path / "r.html", None, cases_rows()[::-1]))
+    dice = [float(c["data-v"]) for c in page.named("td") if c["class"] == "n bar"]
+    assert dice[-4:] == sorted(row["dice"] for row in cases_rows())
 
 
 def test_an_evaluations_pictures_reach_the_training_report(make_run: MakeRun) -> None:
@@ -232,7 +232,7 @@ RESULT: dict[str, Any] = {
               "spacing": [{"spacing_mm": [1, 1, 3], "cases": 12}]},
     "findings": [
         {"code": "n", "severity": "note", "message": "a note", "where": [], "fix": ""},
-        {"code": "b", "severity": "blocking", "message": "a block", "where": ["one"], "fix": "mend"},
+        {"code": "b", "severity": "blocking", "message": "a block", "where": ["x"], "fix": "mend"},
         {"code": "w", "severity": "warning", "message": "a warning",
          "where": [f"case-{i}" for i in range(700)], "fix": None},
     ],

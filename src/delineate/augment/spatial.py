@@ -22,7 +22,9 @@ class Config:
     """Ranges of the spatial augmentation."""
 
     rotation_degrees: float = field(default=15.0, metadata={"help": "largest angle, each axis"})
-    scale: tuple[float, float] = field(default=(0.7, 1.4), metadata={"help": "zoom, smallest first"})
+    scale: tuple[float, float] = field(
+        default=(0.7, 1.4), metadata={"help": "zoom, smallest first"}
+    )
     probability: float = field(default=0.5, metadata={"help": "chance of rotation, and of scale"})
     shift: float = field(default=0.05, metadata={"help": "largest shift, as part of the patch"})
 
@@ -116,7 +118,8 @@ def apply(
 
 def crop_centre(image: Tensor, label: Tensor, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The patch at the region's centre, without any transform."""
-    window = tuple(
+    window: tuple[slice, ...] = tuple(
         slice((n - p) // 2, (n - p) // 2 + p) for n, p in zip(image.shape[2:], patch, strict=True)
     )
-    return image[(..., *window)], label[(..., *window)]
+    every = slice(None)
+    return image[(every, every, *window)], label[(every, *window)]

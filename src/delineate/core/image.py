@@ -42,7 +42,9 @@ class Grid:
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         if len(self.shape) not in (2, 3) or min(self.shape, default=0) < 1:
-            raise GeometryError(f"expected a spatial shape of 2 or 3 positive sizes, got {self.shape}")
+            raise GeometryError(
+                f"expected a spatial shape of 2 or 3 positive sizes, got {self.shape}"
+            )
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise GeometryError("expected a finite 4x4 affine", code="affine-invalid")
         if abs(np.linalg.det(affine[:3, :3])) < 1e-9:

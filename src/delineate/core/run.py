@@ -1,17 +1,17 @@
 """The run folder: everything a training run leaves behind, so that it can be judged and repeated.
 
-    RUN/config.yaml        every setting, defaults included
-        run.json           versions, machine, hashes, plan, times, state
-        cohort.json        cases, subjects, schema
-        split.json         which cases train, which are held out
-        audit.json         findings before training
-        cache/             prepared cases; may be deleted
-        log.jsonl          one line a step
-        checkpoints/       the last two
-        tensorboard/       the same numbers for TensorBoard
-        validation/        scores and pictures of the held-out cases
-        model.safetensors  the model
-        report.html        all of it on one page
+RUN/config.yaml        every setting, defaults included
+    run.json           versions, machine, hashes, plan, times, state
+    cohort.json        cases, subjects, schema
+    split.json         which cases train, which are held out
+    audit.json         findings before training
+    cache/             prepared cases; may be deleted
+    log.jsonl          one line a step
+    checkpoints/       the last two
+    tensorboard/       the same numbers for TensorBoard
+    validation/        scores and pictures of the held-out cases
+    model.safetensors  the model
+    report.html        all of it on one page
 """
 
 from __future__ import annotations

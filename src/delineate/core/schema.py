@@ -90,7 +90,8 @@ class Schema:
         """Indices ``(*S)`` -> file values ``(*S)``, in the smallest unsigned type that fits."""
         table = np.array([0, *(label.value for label in self.labels)])
         dtype = np.uint8 if table.max(initial=0) < 256 else np.uint16
-        return table.astype(dtype)[indices]
+        values: NDArray[np.uint8 | np.uint16] = table.astype(dtype)[indices]
+        return values
 
     def region_masks(self, indices: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
         """Boolean masks of every region, or of every label where no region is declared."""

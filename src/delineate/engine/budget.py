@@ -14,9 +14,9 @@ from delineate.core.errors import ConfigError
 
 #: A network has to see so many patches before a wider one is worth its price. Measured on
 #: hippocampi (docs/LOG.md): 16 channels reach their plateau after about this many.
-ENOUGH_PATCHES = 8000
+ENOUGH_PATCHES = 4000
 #: ... in at least so many optimiser steps.
-ENOUGH_STEPS = 1500
+ENOUGH_STEPS = 900
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
-"""The only training loop. A method owns its step; budget, precision, processes, checkpoints,
-averaging, guards, the log and the progress bar are here.
+"""The only training loop.
+
+A method owns its step; budget, precision, processes, checkpoints, averaging, guards, the log and
+the progress bar are here.
 """
 
 from __future__ import annotations
@@ -148,7 +150,9 @@ class Loop:
         self._schedule(stage, progress)
         for module in stage.modules.values():
             module.train()
-        update = EngineUpdate(self.fabric, self.settings.accumulate * self.split, self.settings.clip)
+        update = EngineUpdate(
+            self.fabric, self.settings.accumulate * self.split, self.settings.clip
+        )
         update.progress = progress
         before = {name: copy.deepcopy(b) for name, b in self._buffers(stage)}
         try:
@@ -187,7 +191,9 @@ class Loop:
         warm = min(1.0, (progress + 1e-3) / max(self.settings.warm_up, 1e-9))
         factor = self.rate * warm * (1 - progress) ** self.settings.power
         for name, optimiser in stage.optimisers.items():
-            for group, peak in zip(optimiser.param_groups, self.peaks[stage.name, name], strict=True):
+            for group, peak in zip(
+                optimiser.param_groups, self.peaks[stage.name, name], strict=True
+            ):
                 group["lr"] = peak * max(factor, 1e-4)
 
     def _average(self) -> None:

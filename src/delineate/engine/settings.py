@@ -18,7 +18,9 @@ class Settings:
     power: float = field(default=0.9, metadata={"help": "of the polynomial decay to zero"})
     checkpoint_seconds: float = field(default=60.0, metadata={"help": "between checkpoints"})
     validations: int = field(default=10, metadata={"help": "looks at the validation cases"})
-    skip_limit: int = field(default=5, metadata={"help": "non-finite steps in a row before a roll-back"})
+    skip_limit: int = field(
+        default=5, metadata={"help": "non-finite steps in a row before a roll-back"}
+    )
     roll_backs: int = field(default=3, metadata={"help": "roll-backs before giving up"})
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -53,11 +54,9 @@ class EngineUpdate:
 
 def _average(fabric: Fabric, parameters: list[torch.nn.Parameter]) -> None:
     """Mean of the gradients over processes, in one message."""
-    gradients = [
-        torch.zeros_like(p) if p.grad is None else p.grad for p in parameters
-    ]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([g.reshape(-1) for g in gradients])
-    mean = fabric.all_reduce(flat, reduce_op="mean")
+    mean = cast(Tensor, fabric.all_reduce(flat, reduce_op="mean"))
     offset = 0
     for parameter, gradient in zip(parameters, gradients, strict=True):
         size = gradient.numel()

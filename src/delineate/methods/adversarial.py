@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
         schema: Labels of the cohort.
     """
     literal = config.preset == "literal"
-    outputs, nd = schema.num_outputs, segmenter.config.ndim  # type: ignore[union-attr]
+    outputs, nd = schema.num_outputs, int(cast(Any, segmenter).config.ndim)
     critic: nn.Module
     if literal:
         critic = global_critic.build(global_critic.Config(nd), outputs)

@@ -84,7 +84,5 @@ def count_parameters(module: nn.Module) -> int:
 
 def one_hot(indices: Tensor, outputs: int) -> Tensor:
     """``(B, *S)`` integers -> ``(B, outputs, *S)`` float."""
-    hot = torch.zeros(
-        (indices.shape[0], outputs, *indices.shape[1:]), device=indices.device
-    )
+    hot = torch.zeros((indices.shape[0], outputs, *indices.shape[1:]), device=indices.device)
     return hot.scatter_(1, indices.long().unsqueeze(1), 1.0)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from delineate.core.errors import ConfigError
 from delineate.networks import _blocks as blocks
 
-
 KIND = "segmenter"
 
 

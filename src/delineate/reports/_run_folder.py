@@ -121,7 +121,7 @@ class RunFolder:
             raise ValueError(f"expected at most {_LARGEST} bytes")
         if path.suffix == ".png":
             return _png(path, entry)
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             image, truth, prediction = (arrays[k] for k in ("image", "truth", "prediction"))
         schema = self._schema()
         if schema and max(truth.max(), prediction.max()) < schema.num_outputs:

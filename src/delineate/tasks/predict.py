@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import delineate
+from delineate.core import run
 from delineate.core.atomic import atomic_write_text, remove_stale, writable_folder
 from delineate.core.case import Case, Prediction
 from delineate.core.config import parse_bytes
@@ -115,6 +115,8 @@ def _run(
                 tick = _Ticker(bar)
                 try:
                     record |= _predict_one(job, predictor, out, mirror, memory_bytes, tick)
+                    for warning in record["facts"]["warnings"]:
+                        say(f"{job.case.id}: {warning}")
                 except DelineateError as error:
                     for path in job.outputs:  # an older prediction must not pass for this one
                         path.unlink(missing_ok=True)
@@ -232,8 +234,6 @@ def _write(job: Job, prediction: Prediction, out: Path) -> dict[str, Any]:
 def _index(
     model: Path, predictor: Predictor, cohort: Cohort, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    import torch
-
     return {
         "format": 1,
         "finished": False,
@@ -243,12 +243,7 @@ def _index(
             "network": predictor.document["network"]["name"],
             "card": predictor.document["card"],
         },
-        "versions": {
-            "delineate": delineate.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {**run.versions(), "delineate": delineate.__version__},
         "settings": dict(settings),
         "schema": predictor.schema.to_dict(),
         "channels": list(predictor.channels),

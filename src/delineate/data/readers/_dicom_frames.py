@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from delineate.core.errors import ReadError
 from delineate.core.image import FloatArray
@@ -125,6 +126,7 @@ def frames_of(path: Path, header: pydicom.Dataset) -> list[Frame]:
         ReadError: An attribute that geometry or values rest on is damaged or unsafe.
     """
     if header.get("Rows") is None or header.get("Columns") is None:
+        _refuse_cut_image(path, header)
         return []
     with parsing(path, "DICOM", "dicom-damaged"):
         for name in ("SeriesInstanceUID", "SOPInstanceUID", "StudyInstanceUID"):
@@ -146,6 +148,18 @@ def frames_of(path: Path, header: pydicom.Dataset) -> list[Frame]:
         if "PerFrameFunctionalGroupsSequence" in header:
             return _enhanced(path, header, count)
         return _classic(path, header, count)
+
+
+def _refuse_cut_image(path: Path, header: pydicom.Dataset) -> None:
+    """A slice cut off in its header must not pass for an object that is no image."""
+    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    if not kind or "Image Storage" in UID(kind).name:
+        raise ReadError(
+            f"truncated: {UID(kind).name if kind else 'an unknown object'} without Rows or Columns",
+            where=path,
+            fix="fetch the file again",
+            code="dicom-truncated",
+        )
 
 
 def _numbers(value: Any, count: int) -> FloatArray | None:

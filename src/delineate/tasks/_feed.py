@@ -1,0 +1,112 @@
+"""What a training loop is fed with and looked at by: batches, and outlines of prepared cases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from delineate.augment import intensity, spatial
+from delineate.core.case import Batch
+from delineate.core.schema import Schema
+from delineate.data import sampling
+from delineate.data.cache import PreparedCase
+from delineate.data.sampling import Region
+from delineate.inference.sliding_window import sliding_window
+from delineate.preprocess.presets import Preparation
+from delineate.tasks._settings import RunConfig
+
+#: The region read is this much larger than the patch, so that rotated corners are real.
+_MARGIN = 1.2
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The pure function from (step, micro-batch, divisor of the batch) to a batch.
+
+    Args:
+        cases: Prepared and labelled.
+        chosen: Settings of the run.
+        preparation: Of the cases.
+        patch: Spatial size of the result.
+        batch: Patches of a whole step.
+        mirror_axes: Axes of the patch that may be mirrored.
+        neighbours: Slices to each side that join as channels.
+        rank: Of this process among several.
+    """
+
+    cases: Sequence[PreparedCase]
+    chosen: RunConfig
+    preparation: Preparation
+    patch: tuple[int, ...]
+    batch: int
+    mirror_axes: tuple[int, ...]
+    neighbours: int
+    rank: int = 0
+
+    def __call__(self, step: int, micro: int, split: int) -> Batch:
+        """See ``delineate.engine.loop.Batches``."""
+        chosen, axis = self.chosen, self.preparation.slice_axis
+        size = max(1, self.batch // split)
+        moment = step * chosen.loop.accumulate * split + micro
+        margin = _MARGIN if chosen.augment else 1.0
+        region = Region(
+            tuple(math.ceil(n * margin / 2) * 2 for n in self.patch), axis, self.neighbours
+        )
+        drawn = sampling.draw(
+            self.cases, size, chosen.seed, moment, foreground=chosen.foreground, rank=self.rank
+        )
+        pairs = [sampling.read(self.cases[d.case], d.centre, region) for d in drawn]
+        image = torch.from_numpy(np.stack([pair[0] for pair in pairs]))
+        label = torch.from_numpy(np.stack([pair[1] for pair in pairs]))
+        if not chosen.augment:
+            return Batch(*spatial.crop_centre(image, label, self.patch))
+        spacing = [s for a, s in enumerate(self.cases[0].grid.spacing_mm) if a != axis]
+        key = (chosen.seed * 1_000_003 + moment) * 1009 + self.rank
+        generator = torch.Generator().manual_seed(key)
+        ranges = spatial.Config(chosen.rotation_degrees, chosen.scale)
+        matrices = spatial.draw(ranges, size, spacing, self.mirror_axes, generator)
+        image, label = spatial.apply(matrices, image, label, self.patch)
+        actions = intensity.draw(intensity.Config(), size, generator)
+        return Batch(intensity.apply(actions, image, generator), label)
+
+
+def outline(
+    network: nn.Module,
+    case: PreparedCase,
+    feed: Feed,
+    outputs: int,
+    device: torch.device | str,
+) -> NDArray[np.uint8]:
+    """Label indices ``(*S)`` of a prepared case, on its prepared grid."""
+    probabilities = sliding_window(
+        network,
+        torch.from_numpy(np.array(case.image)),
+        feed.patch,
+        outputs=outputs,
+        batch=1 if feed.preparation.ndim == 3 else feed.batch,
+        slice_axis=feed.preparation.slice_axis,
+        neighbours=feed.neighbours,
+        device=device,
+    )
+    indices: NDArray[np.uint8] = probabilities.argmax(0).numpy().astype(np.uint8)
+    return indices
+
+
+def mean_dice(guess: NDArray[Any], truth: NDArray[Any], schema: Schema) -> float:
+    """Mean Dice of the structures that are in either mask; NaN where there is none."""
+    masks = zip(
+        schema.region_masks(guess).values(), schema.region_masks(truth).values(), strict=True
+    )
+    found = [
+        2 * int((mask & wanted).sum()) / total
+        for mask, wanted in masks
+        if (total := int(mask.sum()) + int(wanted.sum()))
+    ]
+    return float(np.mean(found)) if found else math.nan

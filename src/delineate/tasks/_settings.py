@@ -1,0 +1,62 @@
+"""Every setting of a training run, in one place for YAML, command line and record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from delineate.core.config import parse_duration
+from delineate.core.errors import ConfigError
+from delineate.engine.settings import Settings
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run. What is null is derived from the data and the budget."""
+
+    budget: str | None = field(default="40m", metadata={"help": "wall-clock time, all included"})
+    steps: int | None = field(default=None, metadata={"help": "fixed number of steps instead"})
+    seed: int = field(default=0, metadata={"help": "of the split, the weights and the sampling"})
+    method: str = field(default="supervised", metadata={"help": "a file of methods/"})
+    method_settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "settings of that method"}
+    )
+    network: str = field(default="unet", metadata={"help": "a segmenter of networks/"})
+    network_settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "settings of that network"}
+    )
+    holdout: float = field(default=0.2, metadata={"help": "subjects never trained on, for figures"})
+    validation: float = field(default=0.1, metadata={"help": "subjects that choose the clean-up"})
+    width: int | None = field(default=None, metadata={"help": "channels at full resolution"})
+    patch: tuple[int, ...] | None = field(default=None, metadata={"help": "size of a patch"})
+    batch: int | None = field(default=None, metadata={"help": "patches a step"})
+    neighbours: int | None = field(
+        default=None, metadata={"help": "2D on volumes: slices to each side joined as channels"}
+    )
+    foreground: float = field(default=1 / 3, metadata={"help": "patches centred on a structure"})
+    augment: bool = field(default=True, metadata={"help": "rotate, scale, mirror, noise, gamma …"})
+    rotation_degrees: float = field(default=15.0, metadata={"help": "largest rotation"})
+    scale: tuple[float, float] = field(default=(0.7, 1.4), metadata={"help": "range of the zoom"})
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps"})
+    precision: Literal["auto", "32-true", "bf16-mixed"] = field(
+        default="auto", metadata={"help": "auto: bf16 on GPUs that gain by it, else 32 bit"}
+    )
+    compile: bool = field(default=False, metadata={"help": "torch.compile (needs a compiler)"})
+    loop: Settings = field(default_factory=Settings, metadata={"help": "the loop"})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.holdout < 0.9 or not 0 <= self.validation < 0.9:
+            raise ConfigError(
+                "expected holdout and validation from 0 to 0.9, "
+                f"got {self.holdout} and {self.validation}"
+            )
+        if self.budget is None and self.steps is None:
+            raise ConfigError("expected a budget or a number of steps, got neither")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"expected at least one step, got {self.steps}")
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget in seconds; None where steps are fixed."""
+        return None if self.steps or self.budget is None else parse_duration(self.budget)
