@@ -92,6 +92,9 @@ def apply(
 ) -> tuple[Tensor, Tensor]:
     """Patches at the transformed places; outside the region there is 0 and background.
 
+    Shifts are of whole voxels: between voxels, interpolation would smooth every patch, which no
+    image that the network will ever see in use has gone through.
+
     Args:
         matrices: From ``draw``.
         image: ``(B, C, *R)``, the region read.
@@ -105,7 +108,7 @@ def apply(
     region = torch.tensor(image.shape[2:], dtype=torch.float32)
     axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in patch]
     offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    shift = matrices[:, :, nd] * torch.tensor(patch, dtype=torch.float32)
+    shift = (matrices[:, :, nd] * torch.tensor(patch, dtype=torch.float32)).round()
     points = torch.einsum("bij,...j->b...i", matrices[:, :, :nd], offsets)
     points = points + shift.view(-1, *(1,) * nd, nd)
     # grid_sample wants the last axis first, in units of half the region

@@ -261,6 +261,8 @@ def _write_all(
     folder: Path, recipe: Recipe, todo: list[Plan], workers: int, progress: Progress
 ) -> None:
     """Simulate and write what is missing; on an error what is finished stays."""
+    if todo:  # once, before the threads would each do it
+        _phantom_anatomy.load_template(recipe.anatomy, recipe.spacing_mm)
     with (
         progress.task(len(todo), "phantom") as bar,
         ThreadPoolExecutor(min(workers, max(1, len(todo)))) as pool,

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from delineate.core.errors import InputError
+
 
 class Prepared(Protocol):
     """What sampling needs of a prepared case."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(C, *S)``, known without opening a file."""
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -38,11 +45,14 @@ class Region:
         size: ``(nd,)`` voxels of the network's dimensions.
         slice_axis: Array axis that 2D networks step along, None where there is none.
         neighbours: Slices to each side that join as channels.
+        patch: Middle of the region, which stays inside the case; what is around it need not.
+            None: the whole region stays inside.
     """
 
     size: tuple[int, ...]
     slice_axis: int | None = None
     neighbours: int = 0
+    patch: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,19 +79,33 @@ def draw(
         batch: Number of patches.
         seed: Of the run.
         step: Counted from 0; cases are shuffled once an epoch and none is left out.
-        foreground: Share of patches centred on a structure (at least one where there are two).
+        foreground: Share of patches centred on a structure, rounded; at least one where there are
+            two or more.
         rank: Of this process among several.
+
+    Raises:
+        InputError: There is no case.
     """
+    if not cases:
+        raise InputError(
+            "expected at least one prepared case to sample from, got none", code="no-cases"
+        )
     rng = np.random.default_rng((seed, step, rank, 0xD5A))
-    forced = round(batch * foreground) if batch > 1 else int(rng.random() < foreground)
+    share = max(1, round(batch * foreground)) if foreground > 0 else 0
+    forced = share if batch > 1 else int(rng.random() < foreground)
     found = []
     for i in range(batch):
         place = (step * batch + i) + rank * 7919
         epoch, offset = divmod(place, len(cases))
-        order = np.random.default_rng((seed, epoch, 0xE90)).permutation(len(cases))
-        index = int(order[offset])
+        index = int(_order(seed, epoch, len(cases))[offset])
         found.append(Draw(index, _centre(cases[index], rng, structure=i >= batch - forced)))
     return found
+
+
+@lru_cache(maxsize=4)  # a hundred thousand slices take 4 ms to shuffle
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """Order of the cases in an epoch."""
+    return np.random.default_rng((seed, epoch, 0xE90)).permutation(count)
 
 
 def _centre(case: Prepared, rng: np.random.Generator, structure: bool) -> tuple[int, ...]:
@@ -90,7 +114,7 @@ def _centre(case: Prepared, rng: np.random.Generator, structure: bool) -> tuple[
     if structure and present:
         voxels = case.samples[present[int(rng.integers(len(present)))]]
         return tuple(int(v) for v in voxels[int(rng.integers(len(voxels)))])
-    return tuple(int(rng.integers(n)) for n in case.image.shape[1:])
+    return tuple(int(rng.integers(n)) for n in case.shape[1:])
 
 
 def read(
@@ -98,41 +122,43 @@ def read(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Read a region around a voxel; where it leaves the case there is 0 and background.
 
-    Along an axis where the case is smaller than the region, the case stays centred; where it is
-    larger, the region stays inside.
+    Along an axis where the case is smaller than the patch, the case stays centred; where it is
+    larger, the patch stays inside. The edge slice repeats where a neighbour is missing.
 
     Returns:
         ``(C', *size)`` and ``(*size)``; ``C' = C (2 neighbours + 1)`` for 2D networks on volumes.
     """
+    channels, *shape = case.shape
+    at, axis = list(centre), region.slice_axis
+    slices: list[int] = []
+    if axis is not None and len(shape) == 3:
+        last, here = shape.pop(axis) - 1, at.pop(axis)
+        around = range(here - region.neighbours, here + region.neighbours + 1)
+        slices = [min(max(k, 0), last) for k in around]
+    source, target = _window(shape, at, region)
+    places = [(*source[:axis], k, *source[axis:]) for k in slices] or [source]
     image, label = case.image, case.label
-    if region.slice_axis is not None and image.ndim == 4:
-        axis = region.slice_axis
-        image, label, centre = _slice(image, label, list(centre), axis, region.neighbours)
-    shape = image.shape[1:]
-    source, target = [], []
-    for n, size, c in zip(shape, region.size, centre, strict=True):
-        start = (n - size) // 2 if n <= size else min(max(c - size // 2, 0), n - size)
-        low, high = max(start, 0), min(start + size, n)
-        source.append(slice(low, high))
-        target.append(slice(low - start, high - start))
-    patch = np.zeros((image.shape[0], *region.size), np.float32)
-    patch[(slice(None), *target)] = image[(slice(None), *source)]
+    patch = np.zeros((channels * len(places), *region.size), np.float32)
+    for i, place in enumerate(places):
+        # basic indexing: only the pages of this part of the file are read
+        patch[(slice(i * channels, (i + 1) * channels), *target)] = image[(slice(None), *place)]
     mask = np.zeros(region.size, np.uint8)
     if label is not None:
-        mask[tuple(target)] = label[tuple(source)]
+        mask[target] = label[places[len(places) // 2]]
     return patch, mask
 
 
-def _slice(
-    image: NDArray[np.float32],
-    label: NDArray[np.uint8] | None,
-    centre: list[int],
-    axis: int,
-    neighbours: int,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, list[int]]:
-    """One slice with its neighbours as channels; the edge slice repeats."""
-    last = image.shape[axis + 1] - 1
-    at = centre.pop(axis)
-    wanted = [min(max(at + o, 0), last) for o in range(-neighbours, neighbours + 1)]
-    flat = np.concatenate([image.take(k, axis + 1) for k in wanted])
-    return flat, None if label is None else label.take(at, axis), centre
+def _window(
+    shape: Sequence[int], centre: Sequence[int], region: Region
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where the region lies in the case, and where that part of the case lies in the region."""
+    source, target = [], []
+    for n, size, keep, c in zip(
+        shape, region.size, region.patch or region.size, centre, strict=True
+    ):
+        start = (n - keep) // 2 if n <= keep else min(max(c - keep // 2, 0), n - keep)
+        start -= (size - keep) // 2
+        low, high = max(start, 0), min(start + size, n)
+        source.append(slice(low, high))
+        target.append(slice(low - start, high - start))
+    return tuple(source), tuple(target)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from delineate.core.errors import ConfigError
 
-#: A network has to see so many patches before a wider one is worth its price. Measured on
-#: hippocampi (docs/LOG.md): 16 channels reach their plateau after about this many.
-ENOUGH_PATCHES = 4000
+#: A wider network, or a larger patch, is worth its price only if the network still sees so many
+#: patches for each channel of its width. Measured on hippocampi (docs/LOG.md): 16 channels come
+#: close to their plateau with about 4,000 patches.
+ENOUGH_PATCHES_PER_CHANNEL = 250
 #: ... in at least so many optimiser steps.
 ENOUGH_STEPS = 900
 
@@ -82,8 +83,9 @@ def choose(
                 )
             best = (candidate, cost)
             continue
+        enough = ENOUGH_PATCHES_PER_CHANNEL * candidate.width
         wider = candidate.width > best[0].width or candidate.patch != best[0].patch
-        if wider and (steps * candidate.batch < ENOUGH_PATCHES or steps < ENOUGH_STEPS):
+        if wider and (steps * candidate.batch < enough or steps < ENOUGH_STEPS):
             break
         rate, best_rate = candidate.batch / cost, best[0].batch / best[1]
         if wider or (rate > 1.1 * best_rate and steps >= ENOUGH_STEPS):

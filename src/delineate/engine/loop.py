@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 from lightning_fabric import Fabric
@@ -29,6 +29,9 @@ from delineate.engine.budget import Pace
 from delineate.engine.settings import Settings
 from delineate.engine.update import EngineUpdate, NotFiniteError
 from delineate.methods._plan import Plan, Stage
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 #: Batches: (step, micro-batch, divisor of the batch size) -> Batch; pure, so steps can be replayed.
 Batches = Callable[[int, int, int], Batch]
@@ -107,21 +110,22 @@ class Loop:
             self._save()
         looked = self._looks()
         status = "finished"
-        with self._log() as log, self.bars.task(self.pace.steps, "training") as bar:
-            bar.advance(self.pace.step)
+        # the bar shows progress, which is even in time even where the number of steps is revised
+        with self._log() as log, self._board() as board, self.bars.task(1.0, "training") as bar:
+            bar.advance(self.pace.progress)
             while not self.pace.done:
                 if self.stop():
                     status = "interrupted"
                     break
+                before = self.pace.progress
                 numbers = self._step()
-                before = self.pace.steps
                 self.pace.tick()
-                bar.advance(1 + before - self.pace.steps, loss=numbers.get("loss", math.nan))
+                bar.advance(self.pace.progress - before, loss=numbers.get("loss", math.nan))
                 if self.validate is not None and self._looks() > looked and not self.pace.done:
                     looked = self._looks()
                     numbers.update(self.validate(self.averaged))
                     bar.advance(0, dice=numbers.get("val_dice", math.nan))
-                self._write(log, numbers)
+                self._write(log, board, numbers)
                 if time.monotonic() - saved > self.settings.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
@@ -335,21 +339,40 @@ class Loop:
         with path.open("a", buffering=1) as file:
             yield file
 
-    def _write(self, log: TextIO | None, numbers: Mapping[str, float]) -> None:
+    @contextmanager
+    def _board(self) -> Iterator[SummaryWriter | None]:
+        """The same numbers for TensorBoard."""
+        if self.fabric.global_rank != 0:
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = self.pace.step + 1 if self.pace.step else None
+        board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
+        try:
+            yield board
+        finally:
+            board.close()
+
+    def _write(
+        self, log: TextIO | None, board: SummaryWriter | None, numbers: Mapping[str, float]
+    ) -> None:
         """One line a step: the rate, the losses, what validation said."""
-        if log is None:
+        if log is None or board is None:
             return
         stage, _ = self._stage()
-        first = next(iter(stage.optimisers.values()))
+        rate = next(iter(stage.optimisers.values())).param_groups[0]["lr"]
         line = {
             "step": self.pace.step,
             "steps": self.pace.steps,
             "seconds": round(self.pace.spent, 3),
             "stage": stage.name,
-            "lr": first.param_groups[0]["lr"],
+            "lr": rate,
             **{k: (v if math.isfinite(v) else None) for k, v in numbers.items()},
         }
         log.write(json.dumps(line) + "\n")
+        for name, value in {"lr": rate, **numbers}.items():
+            board.add_scalar(name, value, self.pace.step)
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -35,9 +35,12 @@ def segmenter_loss(fake: Tensor, kind: str = "hinge") -> Tensor:
 def r1(real: Tensor, inputs: Tensor) -> Tensor:
     """Squared gradient of the real scores with respect to the critic's input, mean over cases.
 
+    For a critic that scores patches it is the mean over the scores too, so that a penalty weight
+    means the same whatever the size of the image.
+
     Args:
-        real: Scores of ``inputs``.
+        real: ``(B, 1, ...)`` scores of ``inputs``.
         inputs: ``(B, C, *S)`` with ``requires_grad``.
     """
     (gradient,) = torch.autograd.grad(real.sum(), inputs, create_graph=True)
-    return gradient.square().flatten(1).sum(1).mean()
+    return gradient.float().square().sum() / real.numel()

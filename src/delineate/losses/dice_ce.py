@@ -31,7 +31,7 @@ def loss(logits: Tensor, label: Tensor) -> Tensor:
         logits: ``(B, C, *S)``.
         label: ``(B, *S)`` indices.
     """
-    label = label.long()
+    label, logits = label.long(), logits.float()  # sums over a patch need more than 8 or 11 bits
     target = torch.zeros_like(logits).scatter_(1, label.unsqueeze(1), 1.0)
     return soft_dice(logits.softmax(1), target) + F.cross_entropy(logits, label)
 

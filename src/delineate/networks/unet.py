@@ -45,6 +45,12 @@ class Config:
             raise ConfigError(
                 f"expected levels >= 2 and width >= 1, got {self.levels}, {self.width}"
             )
+        if self.max_width < 1 or self.deep_supervision < 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                "expected max_width >= 1, deep_supervision >= 0 and 0 <= dropout < 1, "
+                f"got {self.max_width}, {self.deep_supervision}, {self.dropout}"
+            )
+        blocks.norm(self.ndim, 1, self.norm)  # refuses an unknown one here, not in the middle
 
 
 def divisor(config: Config) -> int:

@@ -257,7 +257,7 @@ def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
     ]
     return join(
         page.table(
-            "Results by region", _used(_REGION_COLUMNS, lines), lines, sortable=len(lines) > 3
+            "Results by region", _used(_REGION_COLUMNS, lines), lines, sortable=len(lines) > 12
         ),
         block(
             "text",

@@ -75,6 +75,7 @@ def overlay(
         picture = stack[-1] if picture is not None else None
         letters = letters or found
     names = _names(schema, masks)
+    picture, masks = _trim(picture, masks)
     canvas = _draw(picture, masks, {v: c for v, _, c in names}, tuple(spacing_mm), letters)
     legend = [(name, colour, "fill") for _, name, colour in names[:_LEGEND]]
     if len(names) > _LEGEND:
@@ -144,6 +145,20 @@ def _names(schema: Schema | None, masks: dict[str, Array]) -> list[tuple[int, st
         index, name = known.get(value, (value - 1, f"label {value}"))
         found.append((value, name, COLOURS[index % len(COLOURS)]))
     return found
+
+
+def _trim(image: Array | None, masks: dict[str, Array]) -> tuple[Array | None, dict[str, Array]]:
+    """Cut off surroundings in which the image has one value, all but a narrow margin."""
+    if image is None or image.ndim != 2:
+        return image, masks
+    shown = np.any([image != image[0, 0], *(m > 0 for m in masks.values())], axis=0)
+    cut = []
+    for axis, size in enumerate(shown.shape):
+        hit = np.flatnonzero(shown.any(axis=1 - axis))
+        margin = 1 + size // 32
+        low, high = (hit[0], hit[-1]) if hit.size else (0, size - 1)
+        cut.append(slice(max(0, int(low) - margin), int(high) + 1 + margin))
+    return image[tuple(cut)], {name: mask[tuple(cut)] for name, mask in masks.items()}
 
 
 def _grey(image: Array | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -42,7 +42,9 @@ class RunConfig:
     precision: Literal["auto", "32-true", "bf16-mixed"] = field(
         default="auto", metadata={"help": "auto: bf16 on GPUs that gain by it, else 32 bit"}
     )
-    compile: bool = field(default=False, metadata={"help": "torch.compile (needs a compiler)"})
+    compile: Literal["auto", "on", "off"] = field(
+        default="auto", metadata={"help": "torch.compile; auto: on GPUs, if measured to gain"}
+    )
     loop: Settings = field(default_factory=Settings, metadata={"help": "the loop"})
 
     def __post_init__(self) -> None:

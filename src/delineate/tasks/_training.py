@@ -29,6 +29,7 @@ from delineate.inference.postprocess import choose_rules
 from delineate.inference.predictor import choose_device
 from delineate.methods._plan import Plan
 from delineate.networks._blocks import count_parameters
+from delineate.preprocess import orient
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _planning
 from delineate.tasks._feed import Feed, mean_dice, outline
@@ -90,13 +91,10 @@ class Job:
 
     def _split(self) -> splits.Split:
         """Subjects for training, for choosing the clean-up, and for the figures."""
-        path = self.out / "split.json"
-        if path.exists():
-            (split,) = splits.load(path)
-        else:
-            split = self._new_split()
-            splits.check(self.cohort, split)
-            splits.save(path, split)
+        kept = run.read_json(self.out / "split.json")
+        split = splits.Split.from_dict(kept) if kept else self._new_split()
+        splits.check(self.cohort, split)
+        run.write_json(self.out / "split.json", split.to_dict())
         self.record["hashes"]["split"] = split.hash()
         told = ", ".join(f"{len(ids)} {name}" for name, ids in split.parts.items())
         self.say(f"split by subject: {told}")
@@ -207,7 +205,7 @@ class Job:
         else:
             default = _planning.default(options)
             choice = Choice(default, measure(default), chosen.steps, ())
-        self._announce(choice)
+        self._announce(choice, self._gains(choice, prepared["train"]))
         return choice
 
     def _left(self) -> float:
@@ -216,9 +214,24 @@ class Job:
         tail = _TAIL_SECONDS + _TAIL_SHARE * budget
         return budget - tail - (time.monotonic() - self.begun)
 
-    def _measure(self, candidate: Candidate, cases: list[PreparedCase]) -> float:
+    def _gains(self, choice: Choice, cases: list[PreparedCase]) -> bool:
+        """True if compiling is asked for, or saves more time than it takes (tried on GPUs only).
+
+        On a CPU it was measured to gain less than a tenth and to take half a minute (docs/LOG.md).
+        """
+        if self.chosen.compile != "auto" or self.device.type != "cuda":
+            return self.chosen.compile == "on"
+        return (
+            self._measure(choice.candidate, cases, compiled=True) < 0.95 * choice.seconds_per_step
+        )
+
+    def _measure(
+        self, candidate: Candidate, cases: list[PreparedCase], compiled: bool = False
+    ) -> float:
         """Seconds a step of a candidate, sampling and augmentation included."""
         plan, feed = self._build(candidate), self._feed(candidate, cases)
+        if compiled:
+            plan.predictor.compile()
         stage = plan.stages[-1]
         for module in stage.modules.values():
             module.to(self.device).train()
@@ -237,7 +250,7 @@ class Job:
             times.append(time.perf_counter() - start)
         return sorted(times[1:])[(_TIMED - 1) // 2]
 
-    def _announce(self, choice: Choice) -> None:
+    def _announce(self, choice: Choice, compiled: bool) -> None:
         candidate = choice.candidate
         parameters = count_parameters(self._build(candidate).predictor)
         patch = "x".join(map(str, candidate.patch))
@@ -251,6 +264,7 @@ class Job:
             "steps": choice.steps,
             "seconds_per_step": round(choice.seconds_per_step, 4),
             "precision": self.precision,
+            "compile": compiled,
             "tried": [
                 f"width {c.width}, patch {'x'.join(map(str, c.patch))}, batch {c.batch}: {s:.3f} s"
                 for c, s in choice.tried
@@ -268,7 +282,7 @@ class Job:
 
     def _fit(self, choice: Choice, prepared: Parts) -> Outcome:
         plan = self._build(choice.candidate)
-        if self.chosen.compile:
+        if self.record["plan"]["compile"]:
             plan.predictor.compile()
         feed = self._feed(choice.candidate, prepared["train"])
         looked = prepared.get("validation", [])[:_LOOK]
@@ -308,7 +322,8 @@ class Job:
         network = outcome.predictor.to(self.device)
         guesses = [self._outline(network, case, feed) for case in cases]
         outcome.predictor.cpu()
-        spacings = [case.original.spacing_mm for part in prepared.values() for case in part]
+        used = [case for part in prepared.values() for case in part]
+        spacings = [orient.ras_grid(case.original).spacing_mm for case in used]
         return {
             "network": {
                 "name": self.chosen.network,

@@ -51,7 +51,7 @@ RULES = {
 def evaluate(
     predictions: Path,
     labels: Path,
-    out: Path,
+    out: Path = Path("scores"),
     *,
     tolerance_mm: float = 1.0,
     seed: int = 0,

@@ -35,7 +35,7 @@ _INDEX_SECONDS = 5.0
 def predict(
     model: Path,
     scans: Path,
-    out: Path,
+    out: Path = Path("masks"),
     *,
     layout: str | None = None,
     only: Sequence[str] | None = None,
