@@ -134,7 +134,7 @@ def _volumes_ml(path: Path) -> dict[str, str]:
     """Volumes from the label file itself, so that a resumed cohort need not be simulated again."""
     if not path.is_file():
         return {}
-    image: Any = nib.load(path)  # type: ignore[attr-defined]
+    image: Any = nib.load(path)
     labels = np.asanyarray(image.dataobj)
     voxel_ml = float(np.prod(image.header.get_zooms()[:3])) / 1000
     regions = {"wt": (1, 2, 4), "tc": (1, 4), "et": (4,)}

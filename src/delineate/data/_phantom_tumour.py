@@ -80,7 +80,7 @@ def _density(
     spread = (wm + np.float32(_GREY_TO_WHITE) * gm) * np.exp(0.5 * np.clip(lobes, -2, 2))
     spread = _coarse(np.asarray(spread * tumour.infiltration_mm**2, np.float32), block)
     vigour = noise(rng, shape, anatomy.spacing_mm, 18.0)
-    rate = _coarse(np.exp(0.7 * np.clip(vigour, -2, 1.5)), block)
+    rate = _coarse(np.exp(0.6 * np.clip(vigour, -2, 1.5)), block)
     index = np.indices(spread.shape, dtype=np.float32)
     start = np.zeros(spread.shape, np.float32)
     for order, seed in enumerate(seeds):

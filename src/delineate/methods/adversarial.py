@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
+from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import adversarial, class_bce, dice_ce
 from delineate.methods._plan import Plan, Stage, Update
@@ -45,6 +46,13 @@ class Config:
     gradient_cap: float = field(default=0.1, metadata={"help": "adversarial / segmentation norm"})
     r1_weight: float = field(default=1.0, metadata={"help": "gamma of the R1 penalty"})
     r1_every: int = field(default=8, metadata={"help": "steps between R1 penalties"})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_up < 1 or self.ramp <= 0 or self.r1_every < 1:
+            raise ConfigError(
+                "expected 0 <= warm_up < 1, ramp > 0 and r1_every >= 1, "
+                f"got {self.warm_up}, {self.ramp}, {self.r1_every}"
+            )
 
 
 class Referee(nn.Module):

@@ -50,7 +50,6 @@ class Config:
                 "expected max_width >= 1, deep_supervision >= 0 and 0 <= dropout < 1, "
                 f"got {self.max_width}, {self.deep_supervision}, {self.dropout}"
             )
-        blocks.norm(self.ndim, 1, self.norm)  # refuses an unknown one here, not in the middle
 
 
 def divisor(config: Config) -> int:
@@ -106,9 +105,17 @@ class UNet(nn.Module):
         """Logits ``(B, outputs, *S)``; while training with deep supervision a list of them.
 
         Raises:
-            ConfigError: A spatial size is no multiple of ``divisor``; the nearest size is named.
+            ConfigError: A spatial size is no multiple of ``divisor``, or nothing but one voxel
+                would be left at the coarsest level; the nearest size is named.
         """
-        blocks.require_multiple(x.shape[2:], divisor(self.config))
+        least = divisor(self.config)
+        blocks.require_multiple(x.shape[2:], least)
+        if all(n == least for n in x.shape[2:]):
+            raise ConfigError(
+                f"expected more than one voxel at the coarsest level, got {tuple(x.shape[2:])}",
+                fix=f"pad to {(2 * least,) * self.config.ndim}, or use fewer levels",
+                code="size",
+            )
         skips: list[Tensor] = []
         for stage in self.encoder:
             x = stage(x)

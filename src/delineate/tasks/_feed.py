@@ -70,7 +70,10 @@ class Feed:
         spacing = [s for a, s in enumerate(self.cases[0].grid.spacing_mm) if a != axis]
         key = (chosen.seed * 1_000_003 + moment) * 1009 + self.rank
         generator = torch.Generator().manual_seed(key)
-        ranges = spatial.Config(chosen.rotation_degrees, chosen.scale)
+        turn = chosen.rotation_degrees
+        if turn is None:
+            turn = 15.0 if len(self.patch) == 3 else 30.0
+        ranges = spatial.Config(turn, chosen.scale)
         matrices = spatial.draw(ranges, size, spacing, self.mirror_axes, generator)
         image, label = spatial.apply(matrices, image, label, self.patch)
         actions = intensity.draw(intensity.Config(), size, generator)

@@ -36,7 +36,9 @@ class RunConfig:
     )
     foreground: float = field(default=1 / 3, metadata={"help": "patches centred on a structure"})
     augment: bool = field(default=True, metadata={"help": "rotate, scale, mirror, noise, gamma …"})
-    rotation_degrees: float = field(default=15.0, metadata={"help": "largest rotation"})
+    rotation_degrees: float | None = field(
+        default=None, metadata={"help": "largest rotation; null: 15 in 3D, 30 in 2D"}
+    )
     scale: tuple[float, float] = field(default=(0.7, 1.4), metadata={"help": "range of the zoom"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps"})
     precision: Literal["auto", "32-true", "bf16-mixed"] = field(

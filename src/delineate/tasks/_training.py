@@ -163,10 +163,12 @@ class Job:
                 code="not-a-segmenter",
             )
         ndim = self.preparation.ndim
+        levels = _planning.levels(candidate.patch, ndim)
         derived = {
             "ndim": ndim,
             "width": candidate.width,
-            "levels": _planning.levels(candidate.patch, ndim),
+            "levels": levels,
+            "deep_supervision": max(0, levels - 3),  # all but the two coarsest, as nnU-Net
         }
         names = {f.name for f in dataclasses.fields(module.Config)}
         values = {k: v for k, v in derived.items() if k in names}

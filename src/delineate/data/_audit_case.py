@@ -1,0 +1,287 @@
+"""One case of an audit: every file read to its end, and the few facts that are kept of it.
+
+What is kept is small (some 10 kB a channel), so that thousands of cases can be compared at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel import orientations
+from numpy.typing import NDArray
+
+from delineate.core.case import Case, Source
+from delineate.core.errors import DelineateError
+from delineate.core.image import TOLERANCE_MM, Grid, Image
+from delineate.core.schema import Schema
+from delineate.data import readers
+
+#: Percentiles are taken of about this many voxels, evenly spread.
+SAMPLE = 100_000
+#: Side of the thumbnail that two images are compared by: of flat images, of volumes.
+SIDE = {2: 64, 3: 24}
+# nibabel says nothing of the types of these.
+_axes_of: Any = orientations.io_orientation
+_turn: Any = orientations.apply_orientation
+#: Modalities whose three channels would be three scans, and not the colours of one picture.
+_SCANS = ("MR", "CT", "PET")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with one file or case.
+
+    Args:
+        code: Stable code; that of the reader's error where it cannot be read.
+        where: File relative to the root, or case id.
+        detail: What was expected and came.
+        fix: The next move; empty where the code has one of its own.
+    """
+
+    code: str
+    where: str
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One channel of a case.
+
+    Args:
+        name: Channel, ``channel.i`` or, where the layout names it, the component of a source.
+        channel: Channel of the cohort that it belongs to.
+        low, high: Smallest and largest value; NaN where a voxel is not finite.
+        level: 99.5th percentile of the magnitude of voxels other than 0.
+        digest: Hash of the voxels in RAS+ order, whatever the file format.
+        thumbnail: Small float16 copy, None where constant or not finite.
+    """
+
+    name: str
+    channel: str
+    low: float
+    high: float
+    level: float
+    digest: bytes
+    thumbnail: NDArray[np.float16] | None
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFacts:
+    """What a label map holds: voxels by value (0 too), and the hash of it in RAS+ order."""
+
+    grid: Grid
+    voxels: Mapping[int, int]
+    digest: bytes
+
+    @property
+    def foreground(self) -> int:
+        """Voxels other than 0."""
+        return sum(n for value, n in self.voxels.items() if value)
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is kept of a case; ``grids`` and ``counts`` (of channels) are by image source."""
+
+    case: Case
+    grids: Mapping[str, Grid]
+    counts: Mapping[str, int]
+    planes: tuple[Plane, ...]
+    label: LabelFacts | None
+    faults: tuple[Fault, ...]
+
+    @property
+    def grid(self) -> Grid | None:
+        """Grid of the first image that could be read."""
+        return next(iter(self.grids.values()), None)
+
+
+def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) -> Record:
+    """Read all files of a case. Whatever is wrong with them becomes a fault, never an exception."""
+    faults: list[Fault] = []
+    grids: dict[str, Grid] = {}
+    counts: dict[str, int] = {}
+    planes: list[Plane] = []
+    for channel, source in case.images.items():
+        where = place(source, root)
+        try:
+            image = readers.read(source)
+        except (DelineateError, OSError, MemoryError) as error:
+            faults.append(_unreadable(error, where, root))
+            continue
+        grids[channel], counts[channel] = image.grid, image.channels
+        faults += _channel_grid(grids, channel, where)
+        bad = image.array.size - int(np.isfinite(image.array).sum())
+        if bad:
+            detail = f"{bad:,} of {image.array.size:,} voxels"
+            faults.append(Fault("voxels-not-finite", where, detail))
+        planes += _planes(image, channel, case, modalities.get(channel, "unknown"))
+    whole = len(grids) == len(case.images)
+    if whole and planes and all(plane.low == plane.high for plane in planes):
+        value = f"every voxel is {planes[0].low:g}"
+        faults.append(Fault("image-constant", place(next(iter(case.images.values())), root), value))
+    label = None
+    if case.label is not None:
+        label, found = _label(case.label, next(iter(grids.values()), None), root, schema)
+        faults += found
+    return Record(case, grids, counts, tuple(planes), label, tuple(faults))
+
+
+def place(source: Source, root: Path) -> str:
+    """A source as text: relative to the root; a stack is named after its folder."""
+    path = source if isinstance(source, Path) else source[0].parent if source else root
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _unreadable(error: Exception, where: str, root: Path) -> Fault:
+    if not isinstance(error, DelineateError):
+        detail = str(error) or type(error).__name__
+        return Fault("unreadable", where, detail, "check that the file can be read here")
+    exact = place(Path(error.where), root) if error.where else where
+    return Fault(error.code, exact, error.message, error.fix or "fetch the file again")
+
+
+def _channel_grid(grids: Mapping[str, Grid], channel: str, where: str) -> list[Fault]:
+    first, grid = next(iter(grids)), grids[channel]
+    apart = _apart(grids[first], grid)
+    if not apart:
+        return []
+    code = "channel-shape" if grids[first].shape != grid.shape else "channel-affine"
+    return [Fault(code, where, f"{channel} against {first}: {apart}")]
+
+
+def _apart(image: Grid, other: Grid) -> str:
+    """How two grids differ, empty where they do not."""
+    off = image.difference_mm(other)
+    if off <= TOLERANCE_MM:
+        return ""
+    if math.isinf(off):
+        return f"expected the shape {_times(image.shape)}, got {_times(other.shape)}"
+    return f"up to {off:.3g} mm away"
+
+
+def _label(
+    source: Source, image: Grid | None, root: Path, schema: Schema
+) -> tuple[LabelFacts | None, list[Fault]]:
+    where = place(source, root)
+    try:
+        label = readers.read_label(source)
+    except (DelineateError, OSError, MemoryError) as error:
+        return None, [_unreadable(error, where, root)]
+    faults = []
+    if image is not None and (apart := _apart(image, label.grid)):
+        same = image.shape == label.grid.shape
+        faults.append(Fault("label-affine" if same else "label-shape", where, apart))
+    voxels = _count(label.array)
+    known = {0, *(entry.value for entry in schema.labels)}
+    if strange := [str(v) for v in voxels if v not in known]:
+        shown = ", ".join(strange[:8]) + (" …" if len(strange) > 8 else "")
+        faults.append(Fault("label-unknown", where, f"got {shown}"))
+    array = label.array[0].astype(np.int64 if label.array.dtype.itemsize > 4 else np.int32)
+    return LabelFacts(label.grid, voxels, digest(_ras(array, label.grid))), faults
+
+
+def _count(array: NDArray[Any]) -> dict[int, int]:
+    low, high = int(array.min()), int(array.max())
+    if low >= 0 and high < 2**16:  # much faster than sorting
+        counts = np.bincount(array.reshape(-1))
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, counts = np.unique(array, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _planes(image: Image, channel: str, case: Case, modality: str) -> list[Plane]:
+    array = image.array
+    if len(array) == 3 and modality not in _SCANS:  # a colour picture is compared by its brightness
+        return [_plane(array.mean(axis=0), image.grid, channel, channel)]
+    named = case.meta.get("channels") or ()
+    if len(array) == 1 or len(case.images) > 1 or len(named) != len(array):
+        named = [channel if len(array) == 1 else f"{channel}.{i}" for i in range(len(array))]
+    return [
+        _plane(part, image.grid, str(name), channel)
+        for part, name in zip(array, named, strict=True)
+    ]
+
+
+def _plane(array: NDArray[np.float32], grid: Grid, name: str, channel: str) -> Plane:
+    low, high = float(array.min()), float(array.max())
+    turned = _ras(array, grid)
+    if not (math.isfinite(low) and math.isfinite(high)) or low == high:
+        level = abs(low) if low == high else math.nan
+        return Plane(name, channel, low, high, level, digest(turned), None)
+    flat = array.reshape(-1)
+    stride = max(1, flat.size // SAMPLE)
+    while math.gcd(stride, flat.size) > 1:  # else the sample could be a single column
+        stride += 1
+    sample = flat[::stride]
+    bright = np.abs(sample[sample != 0])
+    level = float(np.percentile(bright, 99.5)) if bright.size else max(abs(low), abs(high))
+    floor, ceiling = np.percentile(sample, (0.5, 99.5))
+    if floor == ceiling:
+        floor, ceiling = low, high
+    return Plane(name, channel, low, high, level, digest(turned), thumbnail(turned, floor, ceiling))
+
+
+def _ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
+    """Axes swapped and turned as near to RAS+ as can be without interpolation."""
+    if not grid.oriented or grid.ndim != 3:
+        return array
+    turned: NDArray[Any] = _turn(array, _axes_of(grid.affine))
+    return turned
+
+
+def orientation(grid: Grid) -> str:
+    """Which way the axes point, such as ``RAS``, to the nearest axis of the body."""
+    axes = _axes_of(grid.affine)[: grid.ndim]
+    return "".join("LR PA IS".split()[int(axis)][int(sign > 0)] for axis, sign in axes)
+
+
+def spacing(grid: Grid) -> tuple[float, ...]:
+    """Voxel size in mm, in the order right, anterior, superior where that is known."""
+    if not grid.oriented or grid.ndim != 3:
+        return grid.spacing_mm
+    order = [int(axis) for axis, _ in _axes_of(grid.affine)]
+    return tuple(grid.spacing_mm[order.index(axis)] for axis in range(3))
+
+
+def digest(array: NDArray[Any]) -> bytes:
+    """Hash of shape and values."""
+    content = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
+    content.update(np.ascontiguousarray(array).data)
+    return content.digest()
+
+
+def thumbnail(
+    array: NDArray[np.float32], floor: float = -np.inf, ceiling: float = np.inf
+) -> NDArray[np.float16]:
+    """Exact area averages on a grid of 64 x 64 or 24 x 24 x 24, whatever the size of the image.
+
+    Values are cut off at ``floor`` and ``ceiling``, so that a few bright voxels do not make
+    unlike images alike, and brought to 0 … 1, so that they fit float16.
+    """
+    small: NDArray[Any] = np.clip(array, floor, ceiling)
+    for size in array.shape:
+        small = np.tensordot(small, _area(size, SIDE[array.ndim]), axes=(0, 1))
+    small -= small.min()
+    small /= max(float(small.max()), 1e-30)
+    return small.astype(np.float16)
+
+
+def _area(size: int, side: int) -> NDArray[np.float32]:
+    """Weights ``(side, size)``: the share that each voxel has in each cell."""
+    edges = np.linspace(0, size, side + 1)
+    voxel = np.arange(size)
+    overlap = np.minimum(edges[1:, None], voxel + 1) - np.maximum(edges[:-1, None], voxel)
+    weights = np.clip(overlap, 0, None)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

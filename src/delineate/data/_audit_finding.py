@@ -1,0 +1,48 @@
+"""A finding of an audit, and the few words that all findings share.
+
+Severities, as a careful user would set them: *blocking* where training would fail or give a false
+result, *warning* where somebody should look first, *note* where it is good to know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+#: Most places that a finding lists; the others are counted.
+MOST_PLACES = 200
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Args:
+        code: Stable code.
+        severity: ``"blocking"``, ``"warning"`` or ``"note"``.
+        message: What was found, with numbers.
+        where: Case ids, files relative to the root, or groups of case ids.
+        fix: The next move.
+    """
+
+    code: str
+    severity: str
+    message: str
+    where: tuple[str, ...] = ()
+    fix: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; ``places`` is how many there are, ``where`` the first of them."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "message": self.message,
+            "places": len(self.where),
+            "where": list(self.where[:MOST_PLACES]),
+            "fix": self.fix,
+        }
+
+
+def count(n: int, noun: str, many: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{n:,} {noun if n == 1 else many or noun + 's'}"

@@ -1,0 +1,81 @@
+"""What an audit says of label maps: empty, inverted, copied, in two styles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+
+from delineate.data._audit_case import LabelFacts, Record
+from delineate.data._audit_finding import Finding, count
+from delineate.data.cohort import Cohort
+
+
+def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
+    """Empty, inverted and copied labels, and structures that never occur."""
+    found = [(r, r.label) for r in records if r.label is not None]
+    if not found:
+        return []
+    findings = []
+    empty = [r.case.id for r, label in found if not label.foreground]
+    if empty:
+        every = len(empty) == len(found)
+        findings.append(
+            Finding(
+                "labels-all-empty" if every else "label-empty", "blocking" if every else "note",
+                f"{len(empty)} of {count(len(found), 'label map')} hold background alone",
+                tuple(empty), "check how the labels were exported" if every else "",
+            )
+        )  # fmt: skip
+    values = Counter(v for _, label in found for v in label.voxels)
+    names = {entry.value: entry.name for entry in cohort.schema.labels}
+    absent = [name for value, name in names.items() if not values[value]]
+    if absent and len(empty) < len(found):
+        findings.append(
+            Finding(
+                "label-absent", "warning",
+                f"declared but in no label map: {', '.join(absent)}; it cannot be learnt",
+                (), "take it out of the declaration, or add cases that show it",
+            )
+        )  # fmt: skip
+    if {1, 255} <= names.keys() and not any({1, 255} <= label.voxels.keys() for _, label in found):
+        rarer = min((1, 255), key=values.__getitem__)
+        findings.append(
+            Finding(
+                "label-two-styles", "warning",
+                "some masks hold 0 and 1, others 0 and 255, never both: one structure, two values?",
+                tuple(r.case.id for r, label in found if rarer in label.voxels),
+                "write all masks with the same value",
+            )
+        )  # fmt: skip
+    share = {r.case.id: label.foreground / sum(label.voxels.values()) for r, label in found}
+    inverted = [name for name, part in share.items() if part > 0.5]
+    if inverted and len(found) > 3 and median(share.values()) < 0.2:
+        findings.append(
+            Finding(
+                "label-inverted", "warning",
+                f"{count(len(inverted), 'label map')} with more foreground than background, while "
+                f"the median is {median(share.values()):.1%}: inverted?",
+                tuple(inverted), "look at them",
+            )
+        )  # fmt: skip
+    return findings + _copied_labels(found)
+
+
+def _copied_labels(found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
+    """One label map on the images of several subjects."""
+    owners: dict[bytes, list[Record]] = {}
+    for record, label in found:
+        if 0 < label.foreground < sum(label.voxels.values()):
+            owners.setdefault(label.digest, []).append(record)
+    copies = [
+        " = ".join(r.case.id for r in group) for group in owners.values()
+        if len({r.case.subject for r in group}) > 1
+        and len({tuple(p.digest for p in r.planes) for r in group}) > 1
+    ]  # fmt: skip
+    if not copies:
+        return []
+    message = f"{count(len(copies), 'label map')} on different images of several subjects"
+    return [
+        Finding("label-duplicated", "warning", message, tuple(copies), "look at them: one is wrong")
+    ]

@@ -1,0 +1,213 @@
+"""Which cases show the same image: to the voxel, or as near as a copy that was saved again.
+
+Near copies are looked for by the correlation of thumbnails, first coarse and then fine, so that
+noise, lossy compression, another intensity scale or another matrix size do not hide them. Crops,
+mirrored and turned copies are not found. Unlike scans are far from the limits: in seven public
+cohorts and the phantom no two people's images reached 0.985 on the fine grid.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.data._audit_case import Plane, Record
+from delineate.data._audit_finding import Finding, count
+from delineate.data.cohort import Cohort
+
+#: Least correlation of the coarse thumbnails (16 x 16, 8 x 8 x 8), and then of the fine ones.
+COARSE, FINE = 0.995, 0.998
+#: Two channels of one case are one scan from here on.
+SAME_SCAN = 0.9999
+_COARSE_SIDE = {2: 16, 3: 8}
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that show the same image.
+
+    Args:
+        members: Indices into the records, ascending.
+        exact: To the voxel; else as a near copy.
+        correlation: The lowest that joined two of them.
+    """
+
+    members: tuple[int, ...]
+    exact: bool
+    correlation: float = 1.0
+
+
+def duplicates(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
+    """Copies on both sides of a declared split, under several subjects, with unlike labels."""
+    sorted_groups: dict[tuple[str, bool], list[Group]] = {}
+    unlike: dict[str, list[Group]] = {"class": [], "label": []}
+    for group in groups(records):
+        members = [records[i] for i in group.members]
+        parts = {r.case.split for r in members} - {None}
+        several = len({r.case.subject for r in members}) > 1
+        kind = "splits" if len(parts) > 1 else "subjects" if several else ""
+        sorted_groups.setdefault((kind, group.exact), []).append(group)
+        if group.exact:
+            if len({r.case.klass for r in members} - {None}) > 1:
+                unlike["class"].append(group)
+            if len({r.label.digest for r in members if r.label}) > 1:
+                unlike["label"].append(group)
+    findings = [
+        _copies(cohort, records, kind, exact, found)
+        for (kind, exact), found in sorted_groups.items()
+    ]
+    findings += [
+        Finding(
+            f"duplicate-{what}-differs", "warning",
+            f"{count(len(found), 'image')} with several copies, and a different {what} for each",
+            _names(records, found), f"keep one copy with the right {what}",
+        )
+        for what, found in unlike.items() if found
+    ]  # fmt: skip
+    return findings
+
+
+def _copies(
+    cohort: Cohort, records: Sequence[Record], kind: str, exact: bool, found: Sequence[Group]
+) -> Finding:
+    same = "duplicate" if exact else "near-duplicate"
+    copies = f"exact copies of {count(len(found), 'image')}"
+    if not exact:
+        lowest = min(group.correlation for group in found)
+        copies = f"near copies of {count(len(found), 'image')} (correlation {lowest:.4f} or more)"
+    places = _names(records, found)
+    if kind == "splits":
+        return Finding(
+            f"{same}-across-splits", "blocking",
+            f"{copies} are in different parts of the declared split: "
+            + _share(cohort, records, found),
+            places, "take the copies out of one part, or draw the split anew",
+        )  # fmt: skip
+    if kind == "subjects":
+        return Finding(
+            f"{same}-across-subjects", "warning",
+            f"{copies} are listed under different subjects: a split by subject would not keep them "
+            "together",
+            places, "take the copies out, or give them one subject",
+        )  # fmt: skip
+    message = f"{copies} are listed more than once for the same subject"
+    return Finding(f"{same}-within-subject", "note", message, places)
+
+
+def _share(cohort: Cohort, records: Sequence[Record], found: Sequence[Group]) -> str:
+    """How many cases of each part but the largest have a copy in another."""
+    sizes = Counter(case.split for case in cohort.cases if case.split)
+    held = Counter(records[i].case.split for group in found for i in group.members)
+    rest = [part for part, _ in sizes.most_common()[1:] if held[part]]
+    return "; ".join(
+        f"{held[p]} of {count(sizes[p], 'case')} in {p!r} ({held[p] / sizes[p]:.0%}) are copies of "
+        "cases elsewhere"
+        for p in rest
+    )
+
+
+def _names(records: Sequence[Record], found: Iterable[Group]) -> tuple[str, ...]:
+    return tuple(
+        (" = " if group.exact else " ≈ ").join(records[i].case.id for i in group.members)
+        for group in found
+    )
+
+
+def groups(records: Sequence[Record]) -> list[Group]:
+    """Groups of exact copies, and groups of near copies among different subjects."""
+    owners: dict[bytes, list[int]] = {}
+    for index, record in enumerate(records):
+        for plane in record.planes:
+            if plane.low < plane.high:
+                owners.setdefault(plane.digest, []).append(index)
+    exact = _join(len(records), ((m[0], other) for m in owners.values() for other in m[1:]))
+    found = [Group(tuple(members), True) for members in exact]
+    same = {index: number for number, members in enumerate(exact) for index in members}
+    near = {
+        (a, b): r
+        for a, b, r in _near(records)
+        if (same.get(a, -1) != same.get(b, -2))
+        and records[a].case.subject != records[b].case.subject
+    }
+    for members in _join(len(records), near):
+        chosen = set(members)
+        lowest = min(r for (a, b), r in near.items() if a in chosen and b in chosen)
+        found.append(Group(tuple(members), False, lowest))
+    return found
+
+
+def copied_channels(record: Record) -> list[tuple[str, str]]:
+    """Pairs of channels of one case that are one and the same scan."""
+    planes = [plane for plane in record.planes if plane.thumbnail is not None]
+    pairs = ((a, b) for i, a in enumerate(planes) for b in planes[i + 1 :])
+    return [(a.name, b.name) for a, b in pairs if a.digest == b.digest or _alike(a, b)]
+
+
+def _alike(a: Plane, b: Plane) -> bool:
+    if a.thumbnail is None or b.thumbnail is None or a.thumbnail.shape != b.thumbnail.shape:
+        return False
+    first, second = _unit(np.stack([a.thumbnail, b.thumbnail]))
+    return float(first @ second) > SAME_SCAN
+
+
+def _near(records: Sequence[Record]) -> Iterator[tuple[int, int, float]]:
+    """Pairs of records, one channel of which is nearly the same."""
+    channels: dict[tuple[str, int], list[tuple[int, NDArray[np.float16]]]] = {}
+    for index, record in enumerate(records):
+        for plane in record.planes:
+            if plane.thumbnail is not None:
+                key = (plane.name, plane.thumbnail.ndim)
+                channels.setdefault(key, []).append((index, plane.thumbnail))
+    for (_, ndim), found in channels.items():
+        owner = [i for i, _ in found]
+        fine = np.stack([small for _, small in found])
+        side = _COARSE_SIDE[ndim]
+        blocks = (side, fine.shape[1] // side) * ndim
+        coarse = _unit(fine.reshape(-1, *blocks).mean(tuple(range(2, 2 * ndim + 1, 2)), np.float32))
+        for start in range(0, len(coarse), _BLOCK):
+            rows = coarse[start : start + _BLOCK]
+            for left in range(start, len(coarse), _BLOCK):
+                a, b = np.nonzero(rows @ coarse[left : left + _BLOCK].T > COARSE)
+                a, b = a + start, b + left
+                a, b = a[a < b], b[a < b]
+                for one, other, r in zip(a, b, _correlations(fine, a, b), strict=True):
+                    if r > FINE:
+                        yield owner[one], owner[other], float(r)
+
+
+def _correlations(
+    fine: NDArray[np.float16], a: NDArray[np.int64], b: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Correlation of each pair, by one product of all images that are in any of them."""
+    if not len(a):
+        return np.empty(0, np.float32)
+    rows, i = np.unique(a, return_inverse=True)
+    columns, j = np.unique(b, return_inverse=True)
+    product: NDArray[np.float32] = _unit(fine[rows]) @ _unit(fine[columns]).T
+    return product[i, j]
+
+
+def _unit(images: NDArray[np.float16 | np.float32]) -> NDArray[np.float32]:
+    """Images ``(n, *S)`` as rows of mean 0 and length 1: their products are correlations."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    return flat
+
+
+def _join(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Connected groups of two members or more, each ascending."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ends = np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(count, count))
+    joined: dict[int, list[int]] = {}
+    for node, name in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        joined.setdefault(name, []).append(node)
+    return [members for members in joined.values() if len(members) > 1]

@@ -1,0 +1,200 @@
+"""The audit: what is wrong with a cohort before anyone trains on it.
+
+Every file is read once and to its end, since headers alone prove nothing. Damaged files, grids
+that disagree, labels with undeclared values, copies that cross a declared split and much else
+become findings, each *blocking*, a *warning* or a *note*, with its places and the next move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from delineate.core.errors import DelineateError
+from delineate.core.progress import QUIET, Progress
+from delineate.data import readers
+from delineate.data._audit_case import Record, look, orientation, spacing
+from delineate.data._audit_files import faults, pairing, people
+from delineate.data._audit_finding import Finding
+from delineate.data._audit_images import geometry, intensities
+from delineate.data._audit_labels import labels
+from delineate.data._audit_twins import duplicates
+from delineate.data.cohort import Cohort
+
+SEVERITIES = ("blocking", "warning", "note")
+#: Each looks at one matter; they are given the cohort and what was kept of every case.
+RULES: tuple[Callable[[Cohort, Sequence[Record]], list[Finding]], ...] = (
+    faults, pairing, people, duplicates, geometry, labels, intensities,
+)  # fmt: skip
+#: Cases whose headers are looked at to tell how many can be held in memory at once.
+_CASES = 24
+
+
+def examine(
+    cohort: Cohort, *, workers: int | None = None, progress: Progress = QUIET
+) -> dict[str, Any]:
+    """Read every file of a cohort and tell what is wrong with it.
+
+    Args:
+        cohort: The cohort; nothing is written into it.
+        workers: Threads; by default as many as processors and memory allow, at most 8.
+        progress: Told of every case.
+
+    Returns:
+        Plain data for JSON: ``root``, ``layout``, ``cases``, ``subjects``, ``seconds``, ``facts``
+        (what there is) and ``findings``, the gravest first, each with ``code``, ``severity``,
+        ``message``, ``places`` (how many), ``where`` (the first of them) and ``fix``.
+    """
+    begun = time.monotonic()
+    records = _look_at_all(cohort, workers or _workers(cohort), progress)
+    found = [finding for rule in RULES for finding in rule(cohort, records)]
+    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return {
+        "format": "delineate-audit",
+        "root": cohort.root.as_posix(),
+        "layout": cohort.layout,
+        "cases": len(cohort),
+        "subjects": len({case.subject for case in cohort.cases}),
+        "seconds": round(time.monotonic() - begun, 2),
+        "facts": facts(cohort, records),
+        "findings": [finding.to_dict() for finding in found],
+    }
+
+
+def _look_at_all(cohort: Cohort, workers: int, progress: Progress) -> list[Record]:
+    pool = ThreadPoolExecutor(workers)
+    try:
+        looks = pool.map(
+            lambda case: look(case, cohort.root, cohort.schema, cohort.modalities), cohort.cases
+        )
+        return list(progress.track(looks, "audit", len(cohort)))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _workers(cohort: Cohort) -> int:
+    """Threads that the processors, and the memory for the largest of some cases, allow."""
+    import psutil
+
+    largest = 1
+    for case in cohort.cases[:: max(1, len(cohort) // _CASES)]:
+        for source in case.images.values():
+            with contextlib.suppress(DelineateError, OSError):  # told when its turn comes
+                grid, channels = readers.probe(source)
+                largest = max(largest, 4 * channels * math.prod(grid.shape))
+    # An image, the bytes it was read from, its turned copy and its mask of finite voxels.
+    fit = int(psutil.virtual_memory().available * 0.5 / (4 * largest))
+    return max(1, min(8, os.cpu_count() or 1, fit))
+
+
+def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:
+    """What there is: counts, voxel sizes, orientations, intensities and label volumes."""
+    grids = [grid for record in records if (grid := record.grid) is not None]
+    per_subject = Counter(case.subject for case in cohort.cases)
+    told: dict[str, Any] = {
+        "labelled_cases": sum(case.label is not None for case in cohort.cases),
+        "files_read_to_the_end": sum(len(record.grids) for record in records)
+        + sum(record.label is not None for record in records),
+        "cases_per_subject": _range(per_subject.values()),
+        "dimensions": sorted({grid.ndim for grid in grids}),
+        "voxel_size": "known" if any(g.spacing_known for g in grids) else "not told by the files",
+        "remarks": list(cohort.notes),
+        "shapes": _census(" × ".join(map(str, grid.shape)) for grid in grids),
+        "orientations": _census(
+            orientation(grid) if grid.oriented else "not told" for grid in grids
+        ),
+        "parts": _census(case.split for case in cohort.cases),
+        "classes": _census(case.klass for case in cohort.cases),
+        "sites": _census(case.site for case in cohort.cases),
+        "spacing_mm": _spacing_rows([spacing(grid) for grid in grids if grid.spacing_known]),
+        "intensities": _intensity_rows(cohort, records),
+        "labels": _label_rows(cohort, records),
+    }
+    return {name: value for name, value in told.items() if value not in ([], {})}
+
+
+def _census(values: Iterable[str | None]) -> dict[str, int]:
+    return dict(Counter(value for value in values if value is not None).most_common())
+
+
+def _range(values: Iterable[int]) -> str:
+    low, high = min(values, default=0), max(values, default=0)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _spacing_rows(sizes: Sequence[tuple[float, ...]]) -> list[dict[str, Any]]:
+    rows = []
+    for ndim in sorted({len(size) for size in sizes}):
+        table = np.array([size for size in sizes if len(size) == ndim])
+        axes = ("right", "anterior", "superior") if ndim == 3 else ("rows", "columns")
+        rows += [
+            {"axis": axis, **_spread(table[:, i].tolist())} for i, axis in enumerate(axes)
+        ]  # fmt: skip
+    return rows
+
+
+def _intensity_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """By channel: how the cases' smallest, largest and 99.5th-percentile values are spread."""
+    planes: dict[str, list[Any]] = {}
+    for record in records:
+        for plane in record.planes:
+            if math.isfinite(plane.low + plane.high):
+                planes.setdefault(plane.name, []).append(plane)
+    return [
+        {
+            "channel": name,
+            "modality": cohort.modalities.get(found[0].channel, "unknown"),
+            "images": len(found),
+            "lowest": _short(min(p.low for p in found)),
+            "highest": _short(max(p.high for p in found)),
+            **{f"p99_5_{k}": v for k, v in _spread([p.level for p in found]).items()},
+        }
+        for name, found in planes.items()
+    ]
+
+
+def _label_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """By label: in how many cases it is, and how large (ml, or voxels where no size is known)."""
+    found = [r.label for r in records if r.label is not None]
+    known = bool(found) and all(label.grid.spacing_known for label in found)
+    rows = []
+    for entry in cohort.schema.labels if found else ():
+        present = [label for label in found if label.voxels.get(entry.value)]
+        sizes = [
+            label.voxels[entry.value]
+            * (abs(float(np.linalg.det(label.grid.affine[:3, :3]))) / 1000 if known else 1)
+            for label in present
+        ]
+        total = sum(sum(label.voxels.values()) for label in found)
+        share = sum(label.voxels[entry.value] for label in present) / total
+        unit = "ml" if known else "voxels"
+        rows.append(
+            {
+                "label": entry.name,
+                "value": entry.value,
+                "cases": len(present),
+                "share_of_voxels": _short(share),
+                **{f"{unit}_{k}": v for k, v in _spread(sizes).items()},
+            }
+        )
+    return rows
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    if not values:
+        return {"min": None, "median": None, "max": None}
+    ends = (min(values), float(np.median(values)), max(values))
+    return dict(zip(("min", "median", "max"), map(_short, ends), strict=True))
+
+
+def _short(value: float) -> float:
+    """Four significant digits: enough to judge by, and to read."""
+    return float(f"{value:.4g}")
