@@ -11,7 +11,7 @@ from torch import Tensor
 from delineate.augment import intensity
 
 STEPS = ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")
-CHANCES = {name: 1.0 for name in STEPS}
+CHANCES = dict.fromkeys(STEPS, 1.0)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -110,7 +110,7 @@ def test_low_resolution_loses_detail_and_at_full_resolution_none() -> None:
     assert torch.allclose(one("low_resolution", 1.0, x), x, atol=1e-6)
     assert one("low_resolution", 0.5, x).std() < 0.8 * x.std()
     smooth = torch.linspace(0, 1, 16).view(1, 1, 16, 1).expand(1, 1, 16, 16).contiguous()
-    assert torch.allclose(one("low_resolution", 0.5, smooth), smooth, atol=0.04)
+    assert torch.allclose(one("low_resolution", 0.5, smooth), smooth, atol=1.01 / 15)  # one voxel
 
 
 def test_draw_follows_its_chances_and_ranges() -> None:
@@ -133,7 +133,9 @@ def test_draw_follows_its_chances_and_ranges() -> None:
         low, high = ranges[name]
         assert low <= min(strengths) < low + 0.1 * (high - low)
         assert high - 0.1 * (high - low) < max(strengths) <= high
-    usual = [name for case in intensity.draw(intensity.Config(), 3000, seeded()) for name, _ in case]
+    usual = [
+        name for case in intensity.draw(intensity.Config(), 3000, seeded()) for name, _ in case
+    ]
     assert usual.count("gamma") / 3000 == pytest.approx(0.3, abs=0.03)
     assert usual.count("blur") / 3000 == pytest.approx(0.1, abs=0.02)
 

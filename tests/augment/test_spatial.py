@@ -64,7 +64,9 @@ def test_a_quarter_turn_is_rot90(plane: tuple[int, int]) -> None:
 
 def test_a_mirrored_patch_is_flip() -> None:
     image, label = scene((8, 10))
-    moved, mask = spatial.apply(matrices(torch.diag(torch.tensor([1.0, -1.0]))), image, label, (8, 10))
+    moved, mask = spatial.apply(
+        matrices(torch.diag(torch.tensor([1.0, -1.0]))), image, label, (8, 10)
+    )
     assert torch.allclose(moved, image.flip(3), atol=1e-5)
     assert torch.equal(mask, label.flip(2))
 
@@ -104,7 +106,7 @@ def test_outside_the_region_there_is_zero_and_background() -> None:
     far = matrices(torch.eye(2), 1, shift=[0.5, 0.0])
     moved, mask = spatial.apply(far, image, label, (8, 8))
     assert torch.allclose(moved[0, 0, :4], torch.ones(4, 8))
-    assert moved[0, 0, 4:].abs().max() == 0
+    assert moved[0, 0, 4:].abs().max() < 1e-6
     assert mask[0, 4:].max() == 0
 
 
@@ -114,8 +116,8 @@ def test_a_shift_alone_does_not_smooth() -> None:
     found = draw(spatial.Config(probability=0.0, shift=0.1), (1.0, 1.0, 1.0), n=4, seed=2)
     moved, _ = spatial.apply(found, image, label, (24, 24, 24))
     assert moved.std().item() == pytest.approx(1, abs=0.02)
-    known = {round(float(v), 3) for v in image.flatten()}
-    assert {round(float(v), 3) for v in moved[0, 0, 5, 5]} <= known
+    seen = moved[0, 0, 5, 5].view(-1, 1)
+    assert (seen - image[0, 0].reshape(1, -1)).abs().min(1).values.max() < 1e-4
 
 
 def test_image_and_label_move_together() -> None:

@@ -109,7 +109,9 @@ def test_deep_supervision_weighs_by_powers_of_two() -> None:
     def one(logits: Tensor, truth: Tensor) -> Tensor:
         assert truth.shape == (1, *logits.shape[2:])
         seen.append(sorted(set(truth.flatten().tolist())))
-        assert torch.equal(truth[:, : truth.shape[1] // 2] == 2, truth[:, : truth.shape[1] // 2] > 0)
+        assert torch.equal(
+            truth[:, : truth.shape[1] // 2] == 2, truth[:, : truth.shape[1] // 2] > 0
+        )
         return torch.tensor({8: 1.0, 4: 10.0, 2: 100.0}[logits.shape[-1]])
 
     outputs = [torch.zeros(1, 3, n, n) for n in (8, 4, 2)]

@@ -240,7 +240,7 @@ def _ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
 def orientation(grid: Grid) -> str:
     """Which way the axes point, such as ``RAS``, to the nearest axis of the body."""
     axes = _axes_of(grid.affine)[: grid.ndim]
-    return "".join("LR PA IS".split()[int(axis)][int(sign > 0)] for axis, sign in axes)
+    return "".join(("LR", "PA", "IS")[int(axis)][int(sign > 0)] for axis, sign in axes)
 
 
 def spacing(grid: Grid) -> tuple[float, ...]:
@@ -270,8 +270,8 @@ def thumbnail(
     for size in array.shape:
         small = np.tensordot(small, _area(size, SIDE[array.ndim]), axes=(0, 1))
     small -= small.min()
-    small /= max(float(small.max()), 1e-30)
-    return small.astype(np.float16)
+    scaled: NDArray[np.float16] = (small / max(float(small.max()), 1e-30)).astype(np.float16)
+    return scaled
 
 
 def _area(size: int, side: int) -> NDArray[np.float32]:
@@ -279,7 +279,7 @@ def _area(size: int, side: int) -> NDArray[np.float32]:
     edges = np.linspace(0, size, side + 1)
     voxel = np.arange(size)
     overlap = np.minimum(edges[1:, None], voxel + 1) - np.maximum(edges[:-1, None], voxel)
-    weights = np.clip(overlap, 0, None)
+    weights: NDArray[np.float64] = np.clip(overlap, 0, None)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from delineate.core.case import Case
 from delineate.data._audit_case import Fault, Record
-from delineate.data._audit_finding import Finding, count
+from delineate.data._audit_finding import Finding, count, trained_on
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT
 
 #: Files of one error that get a finding each; further ones share one.
 MOST_EACH = 25
+#: How the DICOM layout begins to say that an object is no image: reports, plans, segmentations.
+_NO_IMAGE = "left out: expected an image or a volume"
 #: Largest class over smallest.
 IMBALANCE = 10.0
 
@@ -41,30 +43,28 @@ _MEANING = {
 
 def faults(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Faults of single files. Those of cases that training does not use do not block it."""
-    labelled = any(case.label is not None for case in cohort.cases)
+    used = trained_on(cohort)
     found: dict[tuple[str, str], list[Fault]] = {}
     for record in records:
-        case = record.case
-        used = case.label is not None or case.klass is not None or not labelled
+        severity = "blocking" if not used or record.case.id in used else "warning"
         for fault in record.faults:
-            found.setdefault((fault.code, "blocking" if used else "warning"), []).append(fault)
+            found.setdefault((fault.code, severity), []).append(fault)
     findings = []
     for (code, severity), group in found.items():
         if code in _MEANING:
             what, fix = _MEANING[code]
             shown = "; ".join(f"{f.where}: {f.detail}" for f in group[:3])
             more = f"; and {len(group) - 3} more" if len(group) > 3 else ""
-            message = f"{count(len(group), 'case')}: {what} ({shown}{more})"
+            message = f"{count(len(group), 'file')}: {what} ({shown}{more})"
             findings.append(Finding(code, severity, message, tuple(f.where for f in group), fix))
             continue
-        findings += [
-            Finding(code, severity, f.detail, (f.where,), f.fix) for f in group[:MOST_EACH]
-        ]
+        for fault in group[:MOST_EACH]:
+            message = f"{fault.where}: {fault.detail}"
+            findings.append(Finding(code, severity, message, (fault.where,), fault.fix))
         if rest := group[MOST_EACH:]:
             message = f"{count(len(rest), 'more file')} with the same error: {rest[0].detail}"
-            findings.append(
-                Finding(code, severity, message, tuple(f.where for f in rest), rest[0].fix)
-            )
+            places = tuple(fault.where for fault in rest)
+            findings.append(Finding(code, severity, message, places, rest[0].fix))
     return findings
 
 
@@ -72,23 +72,30 @@ def pairing(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Files without a partner, by the reason that the layout gives in brackets."""
     reasons: dict[str, list[str]] = {}
     for entry in cohort.unpaired:
-        path, _, reason = entry.rpartition(" (")
-        reasons.setdefault(reason.rstrip(")") if path else "no partner", []).append(path or entry)
-    found = [
-        Finding(
-            "unpaired",
-            "warning",
-            f"{count(len(paths), 'file or entry', 'files or entries')} not used: {reason}",
-            tuple(paths),
-            "add what is missing, or take them out",
-        )
-        for reason, paths in reasons.items()
-    ]
-    if not any(case.label is not None or case.klass is not None for case in cohort.cases):
-        found.append(
-            Finding("no-labels", "note", "no case has a label: nothing here can be trained on")
-        )
+        path, reason = _reason(entry)
+        reasons.setdefault(reason, []).append(path)
+    found = []
+    for reason, paths in reasons.items():
+        message = f"{count(len(paths), 'file or entry', 'files or entries')} not used: {reason}"
+        if reason.startswith(_NO_IMAGE):
+            found.append(Finding("not-an-image", "note", message, tuple(paths)))
+        else:
+            fix = "add what is missing, or take them out"
+            found.append(Finding("unpaired", "warning", message, tuple(paths), fix))
+    if not trained_on(cohort):
+        message = "no case has a label: nothing here can be trained on"
+        found.append(Finding("no-labels", "note", message))
     return found
+
+
+def _reason(entry: str) -> tuple[str, str]:
+    """``"path (why (really))"`` -> path and reason."""
+    depth = 0
+    for place in range(len(entry) - 1, -1, -1) if entry.endswith(")") else ():
+        depth += {")": 1, "(": -1}.get(entry[place], 0)
+        if depth == 0:
+            return entry[:place].rstrip(), entry[place + 1 : -1]
+    return entry, "no partner"
 
 
 def people(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from delineate.data.cohort import Cohort
+
 #: Most places that a finding lists; the others are counted.
 MOST_PLACES = 200
 
@@ -46,3 +48,8 @@ class Finding:
 def count(n: int, noun: str, many: str | None = None) -> str:
     """A number with its noun."""
     return f"{n:,} {noun if n == 1 else many or noun + 's'}"
+
+
+def trained_on(cohort: Cohort) -> frozenset[str]:
+    """Ids of the cases that training would use: those with a label map or a class."""
+    return frozenset(c.id for c in cohort.cases if c.label is not None or c.klass is not None)

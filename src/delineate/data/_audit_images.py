@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from statistics import median
 
 import numpy as np
 
-from delineate.data._audit_case import Record, orientation, spacing
-from delineate.data._audit_finding import Finding, count
+from delineate.core.image import Grid
+from delineate.data._audit_case import Plane, Record, orientation, spacing
+from delineate.data._audit_finding import Finding, count, trained_on
 from delineate.data._audit_twins import copied_channels
 from delineate.data.cohort import Cohort
 
@@ -20,156 +21,172 @@ SPACING_FACTOR = 3.0
 EXTENT_MM = (1.0, 3000.0)
 #: Intensities stand out if both this far from the median and this many robust deviations.
 LEVEL_FACTOR, LEVEL_DEVIATIONS = 20.0, 6.0
-#: Where more than this share of the cases stands out, the cohort is varied and has no outliers.
-OUTLIER_SHARE = 0.25
+#: Where more cases than this share stand out, the cohort is varied and has no outliers.
+OUTLIER_SHARE = 0.1
+#: Modalities that are scaled image by image, so that no unit is needed.
+_SCALED_ALONE = ("MR", "XR", "US", "OCT", "unknown")
 
 
 def geometry(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Channels, dimensions, voxel sizes and orientations that do not fit together."""
+    seen = [record for record in records if record.grid is not None]
+    findings = _kinds(cohort, seen) + _orientations(seen) + _implausible(seen)
+    # The scans of one channel are compared with each other: PET is coarser than CT.
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for record in seen:
+        if record.grid and record.grid.spacing_known and _extent(record.grid):
+            groups.setdefault((next(iter(record.grids)), record.grid.ndim), []).append(record)
+    for group in groups.values():
+        findings += _spacings(group)
+    return findings
+
+
+def _kinds(cohort: Cohort, seen: Sequence[Record]) -> list[Finding]:
+    """Cases that cannot be trained on together; without labels nobody wants to."""
+    used = trained_on(cohort)
+    severity = "blocking" if used else "warning"
+    seen = [record for record in seen if not used or record.case.id in used]
     findings = []
-    whole = [r for r in records if r.grids and len(r.grids) == len(r.case.images)]
-    shapes = Counter(tuple(r.counts.items()) for r in whole)
-    if len(shapes) > 1:
-        common, n = shapes.most_common(1)[0]
+    whole = [record for record in seen if len(record.grids) == len(record.case.images)]
+    kinds = Counter(tuple(record.counts.items()) for record in whole)
+    if len(kinds) > 1:
+        common = kinds.most_common(1)[0][0]
         odd = [r.case.id for r in whole if tuple(r.counts.items()) != common]
-        findings.append(
-            Finding(
-                "channels-differ", "blocking",
-                f"{count(len(odd), 'case')} with other channels than {_channels(common)}, which "
-                f"{count(n, 'case')} have",
-                tuple(odd), "leave such cases out, or choose the channels that all cases have",
-            )
-        )  # fmt: skip
-    seen = [(r, grid) for r in records if (grid := r.grid) is not None]
-    flat = [r.case.id for r, grid in seen if grid.ndim == 2]
+        message = f"{len(odd)} of {count(len(whole), 'case')} with other channels than "
+        fix = "leave such cases out, or choose the channels that all cases have"
+        names = ", ".join(name if n == 1 else f"{name} ({n})" for name, n in common)
+        findings.append(Finding("channels-differ", severity, message + names, tuple(odd), fix))
+    flat = [r.case.id for r in seen if r.grid and r.grid.ndim == 2]
     if 0 < len(flat) < len(seen):
-        findings.append(
-            Finding(
-                "dimensions-differ", "blocking",
-                f"{count(len(flat), 'flat image')} among {count(len(seen) - len(flat), 'volume')}",
-                tuple(flat), "give each kind a cohort of its own",
-            )
-        )  # fmt: skip
-    codes = Counter(orientation(grid) for _, grid in seen if grid.oriented)
-    loose = [r.case.id for r, grid in seen if not grid.oriented]
+        message = f"{count(len(flat), 'flat image')} among {count(len(seen) - len(flat), 'volume')}"
+        fix = "give each kind a cohort of its own"
+        findings.append(Finding("dimensions-differ", severity, message, tuple(flat), fix))
+    return findings
+
+
+def _orientations(seen: Sequence[Record]) -> list[Finding]:
+    codes = Counter(orientation(r.grid) for r in seen if r.grid and r.grid.oriented)
+    findings = []
+    loose = [r.case.id for r in seen if r.grid and not r.grid.oriented]
+    nominal = [r.case.id for r in seen if r.grid and not r.grid.spacing_known]
+    fix = "export them in a format that keeps it, such as NIfTI"
     if codes and loose:
-        findings.append(
-            Finding(
-                "orientation-unknown", "warning",
-                f"{count(len(loose), 'image')} do not say how they lie in the body, the others do: "
-                "no image would be brought to a common orientation",
-                tuple(loose), "export them in a format that keeps it, such as NIfTI",
-            )
-        )  # fmt: skip
+        message = (
+            f"{count(len(loose), 'image')} of unknown orientation among others that tell theirs: "
+            "none would be brought to a common one"
+        )
+        findings.append(Finding("orientation-unknown", "warning", message, tuple(loose), fix))
     elif len(codes) > 1:
         census = ", ".join(f"{n} {code}" for code, n in codes.most_common())
-        findings.append(
-            Finding(
-                "orientations-mixed", "note",
-                f"axes point different ways ({census}); all are brought to RAS+ before training",
-            )
-        )  # fmt: skip
-    return findings + _spacings(records)
-
-
-def _spacings(records: Sequence[Record]) -> list[Finding]:
-    findings = []
-    known = {r.case.id: g for r in records if (g := r.grid) is not None and g.spacing_known}
-    silent = [r.case.id for r in records if r.grid is not None and not r.grid.spacing_known]
-    if known and silent:
-        findings.append(
-            Finding(
-                "spacing-unknown", "warning",
-                f"{count(len(silent), 'image')} give no voxel size, the others do; theirs would be "
-                "taken to be 1 mm",
-                tuple(silent), "export them in a format that keeps it, such as NIfTI",
-            )
-        )  # fmt: skip
-    extent = {
-        name: max(n * mm for n, mm in zip(g.shape, g.spacing_mm, strict=True))
-        for name, g in known.items()
-    }
-    strange = [n for n, mm in extent.items() if not EXTENT_MM[0] <= mm <= EXTENT_MM[1]]
-    if strange:
-        findings.append(
-            Finding(
-                "spacing-implausible", "warning",
-                f"{count(len(strange), 'image')} cannot be this large: {strange[0]} is "
-                f"{extent[strange[0]]:g} mm long; are lengths in metres or micrometres?",
-                tuple(strange), "correct the voxel size in the files",
-            )
-        )  # fmt: skip
-    for ndim in (2, 3):
-        sizes = {n: spacing(g) for n, g in known.items() if g.ndim == ndim and n not in strange}
-        if len(sizes) < 3:
-            continue
-        middle = np.median(list(sizes.values()), axis=0)
-        off = [
-            name for name, size in sizes.items()
-            if np.abs(np.log(np.array(size) / middle)).max() > math.log(SPACING_FACTOR)
-        ]  # fmt: skip
-        few = len(off) <= OUTLIER_SHARE * len(sizes)
-        if off:
-            shown = "; ".join(f"{name}: {_mm(sizes[name])}" for name in off[:3])
-            findings.append(
-                Finding(
-                    "spacing-outlier" if few else "spacing-varies", "warning" if few else "note",
-                    f"{count(len(off), 'image')} with voxels {SPACING_FACTOR:g} times larger or "
-                    f"smaller than the median of {_mm(middle)} ({shown})",
-                    tuple(off), "check that these voxel sizes are right" if few else "",
-                )
-            )  # fmt: skip
+        message = f"axes point different ways ({census}); all are brought to RAS+ before training"
+        findings.append(Finding("orientations-mixed", "note", message))
+    if 0 < len(nominal) < len(seen):
+        message = (
+            f"{count(len(nominal), 'image')} of unknown voxel size among others that tell theirs: "
+            "it would be taken to be 1 mm"
+        )
+        findings.append(Finding("spacing-unknown", "warning", message, tuple(nominal), fix))
     return findings
+
+
+def _extent(grid: Grid) -> bool:
+    """Whether something of this size can have been imaged."""
+    longest = max(n * mm for n, mm in zip(grid.shape, grid.spacing_mm, strict=True))
+    return EXTENT_MM[0] <= longest <= EXTENT_MM[1]
+
+
+def _implausible(seen: Sequence[Record]) -> list[Finding]:
+    odd = {
+        r.case.id: r.grid.spacing_mm
+        for r in seen
+        if r.grid and r.grid.spacing_known and not _extent(r.grid)
+    }
+    if not odd:
+        return []
+    first = next(iter(odd))
+    message = (
+        f"{count(len(odd), 'image')} of a size that cannot be ({first}: voxels of "
+        f"{_mm(odd[first])}): lengths in metres or micrometres?"
+    )
+    fix = "correct the voxel size in the files"
+    return [Finding("spacing-implausible", "warning", message, tuple(odd), fix)]
+
+
+def _spacings(group: Sequence[Record]) -> list[Finding]:
+    """Scans of one channel with much larger or smaller voxels than most."""
+    sizes = {r.case.id: spacing(r.grid) for r in group if r.grid}
+    middle = np.median(list(sizes.values()), axis=0)
+    off = [
+        name
+        for name, size in sizes.items()
+        if np.abs(np.log(np.array(size) / middle)).max() > math.log(SPACING_FACTOR)
+    ]
+    if len(sizes) < 3 or not off:
+        return []
+    shown = "; ".join(f"{name}: {_mm(sizes[name])}" for name in off[:3])
+    message = (
+        f"{count(len(off), 'image')} with voxels over {SPACING_FACTOR:g} times larger or smaller "
+        f"than the median of {_mm(middle)} ({shown})"
+    )
+    if not _few(off, sizes):
+        return [Finding("spacing-varies", "note", message, tuple(off))]
+    fix = "check that these voxel sizes are right"
+    return [Finding("spacing-outlier", "warning", message, tuple(off), fix)]
+
+
+def _few(odd: Sequence[str], every: Sized) -> bool:
+    return len(odd) <= max(1, OUTLIER_SHARE * len(every))
 
 
 def intensities(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Constant and copied channels, values in another unit, values of another modality."""
-    findings = []
-    flat = [
-        f"{r.case.id} ({p.name})" for r in records
-        if any(p.low < p.high for p in r.planes) for p in r.planes if p.low == p.high
-    ]  # fmt: skip
-    if flat:
-        findings.append(
-            Finding(
-                "channel-constant", "warning",
-                f"{count(len(flat), 'channel')} with one single value beside others with an image: a "
-                "missing scan filled up",
-                tuple(flat), "leave such cases or channels out",
-            )
-        )  # fmt: skip
-    copies: dict[tuple[str, str], list[str]] = {}
-    for record in records:
-        for pair in copied_channels(record):
-            copies.setdefault(pair, []).append(record.case.id)
-    findings += [
-        Finding(
-            "channel-duplicated", "warning",
-            f"{a} and {b} are the same image in {count(len(ids), 'case')}: a missing scan filled "
-            "up with another, so that a model would learn from what is not there",
-            tuple(ids), "leave such cases out, or train on one of the two channels",
-        )
-        for (a, b), ids in copies.items()
-    ]  # fmt: skip
-    for name, group in _by_channel(records).items():
-        modality = cohort.modalities.get(name[1], "unknown")
-        findings += _levels(name[0], {i: level for i, _, level in group}, modality)
-        findings += _units(name[0], {i: low for i, low, _ in group}, modality)
-    return findings
-
-
-def _by_channel(records: Iterable[Record]) -> dict[tuple[str, str], list[tuple[str, float, float]]]:
-    """(Plane, channel) -> (case, lowest value, level), constant and damaged ones left out."""
-    found: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
+    findings = _fillings(records)
+    channels: dict[tuple[str, str], list[tuple[str, Plane]]] = {}
     for record in records:
         for plane in record.planes:
             if plane.low < plane.high:
-                row = (record.case.id, plane.low, plane.level)
-                found.setdefault((plane.name, plane.channel), []).append(row)
-    return found
+                key = (plane.name, plane.channel)
+                channels.setdefault(key, []).append((record.case.id, plane))
+    for (name, channel), group in channels.items():
+        modality = cohort.modalities.get(channel, "unknown")
+        findings += _levels(name, {i: plane.level for i, plane in group}, modality)
+        findings += _units(name, {i: plane.low for i, plane in group}, modality)
+    return findings
+
+
+def _fillings(records: Sequence[Record]) -> list[Finding]:
+    """Channels that stand in for a scan that was not made."""
+    findings = []
+    flat = [
+        f"{r.case.id} ({p.name})"
+        for r in records
+        if any(p.low < p.high for p in r.planes)
+        for p in r.planes
+        if p.low == p.high
+    ]
+    if flat:
+        message = (
+            f"{count(len(flat), 'channel')} with one single value beside others with an image: a "
+            "missing scan filled up"
+        )
+        fix = "leave such cases or channels out"
+        findings.append(Finding("channel-constant", "warning", message, tuple(flat), fix))
+    copies: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        for names in copied_channels(record):
+            copies.setdefault(names, []).append(record.case.id)
+    for names, ids in copies.items():
+        message = (
+            f"{', '.join(names[:-1])} and {names[-1]} are the same image in {count(len(ids), 'case')}: a missing "
+            "scan filled up with another, so that a model would learn from what is not there"
+        )
+        fix = "leave such cases out, or train without the channels in question"
+        findings.append(Finding("channel-duplicated", "warning", message, tuple(ids), fix))
+    return findings
 
 
 def _levels(channel: str, levels: Mapping[str, float], modality: str) -> list[Finding]:
+    """Images in another unit or scale; where many are, only that they are."""
     if len(levels) < 4:
         return []
     logs = np.log10(np.maximum(list(levels.values()), 1e-30))
@@ -177,31 +194,28 @@ def _levels(channel: str, levels: Mapping[str, float], modality: str) -> list[Fi
     spread = max(1.4826 * float(np.median(away)), 0.01)
     far = (away > LEVEL_DEVIATIONS * spread) & (away > math.log10(LEVEL_FACTOR))
     odd = [name for name, is_far in zip(levels, far, strict=True) if is_far]
-    middle = 10 ** float(np.median(logs))
-    if 0 < len(odd) <= OUTLIER_SHARE * len(levels):
+    alone = modality in _SCALED_ALONE
+    if odd and _few(odd, levels):
         shown = "; ".join(f"{name}: {levels[name]:.4g}" for name in odd[:3])
-        return [
-            Finding(
-                "intensity-outlier", "warning",
-                f"{channel}: {count(len(odd), 'image')} far brighter or darker than the others, "
-                f"whose 99.5th percentile is about {middle:.4g} ({shown}); another unit or scale?",
-                tuple(odd), "check how these were exported",
-            )
-        ]  # fmt: skip
-    if np.ptp(logs) > 2:
-        lowest, highest = min(levels, key=levels.__getitem__), max(levels, key=levels.__getitem__)
-        scaled = modality in ("MR", "unknown")
-        return [
-            Finding(
-                "intensity-range", "note" if scaled else "warning",
-                f"{channel}: 99.5th percentiles range from {levels[lowest]:.4g} ({lowest}) to "
-                f"{levels[highest]:.4g} ({highest})"
-                + ("; each image is scaled by itself" if scaled else ""),
-                (lowest, highest),
-                "" if scaled else f"{modality} has a unit: export all images in it",
-            )
-        ]  # fmt: skip
-    return []
+        message = (
+            f"{channel}: {count(len(odd), 'image')} far brighter or darker than the others, whose "
+            f"99.5th percentile is about {10 ** float(np.median(logs)):.4g} ({shown}): another "
+            "unit or scale?"
+        )
+        fix = "check how these were exported"
+        return [Finding("intensity-outlier", "warning", message, tuple(odd), fix)]
+    if not odd and np.ptp(logs) <= 2:
+        return []
+    lowest, highest = (pick(levels, key=levels.__getitem__) for pick in (min, max))
+    message = (
+        f"{channel}: 99.5th percentiles range from {levels[lowest]:.4g} ({lowest}) to "
+        f"{levels[highest]:.4g} ({highest})"
+    )
+    if alone:
+        message += "; each image is scaled by itself before training"
+        return [Finding("intensity-range", "note", message, (lowest, highest))]
+    fix = f"{modality} has a unit: export all images in it"
+    return [Finding("intensity-range", "warning", message, (lowest, highest), fix)]
 
 
 def _units(channel: str, lows: Mapping[str, float], modality: str) -> list[Finding]:
@@ -219,10 +233,6 @@ def _units(channel: str, lows: Mapping[str, float], modality: str) -> list[Findi
         fix = "name the channel ct, so that it is prepared as CT"
         return [Finding("modality-mismatch", severity, message, (), fix)]
     return []
-
-
-def _channels(counts: Iterable[tuple[str, int]]) -> str:
-    return ", ".join(name if n == 1 else f"{name} ({n})" for name, n in counts)
 
 
 def _mm(size: Iterable[float]) -> str:

@@ -27,7 +27,7 @@ NOTICE = (
     "Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill "
     "University."
 )
-_MARGIN_MM = 12.0
+_MARGIN_MM = 15.0
 _ANALYTIC_SEED = 152
 
 

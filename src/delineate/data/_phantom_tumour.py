@@ -57,7 +57,7 @@ def _box(
     near = white[(away > 0.8 * radius) & (away < 1.8 * radius)]
     for _ in range(tumour.foci - 1 if len(near) else 0):
         seeds.append(near[rng.integers(len(near))].astype(np.float64))
-    room = (1.3 * radius + 4.5 * tumour.infiltration_mm) / anatomy.spacing_mm
+    room = (2.1 * radius + 5.0 * tumour.infiltration_mm) / anatomy.spacing_mm
     low = np.maximum(np.min(seeds, axis=0) - room, 0).astype(int)
     high = np.minimum(np.max(seeds, axis=0) + room + 1, anatomy.shape).astype(int)
     a, b, c = (slice(int(p), int(q)) for p, q in zip(low, high, strict=True))

@@ -103,6 +103,18 @@ def refuse_inputs(cohort: Cohort, out: Path, jobs: list[Job]) -> None:
             )
 
 
+def refuse_inside(out: Path, root: Path) -> None:
+    """Nothing is written among the data."""
+    home, target = root.resolve(), out.resolve()
+    if target == home or home in target.parents:
+        raise OutputError(
+            "expected a folder outside the data",
+            where=out,
+            fix="choose another --out",
+            code="output-in-input",
+        )
+
+
 def _files(case: Case) -> Iterable[Path]:
     sources: list[Source] = [*case.images.values(), *([case.label] if case.label else [])]
     for source in sources:

@@ -74,7 +74,12 @@ class Pairs:
 
 
 def pair(
-    predictions: Path, labels: Path, *, schema: Schema | None = None, layout: str | None = None
+    predictions: Path,
+    labels: Path,
+    *,
+    schema: Schema | None = None,
+    layout: str | None = None,
+    subject_pattern: str | None = None,
 ) -> Pairs:
     """Find the labelled cases, their predictions, and what the values of both mean.
 
@@ -91,7 +96,7 @@ def pair(
                 code="no-folder",
             )
     document = load_json(predictions / MANIFEST) if predictions.is_dir() else None
-    cases, declared, notes = _truth(labels, layout)
+    cases, declared, notes = _truth(labels, layout, subject_pattern)
     theirs = None
     if document is not None:
         theirs = read_schema(document, predictions / MANIFEST)
@@ -172,13 +177,15 @@ def _key(name: str) -> str:
     return _ENDING.sub("", name) or name
 
 
-def _truth(labels: Path, layout: str | None) -> tuple[list[Case], Schema | None, list[str]]:
+def _truth(
+    labels: Path, layout: str | None, subject_pattern: str | None
+) -> tuple[list[Case], Schema | None, list[str]]:
     """Labelled cases, the schema that the data set declares, and notes."""
     if labels.is_file() and suffix(labels):
         key = _key(stem(labels))
         return [Case(id=key, subject=key, images={}, label=labels)], None, []
     try:
-        cohort = Cohort.open(labels, layout)
+        cohort = Cohort.open(labels, layout, subject_pattern)
     except LayoutError:
         cohort = None
         if layout or labels.is_file():

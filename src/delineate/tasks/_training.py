@@ -29,9 +29,9 @@ from delineate.inference.postprocess import choose_rules
 from delineate.inference.predictor import choose_device
 from delineate.methods._plan import Plan
 from delineate.networks._blocks import count_parameters
-from delineate.preprocess import orient
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _planning
+from delineate.tasks._card import describe
 from delineate.tasks._feed import Feed, mean_dice, outline
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks._settings import RunConfig
@@ -59,9 +59,12 @@ class Job:
         say: Say,
         progress: Progress,
         stop: Callable[[], bool],
+        source: Path,
+        how: dict[str, Any],
     ) -> None:
         self.chosen, self.cohort, self.out, self.record = chosen, cohort, out, record
         self.begun, self.say, self.progress, self.stop = begun, say, progress, stop
+        self.source, self.how = source, how
         self.schema = cohort.schema
         self.device = choose_device(chosen.device)
         self.precision = _precision(chosen.precision, self.device)
@@ -80,9 +83,7 @@ class Job:
         }
         choice = self._choose(prepared)
         outcome = self._fit(choice, prepared)
-        document = self._document(choice, prepared, outcome)
-        weights = {name: t.numpy() for name, t in outcome.predictor.state_dict().items()}
-        model_file.save(self.out / "model.safetensors", weights, document)
+        self._save(choice, prepared, outcome)
         scores = self._score(split)
         self._finish(outcome)
         return {**self.record, "scores": scores}
@@ -317,50 +318,26 @@ class Job:
 
     # ------------------------------------------------------------------------------- the model
 
-    def _document(self, choice: Choice, prepared: Parts, outcome: Outcome) -> dict[str, Any]:
-        """What the model file says of itself."""
+    def _rules(self, network: nn.Module, prepared: Parts, feed: Feed) -> dict[str, Any]:
+        """The clean-up, chosen on validation cases alone."""
         cases = prepared.get("validation", [])
-        feed = self._feed(choice.candidate, prepared["train"])
-        network = outcome.predictor.to(self.device)
+        network.to(self.device)
         guesses = [self._outline(network, case, feed) for case in cases]
-        outcome.predictor.cpu()
-        used = [case for part in prepared.values() for case in part]
-        spacings = [orient.ras_grid(case.original).spacing_mm for case in used]
-        return {
-            "network": {
-                "name": self.chosen.network,
-                "config": settings.to_dict(self._network_config(choice.candidate)),
-            },
-            "channels": [channel.name for channel in self.preparation.channels],
-            "schema": self.schema.to_dict(),
-            "preparation": self.preparation.to_dict(),
-            "input": {
-                "patch": list(feed.patch),
-                "slice_axis": self.preparation.slice_axis,
-                "neighbours": self.neighbours,
-                "mirror_axes": list(feed.mirror_axes),
-            },
-            "postprocess": choose_rules(
-                guesses, [np.asarray(case.label) for case in cases], self.schema
-            ),
-            "config": settings.to_dict(self.chosen),
-            "provenance": {
-                **{k: self.record[k] for k in ("started", "seed", "versions", "hashes")},
-                "steps": outcome.step,
-                "training_cases": len(prepared["train"]),
-                "training_range": {
-                    "spacing_mm": {
-                        "min": [min(column) for column in zip(*spacings, strict=True)],
-                        "max": [max(column) for column in zip(*spacings, strict=True)],
-                    }
-                },
-            },
-            "card": {
-                "name": self.record["name"],
-                "intended_use": "Research use only; not a medical device.",
-                "trained_on": f"{len(prepared['train'])} cases, layout {self.cohort.layout}",
-            },
-        }
+        network.cpu()
+        return choose_rules(guesses, [np.asarray(case.label) for case in cases], self.schema)
+
+    def _save(self, choice: Choice, prepared: Parts, outcome: Outcome) -> None:
+        """Write the model file."""
+        feed = self._feed(choice.candidate, prepared["train"])
+        document = describe(
+            self.chosen, self.cohort, self.preparation, self.record, feed,
+            network=settings.to_dict(self._network_config(choice.candidate)),
+            rules=self._rules(outcome.predictor, prepared, feed),
+            grids=[case.original for part in prepared.values() for case in part],
+            steps=outcome.step,
+        )  # fmt: skip
+        weights = {name: t.numpy() for name, t in outcome.predictor.state_dict().items()}
+        model_file.save(self.out / "model.safetensors", weights, document)
 
     def _score(self, split: splits.Split) -> dict[str, Any]:
         """Predict and evaluate the held-out cases, as any user would."""
@@ -370,14 +347,13 @@ class Job:
         ids = split.parts.get("test") or split.parts.get("validation")
         if not ids:
             return {}
-        folder, root, layout = self.out / "validation", self.cohort.root, self.cohort.layout
+        folder = self.out / "validation"
         predict(
-            self.out / "model.safetensors", root, folder / "predictions", layout=layout, only=ids,
+            self.out / "model.safetensors", self.source, folder / "predictions", **self.how, only=ids,
             overwrite=True, device=self.chosen.device, say=self.say, progress=self.progress,
         )  # fmt: skip
         summary: dict[str, Any] = evaluate(
-            folder / "predictions", root, folder, layout=layout, say=self.say,
-            progress=self.progress,
+            folder / "predictions", self.source, folder, **self.how, say=self.say, progress=self.progress,
         )  # fmt: skip
         return summary
 

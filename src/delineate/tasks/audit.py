@@ -98,10 +98,7 @@ def audit_cohort(
 
 
 def _raise_blocking(cohort: Cohort, out: Path, blocking: list[dict[str, Any]]) -> None:
-    lines = [
-        f"\n  [{f['code']}] {f['message']}" + (f": {f['where'][0]}" if f["places"] == 1 else "")
-        for f in blocking[:_MOST_SAID]
-    ]
+    lines = [f"\n  [{f['code']}] {f['message']}" for f in blocking[:_MOST_SAID]]
     if len(blocking) > _MOST_SAID:
         lines.append(f"\n  and {len(blocking) - _MOST_SAID} more")
     codes = {f["code"] for f in blocking}

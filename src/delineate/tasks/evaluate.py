@@ -15,16 +15,15 @@ import csv
 import io
 import json
 import math
-import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Case
 from delineate.core.errors import ConfigError, DelineateError, PartialError
@@ -57,6 +56,7 @@ def evaluate(
     seed: int = 0,
     schema: Schema | None = None,
     layout: str | None = None,
+    subject_pattern: str | None = None,
     missing_as_empty: bool = False,
     resamples: int = 5000,
     say: Say = silent,
@@ -77,6 +77,7 @@ def evaluate(
         seed: Seed of the bootstrap.
         schema: Meaning of the label values; by default the data set's, else the predictions'.
         layout: Layout of the data set, where it should not be recognised.
+        subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         missing_as_empty: Score a missing prediction as one that found nothing, instead of
             reporting it as an error.
         resamples: Number of bootstrap resamples.
@@ -96,7 +97,7 @@ def evaluate(
 
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
     _check(predictions, labels, out, tolerance_mm, resamples)
-    pairs = pair(predictions, labels, schema=schema, layout=layout)
+    pairs = pair(predictions, labels, schema=schema, layout=layout, subject_pattern=subject_pattern)
     writable_folder(out)
     rows, failures, nominal = _score(pairs, tolerance_mm, missing_as_empty, progress)
     if not rows:
@@ -121,7 +122,7 @@ def evaluate(
             "schema": pairs.schema.to_dict(),
             "settings": settings,
             "rules": RULES,
-            "versions": _versions(),
+            "versions": run.versions(),
             "n_cases": len({row["case"] for row in rows}),
             "n_subjects": len({row["subject"] for row in rows}),
             "n_missing": len({row["case"] for row in rows if row["missing"]}),
@@ -347,13 +348,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("delineate", "numpy", "scipy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -38,6 +38,7 @@ def predict(
     out: Path = Path("masks"),
     *,
     layout: str | None = None,
+    subject_pattern: str | None = None,
     only: Sequence[str] | None = None,
     probabilities: bool = False,
     mirror: bool = False,
@@ -58,6 +59,7 @@ def predict(
         scans: A file, a DICOM series or a folder in one of the known layouts.
         out: Folder for the masks; made if need be, never the folder of the scans.
         layout: Name of the layout of ``scans``; recognised by default.
+        subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         only: Ids of the cases to outline; all by default.
         probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals.
         mirror: Average over mirrored passes: slower, often a little better.
@@ -77,7 +79,7 @@ def predict(
     from delineate.inference.predictor import Predictor
 
     memory_bytes = parse_bytes(memory)
-    cohort = Cohort.open(Path(scans), layout)
+    cohort = Cohort.open(Path(scans), layout, subject_pattern)
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
     out = Path(out)

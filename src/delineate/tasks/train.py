@@ -18,6 +18,7 @@ from delineate.core.errors import OutputError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
+from delineate.tasks._outputs import refuse_inside
 from delineate.tasks._settings import RunConfig
 
 
@@ -31,6 +32,7 @@ def train(
     config: Path | None = None,
     out: Path = Path("run"),
     layout: str | None = None,
+    subject_pattern: str | None = None,
     seed: int | None = None,
     holdout: float | None = None,
     device: str | None = None,
@@ -52,6 +54,7 @@ def train(
         config: A YAML file with any of the settings; options given here win.
         out: The run folder.
         layout: Layout of ``data``; recognised by default.
+        subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         seed: Of the split, the weights and the sampling.
         holdout: Share of subjects that are never trained on and give the figures (0: none).
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -77,15 +80,16 @@ def train(
     )  # fmt: skip
     catalog.load("methods", chosen.method)  # a misspelt name is told before any work
     catalog.load("networks", chosen.network)
-    cohort = Cohort.open(Path(data), layout)
+    source, how = Path(data), {"layout": layout, "subject_pattern": subject_pattern}
+    cohort = Cohort.open(source, **how)
     out = Path(out)
-    _refuse_inside(out, cohort.root)
+    refuse_inside(out, cohort.root)
     writable_folder(out)
     with folder_lock(out), _interruptible(say) as stop:
         record = _begin(out, chosen, cohort, begun)
         if audit:
             _audit(cohort, out, say, progress)
-        job = Job(chosen, cohort, out, record, begun, say, progress, stop)
+        job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how)
         return job.run(Path(cache) if cache else out / "cache")
 
 
@@ -93,17 +97,6 @@ def _settings(path: Path | None, **given: Any) -> RunConfig:
     """Settings of the file, then the options that were given."""
     base = settings.load(Path(path), RunConfig) if path else RunConfig()
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
-
-
-def _refuse_inside(out: Path, root: Path) -> None:
-    home, target = root.resolve(), out.resolve()
-    if target == home or home in target.parents:
-        raise OutputError(
-            "expected a run folder outside the data",
-            where=out,
-            fix="choose another --out",
-            code="output-in-input",
-        )
 
 
 @contextmanager

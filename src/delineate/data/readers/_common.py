@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from delineate.core.atomic import atomic_path
 from delineate.core.errors import (
     DelineateError,
     LabelError,
@@ -153,32 +153,15 @@ def replace_file(path: Path, save: Callable[[Path], object]) -> None:
     Raises:
         OutputError: The folder is absent or read-only, the disk is full.
     """
-    suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        save(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
+        with atomic_path(path) as temporary:
+            save(temporary)
+    except RuntimeError as error:  # how ITK says so
         raise OutputError(
             f"cannot write: {error}",
             where=path,
             fix="check that the folder exists, may be written to and has room",
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def storable(array: NDArray[Any], path: Path) -> NDArray[Any]:
