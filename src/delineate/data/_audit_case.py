@@ -279,8 +279,9 @@ def _area(size: int, side: int) -> NDArray[np.float32]:
     edges = np.linspace(0, size, side + 1)
     voxel = np.arange(size)
     overlap = np.minimum(edges[1:, None], voxel + 1) - np.maximum(edges[:-1, None], voxel)
-    weights: NDArray[np.float64] = np.clip(overlap, 0, None)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights = np.clip(overlap, 0, None)
+    shares: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from delineate.data.cohort import Cohort
 
 #: Most places that a finding lists; the others are counted.
-MOST_PLACES = 200
+MOST_PLACES = 1000
 
 
 @dataclass(frozen=True)

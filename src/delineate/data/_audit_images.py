@@ -177,8 +177,9 @@ def _fillings(records: Sequence[Record]) -> list[Finding]:
             copies.setdefault(names, []).append(record.case.id)
     for names, ids in copies.items():
         message = (
-            f"{', '.join(names[:-1])} and {names[-1]} are the same image in {count(len(ids), 'case')}: a missing "
-            "scan filled up with another, so that a model would learn from what is not there"
+            f"{', '.join(names[:-1])} and {names[-1]} are the same image in "
+            f"{count(len(ids), 'case')}: a missing scan filled up with another, so that a model "
+            "would learn from what is not there"
         )
         fix = "leave such cases out, or train without the channels in question"
         findings.append(Finding("channel-duplicated", "warning", message, tuple(ids), fix))
@@ -227,7 +228,7 @@ def _units(channel: str, lows: Mapping[str, float], modality: str) -> list[Findi
             message = f"{channel}: {count(len(odd), 'image')} without a value below −10"
             fix = "export them in Hounsfield units"
             return [Finding("ct-not-hu", "warning", f"{message}: not in HU?", tuple(odd), fix)]
-    elif middle <= -900 and modality in ("MR", "XR", "US", "unknown"):
+    elif -3100 <= middle <= -900 and modality in ("MR", "XR", "US", "unknown"):
         severity = "note" if modality == "unknown" else "warning"
         message = f"{channel} is taken to be {modality}, but its values look like CT in HU"
         fix = "name the channel ct, so that it is prepared as CT"

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from delineate.data._audit_case import Plane, Record
 from delineate.data._audit_finding import Finding, count
@@ -29,6 +31,8 @@ _COARSE_SIDE = {2: 16, 3: 8}
 #: volumes are not.
 _MIRRORS: dict[int, tuple[tuple[int, ...], ...]] = {2: ((), (1,), (2,), (1, 2)), 3: ((),)}
 _BLOCK = 1024
+#: Indices ``(n, 2)``.
+_Pairs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -129,26 +133,27 @@ def groups(records: Sequence[Record]) -> list[Group]:
         for plane in record.planes:
             if plane.low < plane.high:
                 owners.setdefault(plane.digest, []).append(index)
-    exact = _join(len(records), ((m[0], other) for m in owners.values() for other in m[1:]))
+    ends = [(members[0], other) for members in owners.values() for other in members[1:]]
+    exact = _join(len(records), ends)
     found = [Group(tuple(members), True) for members in exact]
-    same = {index: number for number, members in enumerate(exact) for index in members}
-    near = {
-        (a, b): r
-        for a, b, r in _near(records)
-        if (same.get(a, -1) != same.get(b, -2))
-        and records[a].case.subject != records[b].case.subject
-    }
-    for members in _join(len(records), near):
-        chosen = set(members)
-        lowest = min(r for (a, b), r in near.items() if a in chosen and b in chosen)
-        found.append(Group(tuple(members), False, lowest))
+    same = np.arange(len(records))
+    for members in exact:
+        same[members] = members[0]
+    subjects = np.unique([record.case.subject for record in records], return_inverse=True)[1]
+    pairs, correlations = _near(records)
+    a, b = pairs.T
+    chosen = (same[a] != same[b]) & (subjects[a] != subjects[b])
+    pairs, correlations = pairs[chosen], correlations[chosen]
+    for members in _join(len(records), pairs):
+        lowest = correlations[np.isin(pairs[:, 0], members)].min()
+        found.append(Group(tuple(members), False, float(lowest)))
     return found
 
 
 def copied_channels(record: Record) -> list[tuple[str, ...]]:
     """Groups of channels of one case that are one and the same scan."""
     planes = [plane for plane in record.planes if plane.thumbnail is not None]
-    alike = ((i, j) for i, a in enumerate(planes) for j, b in enumerate(planes[:i]) if _alike(a, b))
+    alike = [(i, j) for i, a in enumerate(planes) for j, b in enumerate(planes[:i]) if _alike(a, b)]
     return [tuple(planes[i].name for i in group) for group in _join(len(planes), alike)]
 
 
@@ -159,35 +164,39 @@ def _alike(a: Plane, b: Plane) -> bool:
     return a.digest == b.digest or float(first @ second) > SAME_SCAN
 
 
-def _near(records: Sequence[Record]) -> Iterator[tuple[int, int, float]]:
-    """Pairs of records, one channel of which is nearly the same."""
+def _near(records: Sequence[Record]) -> tuple[_Pairs, NDArray[np.float32]]:
+    """Pairs of records, one channel of which is nearly the same, and how near."""
     channels: dict[tuple[str, int], list[tuple[int, NDArray[np.float16]]]] = {}
     for index, record in enumerate(records):
         for plane in record.planes:
             if plane.thumbnail is not None:
                 key = (plane.name, plane.thumbnail.ndim)
                 channels.setdefault(key, []).append((index, plane.thumbnail))
+    pairs = [np.empty((0, 2), np.int64)]
+    near = [np.empty(0, np.float32)]
     for (_, ndim), found in channels.items():
-        owner = [index for index, _ in found]
+        owner = np.array([index for index, _ in found])
         fine = np.stack([small for _, small in found])
         for axes in _MIRRORS[ndim]:
-            for a, b, r in _pairs(fine, np.flip(fine, axes)):
-                yield owner[a], owner[b], r
+            for ends, r in _compare(fine, np.flip(fine, axes)):
+                pairs.append(owner[ends])
+                near.append(r)
+    return np.concatenate(pairs), np.concatenate(near)
 
 
-def _pairs(
+def _compare(
     fine: NDArray[np.float16], other: NDArray[np.float16]
-) -> Iterator[tuple[int, int, float]]:
+) -> Iterator[tuple[_Pairs, NDArray[np.float32]]]:
     """Rows ``a < b`` of two tables of thumbnails ``(n, *S)`` that are nearly the same."""
     left, right = _coarse(fine), _coarse(other)
     for top in range(0, len(fine), _BLOCK):
         for start in range(top, len(fine), _BLOCK):
             a, b = np.nonzero(left[top : top + _BLOCK] @ right[start : start + _BLOCK].T > COARSE)
             a, b = a + top, b + start
-            a, b = a[a < b], b[a < b]
-            for one, two, r in zip(a, b, _correlations(fine, other, a, b), strict=True):
-                if r > FINE:
-                    yield int(one), int(two), float(r)
+            ends = np.stack([a, b], axis=1)[a < b]
+            if len(ends):
+                r = _correlations(fine, other, ends)
+                yield ends[r > FINE], r[r > FINE]
 
 
 def _coarse(fine: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -198,16 +207,11 @@ def _coarse(fine: NDArray[np.float16]) -> NDArray[np.float32]:
 
 
 def _correlations(
-    fine: NDArray[np.float16],
-    other: NDArray[np.float16],
-    a: NDArray[np.int64],
-    b: NDArray[np.int64],
+    fine: NDArray[np.float16], other: NDArray[np.float16], ends: _Pairs
 ) -> NDArray[np.float32]:
     """Correlation of each pair, by one product of all images that are in any of them."""
-    if not len(a):
-        return np.empty(0, np.float32)
-    rows, i = np.unique(a, return_inverse=True)
-    columns, j = np.unique(b, return_inverse=True)
+    rows, i = np.unique(ends[:, 0], return_inverse=True)
+    columns, j = np.unique(ends[:, 1], return_inverse=True)
     product: NDArray[np.float32] = _unit(fine[rows]) @ _unit(other[columns]).T
     return product[i, j]
 
@@ -220,13 +224,10 @@ def _unit(images: NDArray[np.float16 | np.float32]) -> NDArray[np.float32]:
     return flat
 
 
-def _join(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+def _join(count: int, pairs: _Pairs | Sequence[tuple[int, int]]) -> list[list[int]]:
     """Connected groups of two members or more, each ascending."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    ends = np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(count, count))
+    ends = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(count, count))
     joined: dict[int, list[int]] = {}
     for node, name in enumerate(connected_components(graph, directed=False)[1].tolist()):
         joined.setdefault(name, []).append(node)

@@ -12,12 +12,18 @@ from delineate.data._phantom_anatomy import Anatomy
 from delineate.data._phantom_draw import Tumour
 from delineate.data._phantom_field import Field, noise
 
+Box = tuple[slice, slice, slice]
+
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4
 CORE_ABOVE = 0.6
 OEDEMA_ABOVE = {"HGG": 0.2, "LGG": 0.35}
 #: Finest cells of the growth; the front is 4 to 6 mm wide, so finer ones buy nothing.
 _GROWTH_MM = 2.0
 _GREY_TO_WHITE = 0.1
+#: Smooth fields over the whole head, so that they do not depend on the box: lobes modulate the
+#: diffusion and vigour the proliferation; texture and patches make the core uneven.
+_NODES_MM = {"lobes": 14.0, "vigour": 18.0, "texture": 10.0, "patches": 12.0}
+_EDGE_BELOW = 0.02
 _MAX_STEPS = 4000
 _ISLAND_ML = 0.15
 
@@ -31,7 +37,7 @@ class Growth:
     mmol/l.
     """
 
-    box: tuple[slice, slice, slice]
+    box: Box
     labels: NDArray[np.uint8]
     parts: dict[str, Field]
     gd: Field
@@ -39,60 +45,87 @@ class Growth:
 
 def grow(anatomy: Anatomy, tumour: Tumour, rng: np.random.Generator) -> Growth:
     """Grow the tumour to its target volume and read labels and tissue fractions from it."""
-    box, seeds = _box(anatomy, tumour, rng)
-    density = _density(anatomy, tumour, box, seeds, rng)
-    return _read(anatomy, tumour, box, density, rng)
+    fields = {
+        name: noise(rng, anatomy.shape, anatomy.spacing_mm, node_mm)
+        for name, node_mm in _NODES_MM.items()
+    }
+    foci = _foci(anatomy, tumour, rng)
+    room_mm = 1.5 * _radius_mm(tumour) + 4.5 * tumour.infiltration_mm
+    while True:
+        box = _box(anatomy, foci, room_mm)
+        density = _density(anatomy, tumour, box, foci, fields)
+        if not _reaches_the_edge(density, box, anatomy.shape):
+            break
+        room_mm *= 1.4  # ends at the latest with the whole head
+    return _read(anatomy, tumour, box, density, {n: f[box] for n, f in fields.items()})
 
 
-def _box(
+def _radius_mm(tumour: Tumour) -> float:
+    return float((tumour.core_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3))
+
+
+def _foci(
     anatomy: Anatomy, tumour: Tumour, rng: np.random.Generator
-) -> tuple[tuple[slice, slice, slice], list[NDArray[np.float64]]]:
-    """Box around all foci with room for the oedema, and the foci in voxels of the box."""
+) -> list[tuple[NDArray[np.float64], float]]:
+    """Where the tumour begins, in voxels of the head, and how dense it is there at first."""
     if anatomy.seed is None:
         raise ValueError("a tumour needs an anatomy that was built with one")
-    radius = (tumour.core_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
-    seeds = [anatomy.seed]
+    radius = _radius_mm(tumour)
     white = np.argwhere(anatomy.wm > 0.9)
     away = np.linalg.norm(white - anatomy.seed, axis=1) * anatomy.spacing_mm
     near = white[(away > 0.8 * radius) & (away < 1.8 * radius)]
+    foci = [(anatomy.seed, 0.9)]
     for _ in range(tumour.foci - 1 if len(near) else 0):
-        seeds.append(near[rng.integers(len(near))].astype(np.float64))
-    room = (2.1 * radius + 5.0 * tumour.infiltration_mm) / anatomy.spacing_mm
-    low = np.maximum(np.min(seeds, axis=0) - room, 0).astype(int)
-    high = np.minimum(np.max(seeds, axis=0) + room + 1, anatomy.shape).astype(int)
+        place = near[rng.integers(len(near))].astype(np.float64)
+        foci.append((place, float(rng.uniform(0.2, 0.5))))
+    return foci
+
+
+def _box(anatomy: Anatomy, foci: list[tuple[NDArray[np.float64], float]], room_mm: float) -> Box:
+    places = [place for place, _ in foci]
+    room = room_mm / anatomy.spacing_mm
+    low = np.maximum(np.min(places, axis=0) - room, 0).astype(int)
+    high = np.minimum(np.max(places, axis=0) + room + 1, anatomy.shape).astype(int)
     a, b, c = (slice(int(p), int(q)) for p, q in zip(low, high, strict=True))
-    return (a, b, c), [s - low for s in seeds]
+    return a, b, c
+
+
+def _reaches_the_edge(density: Field, box: Box, shape: tuple[int, ...]) -> bool:
+    """Whether the box, where it is smaller than the head, cut the tumour's growth."""
+    return any(
+        not outermost and float(density.take(end, axis=axis).max()) > _EDGE_BELOW
+        for axis, side in enumerate(box)
+        for end, outermost in ((0, side.start == 0), (-1, side.stop == shape[axis]))
+    )
 
 
 def _density(
     anatomy: Anatomy,
     tumour: Tumour,
-    box: tuple[slice, slice, slice],
-    seeds: list[NDArray[np.float64]],
-    rng: np.random.Generator,
+    box: Box,
+    foci: list[tuple[NDArray[np.float64], float]],
+    fields: dict[str, Field],
 ) -> Field:
     """Cell density in the box at the working spacing; the growth may run on coarser cells."""
     wm, gm = anatomy.wm[box], anatomy.gm[box]
-    shape = wm.shape
     block = max(1, round(_GROWTH_MM / anatomy.spacing_mm))
     cell = anatomy.spacing_mm * block
-    lobes = noise(rng, shape, anatomy.spacing_mm, 14.0)
-    spread = (wm + np.float32(_GREY_TO_WHITE) * gm) * np.exp(0.5 * np.clip(lobes, -2, 2))
-    spread = _coarse(np.asarray(spread * tumour.infiltration_mm**2, np.float32), block)
-    vigour = noise(rng, shape, anatomy.spacing_mm, 18.0)
-    rate = _coarse(np.exp(0.6 * np.clip(vigour, -2, 1.5)), block)
+    lobes = np.exp(0.5 * np.clip(fields["lobes"][box], -2, 2))
+    spread = (wm + _GREY_TO_WHITE * gm) * lobes * tumour.infiltration_mm**2
+    spread = _coarse(np.asarray(spread, np.float32), block)
+    rate = _coarse(np.exp(0.6 * np.clip(fields["vigour"][box], -2, 1.5)), block)
     index = np.indices(spread.shape, dtype=np.float32)
     start = np.zeros(spread.shape, np.float32)
-    for order, seed in enumerate(seeds):
-        at = ((seed + 0.5) / block - 0.5).astype(np.float32).reshape(3, 1, 1, 1)
+    origin = [side.start for side in box]
+    for place, peak in foci:
+        at = ((place - origin + 0.5) / block - 0.5).astype(np.float32).reshape(3, 1, 1, 1)
         away = np.square((index - at) * np.float32(cell)).sum(0)
-        peak = 0.9 if order == 0 else float(rng.uniform(0.2, 0.5))
         start = np.maximum(start, np.float32(peak) * np.exp(-away / (2 * 5.0**2)))
     density = _react_and_diffuse(start, spread, rate, cell, tumour.core_ml)
     if block == 1:
         return density
     fine = ndimage.zoom(density, block, order=1, mode="nearest", grid_mode=True, output=np.float32)
-    return np.asarray(fine[tuple(slice(n) for n in shape)], np.float32)
+    return np.asarray(fine[tuple(slice(n) for n in wm.shape)], np.float32)
 
 
 def _coarse(field: Field, block: int) -> Field:
@@ -144,16 +177,15 @@ def _react_and_diffuse(
 def _read(
     anatomy: Anatomy,
     tumour: Tumour,
-    box: tuple[slice, slice, slice],
+    box: Box,
     density: Field,
-    rng: np.random.Generator,
+    fields: dict[str, Field],
 ) -> Growth:
     spacing = anatomy.spacing_mm
     inside = anatomy.mask[box]
     wm = ndimage.gaussian_filter(anatomy.wm[box], 0.8 * 2 / max(spacing, 2.0))
     gm = ndimage.gaussian_filter(anatomy.gm[box], 0.8 * 2 / max(spacing, 2.0))
-    texture = noise(rng, density.shape, spacing, 10.0)
-    patches = noise(rng, density.shape, spacing, 12.0)
+    texture, patches = fields["texture"], fields["patches"]
     core = (density > CORE_ABOVE) & inside
     outer = OEDEMA_ABOVE[tumour.grade]
     white = wm > np.maximum(gm, 0.4)

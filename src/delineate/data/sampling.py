@@ -136,7 +136,9 @@ def read(
         around = range(here - region.neighbours, here + region.neighbours + 1)
         slices = [min(max(k, 0), last) for k in around]
     source, target = _window(shape, at, region)
-    places = [(*source[:axis], k, *source[axis:]) for k in slices] or [source]
+    places: list[tuple[slice | int, ...]] = [source]
+    if slices:
+        places = [(*source[:axis], k, *source[axis:]) for k in slices]
     image, label = case.image, case.label
     patch = np.zeros((channels * len(places), *region.size), np.float32)
     for i, place in enumerate(places):

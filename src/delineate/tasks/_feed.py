@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from delineate.augment import intensity, spatial
 from delineate.core.case import Batch
@@ -76,8 +76,22 @@ class Feed:
         ranges = spatial.Config(turn, chosen.scale)
         matrices = spatial.draw(ranges, size, spacing, self.mirror_axes, generator)
         image, label = spatial.apply(matrices, image, label, self.patch)
-        actions = intensity.draw(intensity.Config(), size, generator)
-        return Batch(intensity.apply(actions, image, generator), label)
+        return Batch(self._repaint(image, generator), label)
+
+    def _repaint(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Intensity augmentation of every sequence apart, a slice and its neighbours alike.
+
+        Args:
+            image: ``(B, C', *S)``; ``C'`` holds the sequences of each slice together.
+            generator: Source of randomness.
+        """
+        slices = 2 * self.neighbours + 1
+        batch, size = image.shape[0], image.shape[2:]
+        apart = image.view(batch, slices, -1, *size).transpose(1, 2)
+        shape = apart.shape
+        actions = intensity.draw(intensity.Config(), batch * shape[1], generator)
+        done = intensity.apply(actions, apart.reshape(-1, slices, *size), generator)
+        return done.view(shape).transpose(1, 2).reshape(image.shape)
 
 
 def outline(

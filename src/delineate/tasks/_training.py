@@ -349,11 +349,13 @@ class Job:
             return {}
         folder = self.out / "validation"
         predict(
-            self.out / "model.safetensors", self.source, folder / "predictions", **self.how, only=ids,
+            self.out / "model.safetensors", self.source, folder / "predictions", only=ids,
             overwrite=True, device=self.chosen.device, say=self.say, progress=self.progress,
+            **self.how,
         )  # fmt: skip
         summary: dict[str, Any] = evaluate(
-            folder / "predictions", self.source, folder, **self.how, say=self.say, progress=self.progress,
+            folder / "predictions", self.source, folder, say=self.say, progress=self.progress,
+            **self.how,
         )  # fmt: skip
         return summary
 

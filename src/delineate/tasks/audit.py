@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.errors import AuditError, OutputError
 from delineate.core.progress import QUIET, Progress, Say, silent
@@ -95,6 +96,12 @@ def audit_cohort(
             for finding in findings
         ],
     }
+
+
+def passed(out: Path) -> bool:
+    """Whether ``out`` holds an audit that found nothing blocking."""
+    result = run.read_json(out / "audit.json") or {"findings": [{"severity": "blocking"}]}
+    return all(finding["severity"] != "blocking" for finding in result["findings"])
 
 
 def _raise_blocking(cohort: Cohort, out: Path, blocking: list[dict[str, Any]]) -> None:
