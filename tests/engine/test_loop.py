@@ -193,8 +193,17 @@ def test_not_finite_steps_are_left_out_then_rolled_back_then_refused(tmp_path: P
     assert once.status == "finished"
     assert sum("left out" in event for event in once.events) == 2
     assert torch.isfinite(weights(once.predictor)).all()
+
+    passing = loop(make("supervised"), tmp_path / "passing", 60, batches=poisoned(range(3, 60)))
+    assert passing.run().status == "finished", "after a roll-back other data are drawn"
+    lines = (tmp_path / "passing" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
+
+    def always(step: int, micro: int, split: int) -> Batch:
+        return poisoned(range(3, 60))(step % 10_000_000, micro, split)
+
     with pytest.raises(TrainingError, match="roll-backs"):
-        loop(make("supervised"), tmp_path / "ever", 60, batches=poisoned(range(3, 60))).run()
+        loop(make("supervised"), tmp_path / "ever", 60, batches=always).run()
     state = checkpoint.read_newest(tmp_path / "ever" / "checkpoints", print)
     assert state is not None
     assert checkpoint.all_finite(state)

@@ -93,7 +93,7 @@ def _apply_one(name: str, strength: float, x: Tensor, generator: torch.Generator
     if name == "low_resolution":
         mode = "trilinear" if x.ndim == 4 else "bilinear"
         size = [max(2, round(n * strength)) for n in x.shape[1:]]
-        small = F.interpolate(x[None], size=size, mode="nearest-exact")
+        small = F.interpolate(x[None], size=size, mode="area")
         return F.interpolate(small, size=x.shape[1:], mode=mode)[0]
     sign = -1.0 if name == "inverted_gamma" else 1.0
     x = sign * x

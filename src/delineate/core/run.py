@@ -66,8 +66,8 @@ def sha256(text: str) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data, whole or not at all."""
-    atomic_write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write plain data, whole or not at all; escaped, since names of files need not be text."""
+    atomic_write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

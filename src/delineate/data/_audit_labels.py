@@ -75,7 +75,7 @@ def _copied_labels(found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
     ]  # fmt: skip
     if not copies:
         return []
-    message = f"{count(len(copies), 'label map')} on different images of several subjects"
+    message = f"{count(len(copies), 'label map')} shared by different images of several subjects"
     return [
         Finding("label-duplicated", "warning", message, tuple(copies), "look at them: one is wrong")
     ]

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from delineate.core.errors import DelineateError
 from delineate.core.progress import QUIET, Progress
@@ -36,6 +37,8 @@ RULES: tuple[Callable[[Cohort, Sequence[Record]], list[Finding]], ...] = (
 )  # fmt: skip
 #: Cases whose headers are looked at to tell how many can be held in memory at once.
 _CASES = 24
+#: More shapes than this are summed up by axis.
+_MOST_SHAPES = 14
 
 
 def examine(
@@ -98,6 +101,7 @@ def _workers(cohort: Cohort) -> int:
 def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:
     """What there is: counts, voxel sizes, orientations, intensities and label volumes."""
     grids = [grid for record in records if (grid := record.grid) is not None]
+    shapes = _census(" × ".join(map(str, grid.shape)) for grid in grids)
     per_subject = Counter(case.subject for case in cohort.cases)
     told: dict[str, Any] = {
         "labelled_cases": sum(case.label is not None for case in cohort.cases),
@@ -107,7 +111,8 @@ def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:
         "dimensions": sorted({grid.ndim for grid in grids}),
         "voxel_size": "known" if any(g.spacing_known for g in grids) else "not told by the files",
         "remarks": list(cohort.notes),
-        "shapes": _census(" × ".join(map(str, grid.shape)) for grid in grids),
+        "shapes": shapes if len(shapes) <= _MOST_SHAPES else {},
+        "size_voxels": _size_rows([g.shape for g in grids]) if len(shapes) > _MOST_SHAPES else [],
         "orientations": _census(
             orientation(grid) if grid.oriented else "not told" for grid in grids
         ),
@@ -130,13 +135,21 @@ def _range(values: Iterable[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
+def _size_rows(shapes: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
+    rows = []
+    for ndim in sorted({len(shape) for shape in shapes}):
+        table = np.array([shape for shape in shapes if len(shape) == ndim])
+        rows += [{"axis": f"{i + 1} of {ndim}", **_spread(table[:, i])} for i in range(ndim)]
+    return rows
+
+
 def _spacing_rows(sizes: Sequence[tuple[float, ...]]) -> list[dict[str, Any]]:
     rows = []
     for ndim in sorted({len(size) for size in sizes}):
         table = np.array([size for size in sizes if len(size) == ndim])
         axes = ("right", "anterior", "superior") if ndim == 3 else ("rows", "columns")
         rows += [
-            {"axis": axis, **_spread(table[:, i].tolist())} for i, axis in enumerate(axes)
+            {"axis": axis, **_spread(table[:, i])} for i, axis in enumerate(axes)
         ]  # fmt: skip
     return rows
 
@@ -188,8 +201,8 @@ def _label_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str, Any
     return rows
 
 
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    if not values:
+def _spread(values: Sequence[float] | NDArray[Any]) -> dict[str, float | None]:
+    if not len(values):
         return {"min": None, "median": None, "max": None}
     ends = (min(values), float(np.median(values)), max(values))
     return dict(zip(("min", "median", "max"), map(_short, ends), strict=True))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from delineate.core.errors import ConfigError
+from delineate.core.errors import ConfigError, ResourceError
 
 #: A wider network, or a larger patch, is worth its price only if the network still sees so many
 #: patches for each channel of its width. Measured on hippocampi (docs/LOG.md): 16 channels come
@@ -66,11 +66,17 @@ def choose(
 
     Raises:
         ConfigError: Not even ten steps of the first candidate fit.
+        ResourceError: There is no memory even for the first; larger ones just end the search.
     """
     tried: list[tuple[Candidate, float]] = []
     best: tuple[Candidate, float] | None = None
     for candidate in candidates:
-        cost = measure(candidate)
+        try:
+            cost = measure(candidate)
+        except ResourceError:
+            if best is None:
+                raise
+            break  # larger ones need more memory still
         tried.append((candidate, cost))
         steps = seconds() / cost
         if best is None:
@@ -98,9 +104,8 @@ def choose(
 class Pace:
     """Keeps the schedule on time: progress grows so that it reaches 1 when the time is up.
 
-    With a fixed number of steps, ``progress = step / steps``. With a deadline, the number of steps
-    is estimated again and again from the measured speed, and the schedule stretches or shrinks
-    smoothly; every change is logged, and ``state`` lets a resumed run go on from where it was.
+    With a fixed number of steps, progress is even in steps. With a deadline it is even in time, and
+    the number of steps is estimated anew after each. ``state`` lets a resumed run go on.
     """
 
     def __init__(self, steps: int, seconds: float | None) -> None:
@@ -108,7 +113,7 @@ class Pace:
         self.step, self.progress = 0, 0.0
         self.spent = 0.0
         self._last: float | None = None
-        self._begun = (0, 0.0)
+        self._timed, self._seconds = 0, 0.0
 
     @property
     def done(self) -> bool:
@@ -118,22 +123,27 @@ class Pace:
     def start(self) -> None:
         """The clock runs from here; called again after a resume."""
         self._last = time.monotonic()
-        self._begun = (self.step, self.spent)
+        self._timed = 0
+        self._seconds = 0.0
 
     def tick(self) -> None:
         """One step is over, together with whatever was done beside it."""
         now = time.monotonic()
         elapsed = now - (self._last if self._last is not None else now)
-        self._last = now
+        first, self._last = self._timed == 0, now
         self.spent += elapsed
         self.step += 1
-        left = max(1, self.steps - self.step + 1)
-        self.progress += (1 - self.progress) / left
+        self._timed += 1
         if self.seconds is None:
+            self.progress += (1 - self.progress) / max(1, self.steps - self.step + 1)
             return
-        steps, spent = self.step - self._begun[0], self.spent - self._begun[1]
-        if self.step % 5 == 0 and steps > 0 and spent > 0:
-            self.steps = self.step + int(max(0.0, self.seconds - self.spent) * steps / spent)
+        left = max(0.0, self.seconds - self.spent)
+        if left + elapsed > 0:
+            self.progress += (1 - self.progress) * elapsed / (left + elapsed)
+        if not first:  # the first step also compiles, and fills caches
+            self._seconds += elapsed
+            if self._seconds > 0:
+                self.steps = self.step + int(left * (self._timed - 1) / self._seconds)
 
     def state(self) -> dict[str, float | int]:
         """What a checkpoint keeps."""

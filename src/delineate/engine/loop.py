@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Batches: (step, micro-batch, divisor of the batch size) -> Batch; pure, so steps can be replayed.
 Batches = Callable[[int, int, int], Batch]
+#: Steps between the data of one attempt and those of the next.
+_APART = 10_000_000
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -126,7 +128,8 @@ class Loop:
                     numbers.update(self.validate(self.averaged))
                     bar.advance(0, dice=numbers.get("val_dice", math.nan))
                 self._write(log, board, numbers)
-                if time.monotonic() - saved > self.settings.checkpoint_seconds:
+                due = time.monotonic() - saved > self.settings.checkpoint_seconds
+                if due and self.skipped == 0:  # a roll-back must land before the trouble
                     self._save()
                     saved = time.monotonic()
         self._save()
@@ -165,7 +168,7 @@ class Loop:
             self._restore_buffers(stage, before)
             return self._skip(stage, error)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_memory(error):
+            if not is_memory(error):
                 raise
             self._restore_buffers(stage, before)
             return self._halve(stage, error)
@@ -181,7 +184,8 @@ class Loop:
         for micro in range(count):
             key = (self.seed * 1_000_003 + self.pace.step) * 64 + micro
             torch.manual_seed((key * 1009 + self.fabric.global_rank) % 2**63)
-            batch = self.batches(self.pace.step, micro, self.split)
+            # after a roll-back other data are drawn, or the same trouble would come again
+            batch = self.batches(self.pace.step + self.rolled * _APART, micro, self.split)
             batch = Batch(*(self.fabric.to_device(part) for part in (batch.image, batch.label)))
             update.micro = micro
             with self.fabric.autocast():
@@ -247,6 +251,7 @@ class Loop:
             # the clock does not run backwards, and neither does the count of roll-backs
             self.pace.steps, self.pace.spent = reached, spent
             self.rate, self.rolled, self.skipped = rate / 2, rolled, 0
+            self._trim_log()
             self._note(f"rolled back to step {self.pace.step} with half the learning rate")
         return {"loss": math.nan}
 
@@ -322,10 +327,16 @@ class Loop:
 
     @contextmanager
     def _log(self) -> Iterator[TextIO | None]:
-        """``log.jsonl``, without lines of steps that will be done again."""
+        """``log.jsonl``, open for new lines; one process writes for all."""
         if self.fabric.global_rank != 0:
             yield None
             return
+        self._trim_log()
+        with (self.folder / "log.jsonl").open("a", buffering=1) as file:
+            yield file
+
+    def _trim_log(self) -> None:
+        """Drop the lines of steps that will be done again."""
         path = self.folder / "log.jsonl"
         kept = []
         if path.exists():
@@ -336,8 +347,6 @@ class Loop:
                 except (ValueError, KeyError):
                     continue  # the last line of a killed run may be half written
         path.write_text("".join(line + "\n" for line in kept))
-        with path.open("a", buffering=1) as file:
-            yield file
 
     @contextmanager
     def _board(self) -> Iterator[SummaryWriter | None]:
@@ -375,7 +384,7 @@ class Loop:
             board.add_scalar(name, value, self.pace.step)
 
 
-def _is_memory(error: BaseException) -> bool:
+def is_memory(error: BaseException) -> bool:
     """True if an error says that memory ran out (CPU allocators raise a plain RuntimeError)."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (

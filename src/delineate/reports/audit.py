@@ -94,6 +94,7 @@ def _finding(given: Any) -> dict[str, Any]:
         "severity": severity if severity in SEVERITIES else "warning",
         "message": str(data.get("message") or ""),
         "where": [str(w) for w in (where if isinstance(where, list | tuple) else [where])],
+        "places": as_number(data.get("places")),
         "fix": str(data.get("fix") or ""),
     }
 

@@ -57,7 +57,10 @@ class Feed:
         moment = step * chosen.loop.accumulate * split + micro
         margin = _MARGIN if chosen.augment else 1.0
         region = Region(
-            tuple(math.ceil(n * margin / 2) * 2 for n in self.patch), axis, self.neighbours
+            tuple(math.ceil(n * margin / 2) * 2 for n in self.patch),
+            axis,
+            self.neighbours,
+            patch=self.patch,
         )
         drawn = sampling.draw(
             self.cases, size, chosen.seed, moment, foreground=chosen.foreground, rank=self.rank
@@ -89,6 +92,9 @@ class Feed:
         batch, size = image.shape[0], image.shape[2:]
         apart = image.view(batch, slices, -1, *size).transpose(1, 2)
         shape = apart.shape
+        lost = torch.rand(shape[:2], generator=generator) < self.chosen.drop_sequence
+        lost[lost.all(1)] = False
+        apart = apart.masked_fill(lost.view(*shape[:2], *(1,) * (len(shape) - 2)), 0.0)
         actions = intensity.draw(intensity.Config(), batch * shape[1], generator)
         done = intensity.apply(actions, apart.reshape(-1, slices, *size), generator)
         return done.view(shape).transpose(1, 2).reshape(image.shape)

@@ -81,4 +81,6 @@ def mirror_axes(schema: Schema, preparation: Preparation) -> tuple[int, ...]:
         return ()
     if preparation.ndim == 3:
         return (0,)
-    return (0,) if preparation.orient and preparation.slice_axis in (1, 2) else (1,)
+    if not preparation.orient:
+        return (1,)
+    return (0,) if preparation.slice_axis in (1, 2) else ()

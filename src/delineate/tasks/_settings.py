@@ -40,6 +40,9 @@ class RunConfig:
         default=None, metadata={"help": "largest rotation; null: 15 in 3D, 30 in 2D"}
     )
     scale: tuple[float, float] = field(default=(0.7, 1.4), metadata={"help": "range of the zoom"})
+    drop_sequence: float = field(
+        default=0.1, metadata={"help": "chance that one of several sequences is blanked out"}
+    )
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps"})
     precision: Literal["auto", "32-true", "bf16-mixed"] = field(
         default="auto", metadata={"help": "auto: bf16 on GPUs that gain by it, else 32 bit"}
@@ -57,6 +60,8 @@ class RunConfig:
             )
         if self.budget is None and self.steps is None:
             raise ConfigError("expected a budget or a number of steps, got neither")
+        if self.seed < 0:
+            raise ConfigError(f"expected a seed of 0 or more, got {self.seed}")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"expected at least one step, got {self.steps}")
 

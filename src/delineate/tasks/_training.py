@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -17,13 +16,13 @@ from torch import nn
 
 from delineate.core import catalog, model_file, run
 from delineate.core import config as settings
-from delineate.core.errors import ConfigError, InputError
+from delineate.core.errors import ConfigError, InputError, ResourceError
 from delineate.core.progress import Progress, Say
 from delineate.data import splits
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.engine.budget import Candidate, Choice, Pace, choose
-from delineate.engine.loop import Loop, Outcome
+from delineate.engine.loop import Loop, Outcome, is_memory
 from delineate.engine.update import EngineUpdate
 from delineate.inference.postprocess import choose_rules
 from delineate.inference.predictor import choose_device
@@ -246,12 +245,22 @@ class Job:
             batch = dataclasses.replace(
                 batch, image=batch.image.to(self.device), label=batch.label.to(self.device)
             )
-            with self.fabric.autocast():
-                stage.step(batch, update)
+            try:
+                with self.fabric.autocast():
+                    stage.step(batch, update)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_memory(error):
+                    raise
+                raise ResourceError(
+                    f"no memory for width {candidate.width}, patch {candidate.patch}, "
+                    f"batch {candidate.batch}",
+                    fix="choose a smaller width, patch or batch in the settings",
+                    code="out-of-memory",
+                ) from error
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-        return sorted(times[1:])[(_TIMED - 1) // 2]
+        return sorted(times[1:])[(_TIMED - 1) // 2] * self.chosen.loop.accumulate
 
     def _announce(self, choice: Choice, compiled: bool) -> None:
         candidate = choice.candidate
@@ -297,24 +306,19 @@ class Job:
             ]
             return {"val_dice": float(np.nanmean(dices))}
 
-        seconds = None if self.chosen.seconds is None else self._left() + self._spent()
+        if self.chosen.seconds is not None and "loop_seconds" not in self.record:
+            self.record["loop_seconds"] = self._left()
+            run.write_json(self.out / "run.json", self.record)
         return Loop(
             plan, feed, self.chosen.loop, self.out,
-            fabric=self.fabric, seed=self.chosen.seed, pace=Pace(choice.steps, seconds),
+            fabric=self.fabric, seed=self.chosen.seed,
+            pace=Pace(choice.steps, self.record.get("loop_seconds")),
             validate=look if looked else None,
             say=self.say, progress=self.progress, stop=self.stop,
         ).run()  # fmt: skip
 
     def _outline(self, network: nn.Module, case: PreparedCase, feed: Feed) -> Any:
         return outline(network, case, feed, self.schema.num_outputs, self.device)
-
-    def _spent(self) -> float:
-        """Seconds that an earlier part of this run spent in the loop, as its log says."""
-        try:
-            last = (self.out / "log.jsonl").read_text().splitlines()[-1]
-            return float(json.loads(last)["seconds"])
-        except (OSError, ValueError, IndexError, KeyError):
-            return 0.0
 
     # ------------------------------------------------------------------------------- the model
 
@@ -344,8 +348,8 @@ class Job:
         from delineate.tasks.evaluate import evaluate
         from delineate.tasks.predict import predict
 
-        ids = split.parts.get("test") or split.parts.get("validation")
-        if not ids:
+        ids = split.parts.get("test")
+        if not ids:  # validation cases chose the clean-up: their figures would flatter
             return {}
         folder = self.out / "validation"
         predict(

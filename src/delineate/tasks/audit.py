@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
@@ -52,19 +52,38 @@ def audit(
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
     _refuse_inside(out, cohort.root)
-    return audit_cohort(cohort, out, say=say, progress=progress)
+    result = _examine(cohort, out, say, progress)
+    if _of(result, "blocking"):  # else the findings are returned, and the door shows them
+        _say_warnings(result, say)
+        _raise_blocking(result, cohort, out)
+    return _summary(result, out)
 
 
 def audit_cohort(
     cohort: Cohort, out: Path, *, say: Say = silent, progress: Progress = QUIET
 ) -> dict[str, Any]:
-    """Audit a cohort that is open already; see ``audit``.
+    """Audit a cohort that is open already; warnings are said. See ``audit``.
 
     Raises:
         AuditError: Blocking findings; the files are written all the same.
         OutputError: ``out`` cannot be written.
     """
-    from delineate.data.audit import SEVERITIES, examine
+    result = _examine(cohort, out, say, progress)
+    _say_warnings(result, say)
+    if _of(result, "blocking"):
+        _raise_blocking(result, cohort, out)
+    return _summary(result, out)
+
+
+def passed(out: Path) -> bool:
+    """Whether ``out`` holds an audit that found nothing blocking."""
+    result = run.read_json(out / "audit.json")
+    return result is not None and "findings" in result and not _of(result, "blocking")
+
+
+def _examine(cohort: Cohort, out: Path, say: Say, progress: Progress) -> dict[str, Any]:
+    """Examine, write both files and say in a line what came out."""
+    from delineate.data.audit import examine
     from delineate.reports import audit as page
 
     out = writable_folder(out)
@@ -72,39 +91,40 @@ def audit_cohort(
     # Escaped, because names of files need not be text.
     atomic_write_text(out / "audit.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     page.write(out / "audit.html", result)
-    findings = result["findings"]
-    counts = Counter(finding["severity"] for finding in findings)
     say(
         f"audit of {cohort.root.name}: {result['cases']:,} cases of {result['subjects']:,} "
-        f"subjects read in {result['seconds']:.1f} s: {counts['blocking']} blocking, "
-        f"{counts['warning']} warnings, {counts['note']} notes; see {out / 'audit.html'}"
+        f"subjects read in {result['seconds']:.1f} s; findings: "
+        f"{len(_of(result, 'blocking'))} blocking, {len(_of(result, 'warning'))} to look at, "
+        f"{len(_of(result, 'note'))} to know; see {out / 'audit.html'}"
     )
-    said = [f for f in findings if f["severity"] == "warning"]
-    for finding in said[:_MOST_SAID]:
-        say(f"  warning: {finding['message']} [{finding['code']}]")
-    if len(said) > _MOST_SAID:
-        say(f"  and {len(said) - _MOST_SAID} more warnings")
-    if counts["blocking"]:
-        _raise_blocking(cohort, out, [f for f in findings if f["severity"] == "blocking"])
+    return result
+
+
+def _of(result: Mapping[str, Any], severity: str) -> list[dict[str, Any]]:
+    return [finding for finding in result["findings"] if finding["severity"] == severity]
+
+
+def _summary(result: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    kept = ("severity", "code", "places", "message", "fix")
     return {
         "cases": result["cases"],
         "subjects": result["subjects"],
-        **{name: counts[name] for name in SEVERITIES},
+        **{name: len(_of(result, name)) for name in ("blocking", "warning", "note")},
         "page": str(out / "audit.html"),
-        "findings": [
-            {key: finding[key] for key in ("severity", "code", "places", "message", "fix")}
-            for finding in findings
-        ],
+        "findings": [{key: finding[key] for key in kept} for finding in result["findings"]],
     }
 
 
-def passed(out: Path) -> bool:
-    """Whether ``out`` holds an audit that found nothing blocking."""
-    result = run.read_json(out / "audit.json") or {"findings": [{"severity": "blocking"}]}
-    return all(finding["severity"] != "blocking" for finding in result["findings"])
+def _say_warnings(result: Mapping[str, Any], say: Say) -> None:
+    warnings = _of(result, "warning")
+    for finding in warnings[:_MOST_SAID]:
+        say(f"  warning: {finding['message']} [{finding['code']}]")
+    if len(warnings) > _MOST_SAID:
+        say(f"  and {len(warnings) - _MOST_SAID} more warnings")
 
 
-def _raise_blocking(cohort: Cohort, out: Path, blocking: list[dict[str, Any]]) -> None:
+def _raise_blocking(result: Mapping[str, Any], cohort: Cohort, out: Path) -> NoReturn:
+    blocking = _of(result, "blocking")
     lines = [f"\n  [{f['code']}] {f['message']}" for f in blocking[:_MOST_SAID]]
     if len(blocking) > _MOST_SAID:
         lines.append(f"\n  and {len(blocking) - _MOST_SAID} more")

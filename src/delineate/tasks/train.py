@@ -163,7 +163,7 @@ def _begin(out: Path, chosen: RunConfig, cohort: Cohort, begun: float) -> dict[s
 
 def _audit(cohort: Cohort, out: Path, say: Say, progress: Progress) -> None:
     """Look for faults once a run; blocking ones stop it."""
-    from delineate.tasks.audit import audit_cohort
+    from delineate.tasks.audit import audit_cohort, passed
 
-    if not (out / "audit.json").exists():
+    if not passed(out):
         audit_cohort(cohort, out, say=say, progress=progress)
