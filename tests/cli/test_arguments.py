@@ -39,6 +39,7 @@ def train(
         budget: How long training may take,
             at most 100 % of it.
         seed: Where randomness starts.
+        flips: Mirror patches at random.
     """
     return {}
 
@@ -95,6 +96,7 @@ def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert "How long training may take, at most 100 % of it. (default: 40m)" in text
     assert "--network {unet,swin}" in text
     assert "Where randomness starts. (default: 0)" in text
+    assert "Do not: mirror patches at random." in text
     assert "--progress" not in text
 
 

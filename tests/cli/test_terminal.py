@@ -46,6 +46,25 @@ def test_nested_settings_are_dotted(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines == ["network", "name          unet", "config.width  16, 32"]
 
 
+def test_a_large_part_is_shown_in_brief(capsys: pytest.CaptureFixture[str]) -> None:
+    dice = {"mean": 0.9, "ci_low": 0.85, "ci_high": None, "sd": 0.1}
+    deep = {f"metric {i}": {f"figure {j}": i * j for j in range(10)} for i in range(10)}
+    lines = shown({"scores": {"n": 3, "mean_dice": dice, "regions": deep}}, capsys)
+    assert lines == ["scores", "n          3", "mean dice  0.9 (0.85 to –)"]
+
+
+def test_a_table_that_is_wider_than_high_is_turned_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dice = {"mean": 0.9, "ci_low": 0.8, "ci_high": 1.0}
+    lines = shown({"regions": {"WT": {"dice": dice, "present": 4}}, "mean": dice}, capsys)
+    assert lines[0] == "mean  0.9 (0.8 to 1)"
+    assert [line.split() for line in lines[-2:]] == [
+        ["dice", "0.9", "(0.8", "to", "1)"],
+        ["present", "4"],
+    ]
+
+
 def test_markup_in_data_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown({"name": "[red]a[/red]"}, capsys) == ["name  [red]a[/red]"]
     assert shown([{"[b]": "[/b]"}], capsys)[-1] == "[/b]"

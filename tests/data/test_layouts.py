@@ -617,6 +617,24 @@ def test_a_dicom_study_is_one_subject(real_data: RealData) -> None:
     assert len({case.subject for case in cohort}) == 1
 
 
+def test_a_few_series_among_other_images_are_listed_where_dicom_is_asked_for(
+    tmp_path: Path, real_data: RealData
+) -> None:
+    slices = sorted((real_data("dicom-brain-mr") / "Study1").rglob("*.dcm"))[:2]
+    (tmp_path / "series").mkdir()
+    for path in slices:
+        (tmp_path / "series" / path.name).write_bytes(path.read_bytes())
+    nifti(tmp_path / "head.nii.gz")
+    by_itself = Cohort.open(tmp_path)
+    assert by_itself.layout == "scans"
+    assert any("the layout dicom" in note for note in by_itself.notes)
+    asked = Cohort.open(tmp_path, "dicom")
+    assert asked.layout == "dicom"
+    assert any("1 image files of other formats" in note for note in asked.notes)
+    with pytest.raises(LayoutError, match="DICOM"):
+        Cohort.open(tmp_path / "head.nii.gz", "dicom")
+
+
 def test_a_single_scan_is_a_cohort_of_one(tmp_path: Path) -> None:
     cohort = Cohort.open(nifti(tmp_path / "head_ct.nii.gz"))
     assert (cohort.layout, [case.id for case in cohort]) == ("scans", ["head_ct"])

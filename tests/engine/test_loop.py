@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from delineate.core.case import Batch
-from delineate.core.errors import CheckpointError, ConfigError, TrainingError
+from delineate.core.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from delineate.core.schema import Label, Schema
 from delineate.engine import checkpoint
 from delineate.engine.budget import Candidate, Pace, choose
@@ -240,6 +241,18 @@ def test_a_truncated_checkpoint_is_named_and_the_older_one_used(tmp_path: Path) 
     older.write_bytes(b"")
     with pytest.raises(CheckpointError, match="2 damaged"):
         checkpoint.read_newest(tmp_path, said.append)
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    checkpoint.write(tmp_path, 1, {"a": torch.ones(3)})
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr("delineate.core.atomic.shutil.disk_usage", lambda path: full)
+    with pytest.raises(OutputError, match="free space"):
+        checkpoint.write(tmp_path, 2, {"a": torch.zeros(3)})
+    state = checkpoint.read_newest(tmp_path, print)
+    assert state is not None
+    assert state["a"].tolist() == [1, 1, 1]
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_progress_is_even_without_and_ends_on_time_with_a_deadline(monkeypatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from delineate.core import model_file
-from delineate.core.errors import ConfigError, InputError, OutputError
+from delineate.core.errors import ConfigError, DelineateError, InputError, OutputError
 from delineate.data.phantom import generate
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
@@ -193,11 +193,19 @@ def test_a_cut_off_run_goes_on_only_with_its_own_settings(
     finished: Path, brains: Path, config: Path, tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut"
-    cut.mkdir()
+    (cut / "checkpoints").mkdir(parents=True)
     record = json.loads((finished / "run.json").read_text())
     (cut / "run.json").write_text(json.dumps({**record, "status": "running"}))
     with pytest.raises(OutputError, match="settings"):
         train(brains, steps=13, config=config, out=cut)
+
+
+def test_a_run_refused_before_its_first_step_can_be_given_again_otherwise(
+    brains: Path, config: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="budget"):
+        train(brains, budget="3s", config=config, out=tmp_path)
+    assert train(brains, steps=2, config=config, out=tmp_path)["status"] == "finished"
 
 
 def test_bad_requests_are_told_before_any_work(brains: Path, config: Path, tmp_path: Path) -> None:
@@ -212,6 +220,9 @@ def test_bad_requests_are_told_before_any_work(brains: Path, config: Path, tmp_p
     assert "wrong.yaml:2" in str(caught.value)
     with pytest.raises(OutputError, match="outside the data"):
         train(brains, out=brains / "run")
+    with pytest.raises(DelineateError, match="tpu"):
+        train(brains, device="tpu", out=tmp_path / "e")
+    assert not (tmp_path / "e").exists()
     with pytest.raises(ConfigError, match="budget"):
         train(brains, budget="3s", config=config, out=tmp_path / "d", audit=False)
 

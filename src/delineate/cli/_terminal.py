@@ -29,6 +29,8 @@ from delineate.core.progress import Bar
 T = TypeVar("T")
 #: Seconds between the lines of a bar where there is no terminal to draw it on.
 PLAIN_EVERY_S = 15.0
+#: A part with more figures than this is shown in brief; the files that a verb writes hold all.
+MOST_FIGURES = 40
 
 
 class Terminal:
@@ -91,7 +93,11 @@ class Terminal:
 
     def _show_mapping(self, data: Mapping[str, Any]) -> None:
         """Single values first, then each part under its own heading."""
-        parts = {k: v for k, v in data.items() if isinstance(v, Mapping) or _is_table(v)}
+        parts = {
+            k: v
+            for k, v in data.items()
+            if (isinstance(v, Mapping) and not _is_estimate(v)) or _is_table(v)
+        }
         single = {k: v for k, v in data.items() if k not in parts}
         if single:
             self._out.print(_pairs(single))
@@ -103,7 +109,7 @@ class Terminal:
                 isinstance(v, Mapping) for v in part.values()
             )
             if nested and len({tuple(v) for v in part.values()}) == 1:
-                self._out.print(_rows([{"": name, **row} for name, row in part.items()]))
+                self._out.print(_rows(_upright(part)))
             else:
                 self._out.print(_pairs(_flat(part)) if isinstance(part, Mapping) else _rows(part))
 
@@ -211,14 +217,29 @@ def _pairs(data: Mapping[str, Any]) -> Table:
     return table
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _upright(part: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table of named rows, turned over if it is wider than high."""
+    columns = list(next(iter(part.values())))
+    if len(columns) <= len(part):
+        return [{"": name, **row} for name, row in part.items()]
+    return [{"": _title(key), **{n: row[key] for n, row in part.items()}} for key in columns]
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values under dotted names; of a large part, the first level alone."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
+        if isinstance(value, Mapping) and value and not _is_estimate(value):
+            flat |= {f"{name}.{inner}": deep for inner, deep in _flat(value).items()}
         else:
-            flat[f"{prefix}{name}"] = value
+            flat[name] = value
+    if len(flat) > MOST_FIGURES:
+        return {k: v for k, v in data.items() if not isinstance(v, Mapping) or _is_estimate(v)}
     return flat
+
+
+def _is_estimate(value: Mapping[str, Any]) -> bool:
+    return {"mean", "ci_low", "ci_high"} <= set(value)
 
 
 def _title(name: object) -> str:
@@ -234,6 +255,11 @@ def _word(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     if isinstance(value, str | int | Path):
         return str(value)
+    if isinstance(value, Mapping):
+        if _is_estimate(value):
+            low, high = (_word(value[end]) for end in ("ci_low", "ci_high"))
+            return f"{_word(value['mean'])} ({low} to {high})"
+        return ", ".join(f"{_title(k)} {_word(v)}" for k, v in value.items()) or "–"
     if isinstance(value, list | tuple) and not any(isinstance(v, Mapping) for v in value):
         return ", ".join(_word(v) for v in value) or "–"
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -31,6 +31,8 @@ def load(room: str, name: str) -> ModuleType:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
         raise ConfigError(
-            f"expected a member of {room}, got {name!r}", where=room, fix=hint, code="unknown-name"
+            f"expected one of the {room.split('.')[-1]}, got {name!r}",
+            fix=hint,
+            code="unknown-name",
         )
     return importlib.import_module(f"delineate.{room}.{name}")

@@ -14,6 +14,9 @@ from delineate.core.errors import LabelError
 #: Colours for overlays (Okabe and Ito's set, told apart by colour-blind readers).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
 
+#: Index that no label has: a schema holds at most 254.
+_STRANGE = 255
+
 
 @dataclass(frozen=True)
 class Label:
@@ -50,6 +53,8 @@ class Schema:
         values = [label.value for label in self.labels]
         if 0 in values or len(set(values)) != len(values):
             raise LabelError(f"label values must be unique and not 0 (background), got {values}")
+        if len(values) >= _STRANGE:
+            raise LabelError(f"expected at most {_STRANGE - 1} labels, got {len(values)}")
         names = {label.name for label in self.labels}
         for region, parts in self.regions.items():
             missing = set(parts) - names
@@ -71,8 +76,16 @@ class Schema:
         Raises:
             LabelError: A value is not an integer or not in the schema; all such are listed.
         """
-        present = np.unique(values)
         known = {0: 0, **{label.value: i + 1 for i, label in enumerate(self.labels)}}
+        top = max(known)
+        whole = values.dtype.kind in "ui" and values.size > 0
+        if whole and values.min() >= 0 and values.max() <= top:
+            table = np.full(top + 1, _STRANGE, dtype=np.uint8)  # no sorting of millions of voxels
+            table[list(known)] = list(known.values())
+            found: NDArray[np.uint8] = table[values]
+            if not (found == _STRANGE).any():
+                return found
+        present = np.unique(values)
         strange = [v for v in present.tolist() if v not in known]
         if strange:
             shown = ", ".join(f"{v:g}" for v in strange[:8])

@@ -103,7 +103,8 @@ class Cohort:
         strays = links(root)
         name = layout or recognise(root, strays)
         module = catalog.load("data.layouts", name)
-        if layout and not module.recognise(root):
+        # A layout that gives way to others when it is looked for may take more when it is named.
+        if layout and not getattr(module, "fits", module.recognise)(root):
             raise LayoutError(
                 f"expected the layout {name!r}: {headline(name)}; got {glimpse(root)}",
                 where=root,

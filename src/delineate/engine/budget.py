@@ -83,7 +83,7 @@ def choose(
             if steps < 10:
                 raise ConfigError(
                     f"expected a budget for at least 10 steps of {cost:.1f} s, "
-                    f"got {seconds():.0f} s for training",
+                    f"got {max(0.0, seconds()):.0f} s for training",
                     fix=f"give at least {60 + 12 * cost:.0f}s more, or --steps",
                     code="budget-too-small",
                 )

@@ -72,6 +72,7 @@ def train(
         DelineateError: Whatever else stops the run, with the next move.
     """
     begun = time.monotonic()
+    from delineate.inference.predictor import choose_device
     from delineate.tasks._training import Job  # brings torch along
 
     chosen = _settings(
@@ -80,6 +81,7 @@ def train(
     )  # fmt: skip
     catalog.load("methods", chosen.method)  # a misspelt name is told before any work
     catalog.load("networks", chosen.network)
+    choose_device(chosen.device)  # so is a device that is not here
     source, how = Path(data), {"layout": layout, "subject_pattern": subject_pattern}
     cohort = Cohort.open(source, **how)
     out = Path(out)
@@ -135,14 +137,19 @@ def _begin(out: Path, chosen: RunConfig, cohort: Cohort, begun: float) -> dict[s
                 fix="choose another --out, or delete the folder",
                 code="run-finished",
             )
-        if {k: old.get("hashes", {}).get(k) for k in hashes} != hashes:
+        same = {k: old.get("hashes", {}).get(k) for k in hashes} == hashes
+        if not same and (out / "checkpoints").exists():
             raise OutputError(
                 "expected the settings and data of the run that was cut off here, got others",
                 where=out,
                 fix="give the same command to go on, or choose another --out",
                 code="run-differs",
             )
-        return old
+        if same:
+            return old
+        # Refused before its first step, and now given with other settings or data: begin anew.
+        for name in ("split.json", "audit.json"):
+            (out / name).unlink(missing_ok=True)
     record = {
         "name": out.resolve().name,
         "status": "running",

@@ -37,6 +37,11 @@ def recognise(root: Path) -> bool:
     return len(found) > SLICES * others
 
 
+def fits(root: Path) -> bool:
+    """Whether there is a DICOM file at all: enough where the layout is asked for by name."""
+    return is_dicom(root) if root.is_file() else bool(_dicom(root)[0])
+
+
 def cases(root: Path) -> Listing:
     """One case a series; series with a damaged file and objects that are no images are left out."""
     paths, others = _dicom(root)

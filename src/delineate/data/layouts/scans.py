@@ -45,7 +45,7 @@ def cases(root: Path) -> Listing:
             "scans without labels",
             OWN_SUBJECT,
             *(
-                [f"{dicom} DICOM files are not listed: open them with the layout dicom"]
+                [f"{dicom} DICOM files are not listed: the layout dicom lists them instead"]
                 * bool(dicom)
             ),
             *([f"different modalities: {', '.join(kinds)}"] * (len(kinds) > 1)),
