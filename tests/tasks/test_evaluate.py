@@ -146,7 +146,7 @@ def test_predictions_json_gives_names_subjects_and_the_cases_asked_for(flat):
     assert list(summary["regions"]) == ["core", "rim"]
     assert (summary["n_cases"], summary["n_subjects"]) == (4, 2)
     assert summary["model"] == {"hash": "abc"}
-    assert any("1 of 5 labelled cases are not in predictions.json" in n for n in summary["notes"])
+    assert any("1 of 5 labelled cases were not predicted" in n for n in summary["notes"])
     subjects = table(flat / "out" / "subjects.csv")
     assert [(r["subject"], r["cases"]) for r in subjects if r["region"] == "core"] == [
         ("a", "2"),
