@@ -308,8 +308,8 @@ def _told(
         notes.append("the prediction was cut off before its end: every labelled case is asked for")
     elif left:
         notes.append(
-            f"{left} of {len(cases)} labelled cases were not predicted (not in {MANIFEST}), so they "
-            "are not scored"
+            f"{left} of {len(cases)} labelled cases were not predicted (not in {MANIFEST}), "
+            "so they are not scored"
         )
         cases = [case for case in cases if case.id in matched]
     predicted: dict[str, Source | InputError] = {}
