@@ -65,6 +65,15 @@ def test_a_table_that_is_wider_than_high_is_turned_over(
     ]
 
 
+def test_a_cell_that_needs_a_table_of_its_own_is_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{"id": "a", "facts": {str(n): n for n in range(9)}, "dice": 0.5}]
+    lines = shown({"cases": rows}, capsys)
+    assert "facts" not in " ".join(lines)
+    assert lines[-1].split() == ["a", "0.5"]
+
+
 def test_markup_in_data_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown({"name": "[red]a[/red]"}, capsys) == ["name  [red]a[/red]"]
     assert shown([{"[b]": "[/b]"}], capsys)[-1] == "[/b]"

@@ -31,6 +31,8 @@ T = TypeVar("T")
 PLAIN_EVERY_S = 15.0
 #: A part with more figures than this is shown in brief; the files that a verb writes hold all.
 MOST_FIGURES = 40
+#: Most entries of a mapping shown within one cell of a table.
+MOST_IN_A_CELL = 4
 
 
 class Terminal:
@@ -199,6 +201,8 @@ def _is_table(value: Any) -> bool:
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
+    # a cell that would need a table of its own is left to the file that holds everything
+    names = [name for name in names if not any(_is_crowded(row.get(name)) for row in rows)]
     table = Table(box=SIMPLE_HEAD)
     for name in names:
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
@@ -236,6 +240,10 @@ def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
     if len(flat) > MOST_FIGURES:
         return {k: v for k, v in data.items() if not isinstance(v, Mapping) or _is_estimate(v)}
     return flat
+
+
+def _is_crowded(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > MOST_IN_A_CELL and not _is_estimate(value)
 
 
 def _is_estimate(value: Mapping[str, Any]) -> bool:
