@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
-from delineate.core.errors import AuditError, OutputError
+from delineate.core.errors import AuditError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
+from delineate.tasks._outputs import refuse_inside
 
 #: Findings of one severity that the terminal is told of; the page has all.
 _MOST_SAID = 12
@@ -51,7 +52,7 @@ def audit(
     cohort = Cohort.open(Path(data), layout, subject_pattern)
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
-    _refuse_inside(out, cohort.root)
+    refuse_inside(out, cohort.root)
     result = _examine(cohort, out, say, progress)
     if _of(result, "blocking"):  # else the findings are returned, and the door shows them
         _say_warnings(result, say)
@@ -135,14 +136,3 @@ def _raise_blocking(result: Mapping[str, Any], cohort: Cohort, out: Path) -> NoR
         fix=f"settle these first; {out / 'audit.html'} lists every place",
         code=codes.pop() if len(codes) == 1 else None,
     )
-
-
-def _refuse_inside(out: Path, root: Path) -> None:
-    target = out.resolve()
-    if target == root or root in target.parents:
-        raise OutputError(
-            "expected a folder outside the data",
-            where=out,
-            fix="choose another --out",
-            code="output-in-input",
-        )
