@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,15 +16,18 @@ from delineate.core import catalog, config, model_file
 from delineate.core.errors import ConfigError
 
 BATCH, CHANNELS, OUTPUTS = 2, 2, 3
-KINDS = {"segmenter", "critic"}
+KINDS = {"segmenter", "classifier", "critic"}
 #: Fields that only decide how much there is to compute, made small.
 SMALL: dict[str, Any] = {"width": 4, "widths": (4, 8, 8)}
+#: ... and what single networks need beside it.
+SMALL_OF: dict[str, dict[str, Any]] = {}
 
 
 def settings(module: ModuleType, ndim: int, **changes: Any) -> Any:
     names = {f.name for f in dataclasses.fields(module.Config)}
     small = {name: value for name, value in SMALL.items() if name in names}
-    return module.Config(**{**small, "ndim": ndim, **changes})
+    own = SMALL_OF.get(module.__name__.rsplit(".", 1)[-1], {})
+    return module.Config(**{**small, **own, "ndim": ndim, **changes})
 
 
 def accepted(name: str) -> list[int]:
@@ -40,7 +44,7 @@ def accepted(name: str) -> list[int]:
 
 NAMES = catalog.members("networks")
 VARIANTS = [pytest.param(name, nd, id=f"{name}-{nd}d") for name in NAMES for nd in accepted(name)]
-SEGMENTERS = [v for v in VARIANTS if catalog.load("networks", str(v.values[0])).KIND == "segmenter"]
+MODELS = [v for v in VARIANTS if catalog.load("networks", str(v.values[0])).KIND != "critic"]
 every = pytest.mark.parametrize(("name", "ndim"), VARIANTS)
 
 
@@ -48,7 +52,7 @@ def make(name: str, ndim: int, seed: int = 0) -> tuple[ModuleType, Any, nn.Modul
     module = catalog.load("networks", name)
     chosen = settings(module, ndim)
     torch.manual_seed(seed)
-    outputs = OUTPUTS if module.KIND == "segmenter" else 1
+    outputs = 1 if module.KIND == "critic" else OUTPUTS
     return module, chosen, module.build(chosen, CHANNELS, outputs)
 
 
@@ -73,6 +77,7 @@ def test_a_network_file_has_what_the_catalog_promises(name: str) -> None:
     module = catalog.load("networks", name)
     assert module.KIND in KINDS
     assert accepted(name), "at least one of 2D and 3D"
+    assert re.search(r"\d{4}", module.PAPER), "who described it, and when"
     assert "->" in (module.__doc__ or "").split("\n")[0], "the docstring begins with shapes"
     assert callable(module.build)
     assert callable(module.divisor)
@@ -98,6 +103,8 @@ def test_it_gives_the_shape_it_promises(name: str, ndim: int) -> None:
     assert torch.isfinite(found).all()
     if module.KIND == "segmenter":
         assert found.shape == (BATCH, OUTPUTS, *shape)
+    elif module.KIND == "classifier":
+        assert found.shape == (BATCH, OUTPUTS)
     else:
         assert found.shape[:2] == (BATCH, 1)
 
@@ -139,8 +146,8 @@ def test_the_seed_decides_the_output(name: str, ndim: int) -> None:
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("name", "ndim"), SEGMENTERS)
-def test_a_segmenter_survives_the_model_file(name: str, ndim: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "ndim"), MODELS)
+def test_a_model_survives_the_model_file(name: str, ndim: int, tmp_path: Path) -> None:
     module, chosen, net = make(name, ndim)
     shape = size(module, chosen)
     net(image(shape))  # running statistics, where there are any, are part of the state

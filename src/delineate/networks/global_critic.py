@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from delineate.core.errors import ConfigError
 from delineate.networks import _blocks as blocks
 
+PAPER = "Goodfellow et al. 2014, arXiv:1406.2661, in the form that S1 describes"
 KIND = "critic"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from delineate.core.errors import ConfigError
 from delineate.networks import _blocks as blocks
 
+PAPER = "Isola et al. 2017, arXiv:1611.07004"
 KIND = "critic"
 
 

@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from delineate.core.errors import ConfigError
 from delineate.networks import _blocks as blocks
 
+PAPER = (
+    "Ronneberger et al. 2015, arXiv:1505.04597; "
+    "Isensee et al. 2021, doi:10.1038/s41592-020-01008-z"
+)
 KIND = "segmenter"
 
 
