@@ -14,13 +14,21 @@ from torch import Tensor, nn
 
 from delineate.core import catalog, config, model_file
 from delineate.core.errors import ConfigError
+from delineate.networks import _cost, _transfer
 
 BATCH, CHANNELS, OUTPUTS = 2, 2, 3
 KINDS = {"segmenter", "classifier", "critic"}
 #: Fields that only decide how much there is to compute, made small.
 SMALL: dict[str, Any] = {"width": 4, "widths": (4, 8, 8)}
 #: ... and what single networks need beside it.
-SMALL_OF: dict[str, dict[str, Any]] = {}
+SMALL_OF: dict[str, dict[str, Any]] = {
+    "fcn": {"levels": 4},
+    "mobilenet_unet": {"levels": 4},
+    "sam_automed": {"dim": 24, "depth": 2, "neck": 16, "adapter": 6, "window": 2},
+    "sam_medcls": {"dim": 24, "depth": 2, "neck": 16, "adapter": 6},
+    "segnet": {"levels": 4},
+    "swin_unetr": {"depths": (2, 1, 1, 1), "window": 4},
+}
 
 
 def settings(module: ModuleType, ndim: int, **changes: Any) -> Any:
@@ -59,7 +67,7 @@ def make(name: str, ndim: int, seed: int = 0) -> tuple[ModuleType, Any, nn.Modul
 def size(module: ModuleType, chosen: Any) -> tuple[int, ...]:
     """Unequal sizes that the network takes, with several voxels at its coarsest level."""
     step = module.divisor(chosen)
-    least = max(2, -(-16 // step)) * step
+    least = step * (1 if step >= 32 else max(2, -(-16 // step)))
     return (least, least + step, least)[: chosen.ndim]
 
 
@@ -177,3 +185,38 @@ def test_it_exports_and_the_export_agrees(name: str, ndim: int) -> None:
     new = x.flip(0) * 1.5
     with torch.no_grad():
         assert torch.allclose(program.module()(new), net(new), atol=1e-5)
+
+
+@every
+def test_its_cost_is_counted_alike_with_and_without_computing(name: str, ndim: int) -> None:
+    module, chosen, net = make(name, ndim)
+    shape = size(module, chosen)
+    state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    counts = {device: _cost.macs(net, CHANNELS, shape, device) for device in ("meta", "cpu")}
+    assert counts["meta"] == counts["cpu"]
+    assert 0 < counts["cpu"] < 1e12
+    assert _cost.gmac(net, CHANNELS, shape) == counts["cpu"] / 1e9
+    assert 0 < _cost.parameters(net) < 1e9
+    assert net.training
+    assert all(torch.equal(state[key], tensor) for key, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "ndim"), MODELS)
+def test_its_weights_serve_other_channels_and_labels(name: str, ndim: int) -> None:
+    module, chosen, old = make(name, ndim, seed=1)
+    new = module.build(chosen, 1, OUTPUTS - 1)
+    channel, output = _transfer.axes(lambda c, o: module.build(chosen, c, o), 1, OUTPUTS - 1)
+    ends = _transfer.Ends(
+        channel, output, ["b"], ["background", "y"], ["a", "b"], ["background", "x", "y"]
+    )
+    tensors = old.state_dict()
+    found = _transfer.transfer(new, tensors, ends)
+    taken = {*found.loaded, *found.resized}
+    assert sorted([*found.loaded, *found.resized, *found.left_out]) == sorted(tensors)
+    assert found.resized.keys() <= channel.keys() | output.keys()
+    # what is left out hangs together with channels or labels in a way that only its file knows
+    alike = {k for k, t in new.state_dict().items() if k in tensors and t.shape == tensors[k].shape}
+    assert alike <= taken
+    assert channel.keys() | output.keys() <= taken
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    assert sum(tensors[key].numel() for key in taken) > 0.3 * numbers

@@ -9,13 +9,14 @@ from torch import Tensor
 from delineate.core.errors import ConfigError
 from delineate.networks import _blocks as blocks
 from delineate.networks import unet
+from delineate.networks._blocks import UShape
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make(**changes: Any) -> unet.UNet:
+def make(**changes: Any) -> UShape:
     torch.manual_seed(0)
     return unet.build(unet.Config(**{"ndim": 2, "width": 4, "levels": 3, **changes}), 1, 2)
 
@@ -41,9 +42,12 @@ def test_width_doubles_up_to_its_limit() -> None:
     assert [stage[-1][0].out_channels for stage in net.encoder] == [4, 8, 16, 16, 16]
 
 
+@pytest.mark.parametrize("options", [{}, {"residual": True, "squeeze": True, "down": "max"}])
 @pytest.mark.parametrize("skips", [True, False])
-def test_without_skips_nothing_passes_beside_the_bottleneck(skips: bool) -> None:
-    net = make(skips=skips).eval()
+def test_without_skips_nothing_passes_beside_the_bottleneck(
+    skips: bool, options: dict[str, Any]
+) -> None:
+    net = make(skips=skips, **options).eval()
     net.encoder[-1].register_forward_hook(lambda module, inputs, out: torch.ones_like(out))
     with torch.no_grad():
         one, two = net(image(1, 1, 16, 16)), net(image(1, 1, 16, 16, seed=1))
@@ -96,6 +100,71 @@ def test_a_patch_of_one_coarse_voxel_is_refused_in_words() -> None:
             net.train(mode)(image(1, 1, 8, 8))
         assert "(16, 16)" in str(caught.value)
     assert net(image(1, 1, 8, 16)).shape == (1, 2, 8, 16)
+
+
+def test_models_of_the_past_load() -> None:
+    """The names of a default network's weights are those of every model file written so far."""
+    unit = ["0.weight", "0.bias", "1.weight", "1.bias"]
+    stages = [f"encoder.{i}.{j}" for i in range(3) for j in range(2)]
+    joined = [f"decoder.{i}.{j}" for i in range(2) for j in range(2)]
+    expected = [f"{stage}.{name}" for stage in stages for name in unit]
+    expected += [f"up.{i}.{name}" for i in range(2) for name in ("weight", "bias")]
+    expected += [f"{stage}.{name}" for stage in joined for name in unit]
+    assert list(make().state_dict()) == [*expected, "heads.0.weight", "heads.0.bias"]
+    assert len(make(dropout=0.5).state_dict()) == len(expected) + 2
+    pooled = make(down="max").state_dict()
+    assert "encoder.1.1.0.weight" in pooled
+    assert "encoder.1.0.0.weight" not in pooled
+
+
+def test_a_residual_stage_adds_to_what_it_sees() -> None:
+    block = unet.Residual(2, 4, 4, "instance", stride=1)
+    torch.nn.init.zeros_(block.body[-1].weight)
+    x = image(2, 4, 8, 8)
+    assert torch.equal(block(x), torch.nn.functional.leaky_relu(x, 0.01))
+    halved = unet.Residual(2, 4, 6, "instance", stride=2)
+    assert halved(x).shape == (2, 6, 4, 4)
+
+
+@pytest.mark.parametrize("nd", [2, 3])
+def test_a_squeeze_without_opinion_halves(nd: int) -> None:
+    squeeze = unet.ConcurrentSqueeze(nd, 4)
+    for parameter in squeeze.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = image(2, 4, *[5] * nd)
+    assert torch.allclose(squeeze(x), x / 2)
+
+
+def test_a_squeeze_takes_the_larger_of_channel_and_place() -> None:
+    squeeze = unet.ConcurrentSqueeze(2, 1)
+    for parameter in squeeze.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        squeeze.place.weight.fill_(100.0)  # bright places pass, dark ones do not
+    x = torch.tensor([[[[2.0, -2.0]]]])
+    # dark: the channel's weight of a half gives -1, the place's weight of nothing gives 0
+    assert torch.allclose(squeeze(x), torch.tensor([[[[2.0, 0.0]]]]))
+
+
+def test_levels_that_a_patch_cannot_take_are_refused_with_those_it_can() -> None:
+    net = make(levels=8, residual=True, width=1, max_width=4).eval()
+    with torch.no_grad():
+        assert net(image(1, 1, 256, 128)).shape == (1, 2, 256, 128)
+    for shape, advice in {
+        (128, 128): "pad to (256, 256), or use levels=7",  # one voxel would be left
+        (192, 192): "pad to (256, 256), or use levels=7",
+        (96, 160): "or use levels=6",
+        (99, 160): "pad to (128, 256)",  # an odd size cannot be halved at all
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            net(image(1, 1, *shape))
+        assert caught.value.code == "size"
+        assert advice in str(caught.value)
+    # the advice is good
+    for shape, levels in {(128, 128): 7, (192, 192): 7, (96, 160): 6}.items():
+        taken = make(levels=levels, width=1, max_width=4).eval()
+        with torch.no_grad():
+            assert taken(image(1, 1, *shape)).shape == (1, 2, *shape)
 
 
 @pytest.mark.parametrize(

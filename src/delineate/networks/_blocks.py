@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from delineate.core.errors import ConfigError
 
 SLOPE = 0.01
+#: Offset of an attention gate's score: at first a gate lets most (0.88) through.
+OPEN = 2.0
 
 
 def conv(nd: int, before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Module:
@@ -42,6 +46,15 @@ def conv_unit(
     )
 
 
+def double_conv(
+    nd: int, before: int, after: int, kind: str = "instance", stride: int = 1
+) -> nn.Sequential:
+    """Two convolution units, a stage of a U-Net."""
+    return nn.Sequential(
+        conv_unit(nd, before, after, kind, stride), conv_unit(nd, after, after, kind)
+    )
+
+
 def up_conv(nd: int, before: int, after: int) -> nn.Module:
     """Transposed convolution that doubles every spatial size."""
     kind = nn.ConvTranspose3d if nd == 3 else nn.ConvTranspose2d
@@ -68,6 +81,36 @@ def require_multiple(size: Sequence[int], multiple: int) -> None:
         )
 
 
+def require_levels(size: Sequence[int], levels: int) -> None:
+    """Refuse sizes that cannot be halved ``levels - 1`` times with more than one voxel left.
+
+    Raises:
+        ConfigError: Names the nearest size and, where there is one, the number of levels that work.
+    """
+    most = levels
+    while most > 1 and not _halves(size, 2 ** (most - 1)):
+        most -= 1
+    if most == levels:
+        return
+    multiple = 2 ** (levels - 1)
+    nearest = tuple(-(-n // multiple) * multiple for n in size)
+    if not _halves(nearest, multiple):
+        nearest = (2 * multiple,) * len(nearest)
+    expected = f"spatial sizes that are multiples of {multiple}"
+    if not any(n % multiple for n in size):
+        expected = "more than one voxel at the coarsest level"
+    raise ConfigError(
+        f"expected {expected} for {levels} levels, got {tuple(size)}",
+        fix=f"pad to {nearest}" + (f", or use levels={most}" if most > 1 else ""),
+        code="size",
+    )
+
+
+def _halves(size: Sequence[int], multiple: int) -> bool:
+    """Whether whole steps of ``multiple`` fit, and more than one of them in all."""
+    return not any(n % multiple for n in size) and any(n > multiple for n in size)
+
+
 def initialise(module: nn.Module) -> None:
     """He initialisation for leaky ReLU, zero biases."""
     for part in module.modules():
@@ -75,6 +118,13 @@ def initialise(module: nn.Module) -> None:
             nn.init.kaiming_normal_(part.weight, a=SLOPE)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def bound(module: nn.Module) -> None:
+    """Spectral norm on every convolution and linear layer (Miyato et al. 2018)."""
+    for part in list(module.modules()):
+        if isinstance(part, nn.modules.conv._ConvNd | nn.Linear):
+            nn.utils.parametrizations.spectral_norm(part)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -86,3 +136,140 @@ def one_hot(indices: Tensor, outputs: int) -> Tensor:
     """``(B, *S)`` integers -> ``(B, outputs, *S)`` float."""
     hot = torch.zeros((indices.shape[0], outputs, *indices.shape[1:]), device=indices.device)
     return hot.scatter_(1, indices.long().unsqueeze(1), 1.0)
+
+
+class SqueezeExcite(nn.Module):
+    """Weight channels by what all of the image says, ``(B, C, *S) -> (B, C, *S)``.
+
+    Hu et al. 2018, arXiv:1709.01507; leaky, since behind an instance norm images have much the same
+    means, and a ReLU that none of them passes would stay dead.
+    """
+
+    def __init__(self, width: int, reduction: int = 8) -> None:
+        super().__init__()
+        inner = max(4, width // reduction)
+        self.layers = nn.Sequential(
+            nn.Linear(width, inner), nn.LeakyReLU(SLOPE), nn.Linear(inner, width), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Channels times their weights in (0, 1)."""
+        weights: Tensor = self.layers(x.flatten(2).mean(2))
+        return x * weights.reshape(*weights.shape, *[1] * (x.ndim - 2))
+
+
+class AttentionGate(nn.Module):
+    """Weight places of a skip connection by what a coarser level says, ``(B, C, *S)`` in and out.
+
+    Additive attention of Oktay et al. 2018, arXiv:1804.03999, at the skip's resolution.
+    """
+
+    def __init__(self, nd: int, width: int, signal_width: int) -> None:
+        super().__init__()
+        inner = max(2, width // 2)
+        self.lateral = conv(nd, width, inner, 1)
+        self.signal = conv(nd, signal_width, inner, 1)
+        self.score = conv(nd, inner, 1, 1)
+
+    def weights(self, x: Tensor, signal: Tensor) -> Tensor:
+        """Weights ``(B, 1, *S)`` in (0, 1)."""
+        score = self.score(torch.relu(self.lateral(x) + self.signal(signal)))
+        return torch.sigmoid(score + OPEN)
+
+    def forward(self, x: Tensor, signal: Tensor) -> Tensor:
+        """The skip's features times their weights."""
+        return x * self.weights(x, signal)
+
+
+@dataclass(frozen=True)
+class UShapeConfig:
+    """What networks of a U's shape have in common; the budget planner sets what is left open."""
+
+    ndim: int = field(default=3, metadata={"help": "2 or 3 spatial dimensions"})
+    width: int = field(default=16, metadata={"help": "channels at full resolution"})
+    levels: int = field(default=4, metadata={"help": "resolutions, the full one included"})
+    max_width: int = field(default=320, metadata={"help": "channels at the coarsest level at most"})
+    deep_supervision: int = field(
+        default=0, metadata={"help": "coarser decoder levels that get a loss of their own"}
+    )
+    norm: str = field(default="instance", metadata={"help": "instance or batch"})
+
+    def __post_init__(self) -> None:
+        if self.ndim not in (2, 3):
+            raise ConfigError(f"expected ndim 2 or 3, got {self.ndim}")
+        if self.levels < 2 or min(self.width, self.max_width) < 1 or self.deep_supervision < 0:
+            raise ConfigError(
+                "expected levels >= 2, width and max_width >= 1, deep_supervision >= 0, got "
+                f"{self.levels}, {self.width}, {self.max_width}, {self.deep_supervision}"
+            )
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels by level, finest first."""
+        return [min(self.width * 2**i, self.max_width) for i in range(self.levels)]
+
+
+class UShape(nn.Module):
+    """Encoder, decoder and skip connections, ``(B, C, *S) -> (B, outputs, *S)``.
+
+    Args:
+        config: Kept for whoever asks the network.
+        encoder: Stages, finest first; all but the first halve the resolution.
+        up: One a decoder stage, finest first; each doubles the resolution.
+        decoder: Stages, finest first; each sees the skip's features and those that come up.
+        heads: Features to logits, finest first; all but the first serve training alone.
+        lateral: What a skip passes, given what comes up; None: as it is.
+        skips: False: nothing passes beside the coarsest level.
+        dropout: Share of the coarsest features that training leaves out.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        encoder: nn.Module,
+        up: nn.ModuleList,
+        decoder: nn.ModuleList,
+        heads: nn.ModuleList,
+        lateral: nn.ModuleList | None = None,
+        skips: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.up, self.decoder, self.heads = encoder, up, decoder, heads
+        self.lateral, self.skips = lateral, skips
+        self.dropout = nn.Dropout(dropout)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Features of every level, finest first."""
+        found = []
+        for stage in self.encoder.children():
+            x = stage(x)
+            found.append(x)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits ``(B, outputs, *S)``; while training with several heads a list, finest first.
+
+        Raises:
+            ConfigError: A size that cannot be halved often enough; the nearest is named.
+        """
+        require_levels(x.shape[2:], len(self.up) + 1)
+        kept = self.encode(x)
+        x = self.dropout(kept.pop())
+        found: list[Tensor] = []
+        for i in reversed(range(len(self.decoder))):
+            x, skip = self.up[i](x), kept.pop()
+            if self.lateral is not None:
+                skip = self.lateral[i](skip, x)
+            x = self.decoder[i](torch.cat([skip, x], 1) if self.skips else x)
+            if i < len(self.heads) and (i == 0 or self.training):
+                found.append(self.heads[i](x))
+        found.reverse()
+        return found if self.training and len(found) > 1 else found[0]
+
+
+def heads(nd: int, widths: Sequence[int], outputs: int, coarser: int) -> nn.ModuleList:
+    """Heads of the finest decoder level and of at most ``coarser`` more; widths by level."""
+    count = 1 + min(coarser, len(widths) - 2)
+    return nn.ModuleList(conv(nd, width, outputs, 1) for width in widths[:count])

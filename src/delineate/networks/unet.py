@@ -5,11 +5,18 @@ arXiv:1505.04597) in the form that nnU-Net made the reference (Isensee et al. 20
 doi:10.1038/s41592-020-01008-z): two convolutions, instance norm and leaky ReLU per level, strided
 convolutions down, transposed convolutions up, deep supervision. ``skips=False`` gives the plain
 encoder-decoder that S1 describes.
+
+``levels=8, residual=True`` is the deep residual U-Net that reviews cite for left ventricles. Each
+level halves the image, so that eight need more than 128 voxels along an axis; an image that cannot
+be halved so often is refused with the number of levels that it can take. ``squeeze=True`` ends
+every stage with concurrent channel and spatial squeeze and excitation, joined by their maximum
+(Roy et al. 2018, arXiv:1808.08127).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +25,7 @@ from delineate.core.errors import ConfigError
 from delineate.networks import _blocks as blocks
 
 PAPER = (
-    "Ronneberger et al. 2015, arXiv:1505.04597; "
-    "Isensee et al. 2021, doi:10.1038/s41592-020-01008-z"
+    "Ronneberger et al. 2015, arXiv:1505.04597; Isensee et al. 2021, doi:10.1038/s41592-020-01008-z"
 )
 KIND = "segmenter"
 
@@ -39,6 +45,10 @@ class Config:
     norm: str = field(default="instance", metadata={"help": "instance or batch"})
     down: str = field(default="stride", metadata={"help": "stride: strided convolution; max: pool"})
     dropout: float = field(default=0.0, metadata={"help": "dropout in the coarsest level"})
+    residual: bool = field(default=False, metadata={"help": "a shortcut around every stage"})
+    squeeze: bool = field(
+        default=False, metadata={"help": "weight channels and places after every stage"}
+    )
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):
@@ -61,7 +71,7 @@ def divisor(config: Config) -> int:
     return int(2 ** (config.levels - 1))
 
 
-def build(config: Config, channels: int, outputs: int) -> UNet:
+def build(config: Config, channels: int, outputs: int) -> blocks.UShape:
     """A U-Net with fresh weights (He initialisation for leaky ReLU).
 
     Args:
@@ -69,68 +79,67 @@ def build(config: Config, channels: int, outputs: int) -> UNet:
         channels: Input channels C.
         outputs: Output channels, background included.
     """
-    return UNet(config, channels, outputs)
+    nd = config.ndim
+    widths = [min(config.width * 2**i, config.max_width) for i in range(config.levels)]
+    encoder = nn.ModuleList(
+        _stage(config, before, width, down=i > 0)
+        for i, (before, width) in enumerate(pairwise([channels, *widths]))
+    )
+    up = nn.ModuleList(blocks.up_conv(nd, coarse, fine) for fine, coarse in pairwise(widths))
+    joined = 2 if config.skips else 1
+    decoder = nn.ModuleList(_stage(config, joined * width, width) for width in widths[:-1])
+    heads = blocks.heads(nd, widths, outputs, config.deep_supervision)
+    net = blocks.UShape(
+        config, encoder, up, decoder, heads, skips=config.skips, dropout=config.dropout
+    )
+    blocks.initialise(net)
+    return net
 
 
-class UNet(nn.Module):
-    """See the module's docstring. In training, ``forward`` gives a list, finest first."""
+def _stage(config: Config, before: int, after: int, down: bool = False) -> nn.Sequential:
+    nd, pool = config.ndim, down and config.down == "max"
+    stride = 2 if down and not pool else 1
+    parts: list[nn.Module] = [blocks.max_pool(nd)] if pool else []
+    if config.residual:
+        parts.append(Residual(nd, before, after, config.norm, stride))
+    else:
+        parts += blocks.double_conv(nd, before, after, config.norm, stride)
+    if config.squeeze:
+        parts.append(ConcurrentSqueeze(nd, after))
+    return nn.Sequential(*parts)
 
-    def __init__(self, config: Config, channels: int, outputs: int) -> None:
+
+class Residual(nn.Module):
+    """Two convolutions with norm and a shortcut around both (He et al. 2016, arXiv:1512.03385)."""
+
+    def __init__(self, nd: int, before: int, after: int, kind: str, stride: int) -> None:
         super().__init__()
-        self.config = config
-        nd = config.ndim
-        widths = [min(config.width * 2**i, config.max_width) for i in range(config.levels)]
-        stride = 2 if config.down == "stride" else 1
-        self.encoder = nn.ModuleList(
-            nn.Sequential(
-                *([blocks.max_pool(nd)] if i and stride == 1 else []),
-                blocks.conv_unit(nd, before, width, config.norm, stride=stride if i else 1),
-                blocks.conv_unit(nd, width, width, config.norm),
+        self.body = nn.Sequential(
+            blocks.conv_unit(nd, before, after, kind, stride),
+            blocks.conv(nd, after, after),
+            blocks.norm(nd, after, kind),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if before != after or stride > 1:
+            self.shortcut = nn.Sequential(
+                blocks.conv(nd, before, after, 1, stride), blocks.norm(nd, after, kind)
             )
-            for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
-        )
-        self.dropout = nn.Dropout(config.dropout)
-        self.up = nn.ModuleList(
-            blocks.up_conv(nd, widths[i + 1], widths[i]) for i in range(config.levels - 1)
-        )
-        joined = 2 if config.skips else 1
-        self.decoder = nn.ModuleList(
-            nn.Sequential(
-                blocks.conv_unit(nd, joined * widths[i], widths[i], config.norm),
-                blocks.conv_unit(nd, widths[i], widths[i], config.norm),
-            )
-            for i in range(config.levels - 1)
-        )
-        heads = 1 + min(config.deep_supervision, config.levels - 2)
-        self.heads = nn.ModuleList(blocks.conv(nd, widths[i], outputs, 1) for i in range(heads))
-        blocks.initialise(self)
+        self.activation = nn.LeakyReLU(blocks.SLOPE)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Logits ``(B, outputs, *S)``; while training with deep supervision a list of them.
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, before, *S) -> (B, after, *S / stride)``."""
+        found: Tensor = self.activation(self.body(x) + self.shortcut(x))
+        return found
 
-        Raises:
-            ConfigError: A spatial size is no multiple of ``divisor``, or nothing but one voxel
-                would be left at the coarsest level; the nearest size is named.
-        """
-        least = divisor(self.config)
-        blocks.require_multiple(x.shape[2:], least)
-        if all(n == least for n in x.shape[2:]):
-            raise ConfigError(
-                f"expected more than one voxel at the coarsest level, got {tuple(x.shape[2:])}",
-                fix=f"pad to {(2 * least,) * self.config.ndim}, or use fewer levels",
-                code="size",
-            )
-        skips: list[Tensor] = []
-        for stage in self.encoder:
-            x = stage(x)
-            skips.append(x)
-        x = self.dropout(skips.pop())
-        found: list[Tensor] = []
-        for i in reversed(range(len(self.decoder))):
-            x = self.up[i](x)
-            skip = skips.pop()
-            x = self.decoder[i](torch.cat([skip, x], 1) if self.config.skips else x)
-            if i < len(self.heads) and (i == 0 or self.training):
-                found.append(self.heads[i](x))
-        found.reverse()
-        return found if self.training and len(found) > 1 else found[0]
+
+class ConcurrentSqueeze(nn.Module):
+    """The larger of channels weighted by the image and places weighted by the channels."""
+
+    def __init__(self, nd: int, width: int) -> None:
+        super().__init__()
+        self.channel = blocks.SqueezeExcite(width, reduction=2)
+        self.place = blocks.conv(nd, width, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, *S) -> (B, C, *S)``."""
+        return torch.maximum(self.channel(x), x * torch.sigmoid(self.place(x)))
