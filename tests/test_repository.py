@@ -97,7 +97,11 @@ def test_house_rules(file: Path) -> None:
     tree = ast.parse(text)
     broken = [f"{name}, line {line}" for name, line in _names(tree) if name in forbidden]
     assert broken == []
-    assert "torch.load" not in text
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    loads = [n for n in calls if ast.unparse(n.func) == "torch.load"]
+    assert not loads or file.name == "_weights.py", "files of others are read in one place"
+    assert all(ast.unparse(n).endswith("weights_only=True)") for n in loads), "and run no code"
+    assert text.count("torch.load") == len(loads)
     assert not re.search(r"\bTODO\b|\bFIXME\b|raise NotImplementedError", text)
     if text.strip():
         assert ast.get_docstring(tree), "a file says what it is"

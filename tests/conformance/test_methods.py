@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from delineate.core import catalog, config
@@ -21,12 +21,13 @@ from delineate.core.schema import Label, Schema
 from delineate.engine.budget import Pace
 from delineate.engine.loop import Loop
 from delineate.engine.settings import Settings
-from delineate.methods import adversarial
 from delineate.methods._plan import Plan
-from delineate.networks import unet
+from delineate.networks import resganet_classifier, unet
 
-SCHEMA = Schema((Label("a", 1), Label("b", 2)))
+SCHEMA = Schema((Label("a", 1), Label("b", 2)), classes=("dark", "grey", "bright"))
 SIZE = 32
+#: Fields that only decide how much there is to compute, made small.
+SMALL: dict[str, Any] = {"critic_width": 4, "critic_layers": 3}
 
 
 def options(name: str) -> list[dict[str, Any]]:
@@ -55,17 +56,37 @@ def batches(step: int, micro: int, split: int) -> Batch:
     return Batch((label.float() - 1 + noise)[:, None], label)
 
 
+def pictures(step: int, micro: int, split: int) -> Batch:
+    """The same with a class for each image, which its brightness tells."""
+    batch = batches(step, micro, split)
+    klass = torch.tensor([0, 1, 2, step % 3])
+    return dataclasses.replace(
+        batch, image=batch.image + 2.0 * klass[:, None, None, None], klass=klass
+    )
+
+
+def feed(plan: Plan) -> Callable[[int, int, int], Batch]:
+    return pictures if "classifier" in plan.stages[-1].modules else batches
+
+
 def make(name: str, chosen: Mapping[str, Any]) -> Plan:
     torch.manual_seed(0)
-    net = unet.build(unet.Config(ndim=2, width=4, levels=3), 1, SCHEMA.num_outputs)
     module = catalog.load("methods", name)
-    plan: Plan = module.build(module.Config(**chosen), net, 1, SCHEMA)
+    net: nn.Module
+    if module.TRAINS == "segmenter":
+        net = unet.build(unet.Config(ndim=2, width=4, levels=3), 1, SCHEMA.num_outputs)
+    else:
+        shape = resganet_classifier.Config(ndim=2, width=4)
+        net = resganet_classifier.build(shape, 1, len(SCHEMA.classes))
+    names = {f.name for f in dataclasses.fields(module.Config)}
+    small = {key: value for key, value in SMALL.items() if key in names}
+    plan: Plan = module.build(module.Config(**small, **chosen), net, 1, SCHEMA)
     return plan
 
 
 def loop(plan: Plan, folder: Path, steps: int) -> Loop:
     fabric = Fabric(accelerator="cpu", devices=1)
-    return Loop(plan, batches, Settings(), folder, fabric=fabric, seed=1, pace=Pace(steps, None))
+    return Loop(plan, feed(plan), Settings(), folder, fabric=fabric, seed=1, pace=Pace(steps, None))
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -93,6 +114,7 @@ class Spy:
 def test_a_method_file_has_what_the_catalog_promises(name: str) -> None:
     module = catalog.load("methods", name)
     assert module.__doc__
+    assert module.TRAINS in ("segmenter", "classifier")
     assert module.Config.__dataclass_params__.frozen
     for setting in dataclasses.fields(module.Config):
         assert setting.metadata.get("help"), f"{setting.name} has no help"
@@ -126,7 +148,7 @@ def test_a_step_updates_every_optimiser_once_and_says_its_loss(
     for stage in plan.stages:
         for step in range(3):
             spy = Spy()
-            said = stage.step(batches(step, 0, 1), spy)
+            said = stage.step(feed(plan)(step, 0, 1), spy)
             assert sorted(spy.asked) == sorted(map(id, stage.optimisers.values()))
             assert "loss" in said
             for key, value in said.items():
@@ -172,71 +194,8 @@ def test_its_predictor_gives_logits(name: str, chosen: Mapping[str, Any], tmp_pa
     assert not predictor.training
     with torch.no_grad():
         logits = predictor(torch.zeros(2, 1, SIZE, 2 * SIZE))
-    assert logits.shape == (2, SCHEMA.num_outputs, SIZE, 2 * SIZE)
+    if catalog.load("methods", name).TRAINS == "classifier":
+        assert logits.shape == (2, len(SCHEMA.classes))
+    else:
+        assert logits.shape == (2, SCHEMA.num_outputs, SIZE, 2 * SIZE)
     assert torch.isfinite(logits).all()
-
-
-# ------------------------------------------------------------------------- the adversarial one
-
-
-def test_a_segmenter_of_deep_supervision_can_play_too() -> None:
-    net = unet.build(unet.Config(ndim=2, width=4, levels=4, deep_supervision=2), 1, 3)
-    for preset in ("stable", "literal"):
-        plan = adversarial.build(adversarial.Config(preset=preset), net.train(), 1, SCHEMA)
-        assert torch.isfinite(plan.stages[0].step(batches(0, 0, 1), Spy())["loss"])
-
-
-def test_the_adversary_waits_for_the_end_of_the_warm_up() -> None:
-    plan = make("adversarial", {"preset": "stable"})
-    step = plan.stages[0].step
-    early, late = (step(batches(0, 0, 1), Spy(progress)) for progress in (0.1, 0.9))
-    assert early["adversarial_weight"] == 0
-    assert late["adversarial_weight"].item() == pytest.approx(0.02)
-    assert late["grad_ratio"] > 0
-
-
-def test_the_adversary_never_pushes_harder_than_its_cap() -> None:
-    logits = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = logits.square().mean()
-    for factor in (1e-5, 1e-3, 1e6):
-        term, ratio = adversarial._capped(loss, factor * logits.sum(), logits, 0.1)
-        (pushed,) = torch.autograd.grad(term, logits, retain_graph=True)
-        (wanted,) = torch.autograd.grad(loss, logits, retain_graph=True)
-        (free,) = torch.autograd.grad(factor * logits.sum(), logits)
-        assert ratio.item() == pytest.approx((free.norm() / wanted.norm()).item(), rel=1e-4)
-        share = (pushed.norm() / wanted.norm()).item()
-        assert share == pytest.approx(min(0.1, ratio.item()), rel=1e-3)
-        cosine = torch.nn.functional.cosine_similarity(pushed.flatten(), free.flatten(), 0)
-        assert cosine.item() == pytest.approx(1, abs=1e-4)
-
-
-def test_expert_and_guess_are_seen_through_one_view() -> None:
-    """Were they moved apart, the critic could tell them by their place."""
-    torch.manual_seed(0)
-    image = torch.randn(2, 1, 16, 24)
-    mask = torch.rand(2, 3, 16, 24)
-    for _ in range(10):
-        expert, guess = adversarial._same_view(image, mask, mask, progress=1.0)
-        assert torch.equal(expert, guess)
-        assert expert.shape == (2, 4, 16, 24)
-        hidden = (expert == 0).all(1).float().mean().item()
-        assert hidden == pytest.approx(1 / 16)  # a quarter of each side is cut out
-    expert, guess = adversarial._same_view(image, mask, mask, progress=0.0)
-    assert torch.equal(expert[:, 0], guess[:, 0])
-    assert not torch.equal(expert[:, 1:], guess[:, 1:])
-
-
-def test_smoothed_masks_are_still_distributions_with_the_same_winner() -> None:
-    hot = torch.nn.functional.one_hot(torch.randint(0, 3, (4, 8, 8)), 3).movedim(-1, 1).float()
-    soft = adversarial._smooth(hot)
-    assert torch.allclose(soft.sum(1), torch.ones(4, 8, 8))
-    assert torch.equal(soft.argmax(1), hot.argmax(1))
-    assert 0.9 <= soft.amax(1).min() <= 1
-
-
-@pytest.mark.parametrize("wrong", [{"ramp": 0.0}, {"r1_every": 0}, {"warm_up": 1.0}])
-def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
-    from delineate.core.errors import ConfigError
-
-    with pytest.raises(ConfigError):
-        adversarial.Config(**wrong)

@@ -22,6 +22,8 @@ KINDS = {"segmenter", "classifier", "critic"}
 SMALL: dict[str, Any] = {"width": 4, "widths": (4, 8, 8)}
 #: ... and what single networks need beside it.
 SMALL_OF: dict[str, dict[str, Any]] = {
+    "dbn": {"grid": 4, "units": (16, 8)},
+    "efficientnet": {"width": 8},
     "fcn": {"levels": 4},
     "mobilenet_unet": {"levels": 4},
     "sam_automed": {"dim": 24, "depth": 2, "neck": 16, "adapter": 6, "window": 2},
@@ -67,7 +69,9 @@ def make(name: str, ndim: int, seed: int = 0) -> tuple[ModuleType, Any, nn.Modul
 def size(module: ModuleType, chosen: Any) -> tuple[int, ...]:
     """Unequal sizes that the network takes, with several voxels at its coarsest level."""
     step = module.divisor(chosen)
-    least = step * (1 if step >= 32 else max(2, -(-16 // step)))
+    least = max(
+        step * (1 if step >= 32 else max(2, -(-16 // step))), getattr(module, "LEAST", 0)
+    )
     return (least, least + step, least)[: chosen.ndim]
 
 

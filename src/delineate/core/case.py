@@ -52,10 +52,20 @@ class Batch:
     Args:
         image: ``(B, C, *S)`` float32.
         label: ``(B, *S)`` label indices, uint8.
+        spacing_mm: Of the axes ``S``; ones where it is not known.
+        klass: ``(B,)`` class indices, int64, where classes are learned.
+        weight: ``(B,)`` what each image counts, where they do not count alike.
     """
 
     image: Tensor
     label: Tensor
+    spacing_mm: tuple[float, ...] = ()
+    klass: Tensor | None = None
+    weight: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.spacing_mm:
+            object.__setattr__(self, "spacing_mm", (1.0,) * (self.image.ndim - 2))
 
 
 @dataclass(frozen=True)
@@ -63,14 +73,14 @@ class Prediction:
     """What a model says of one case, on the grid of the case's first image file.
 
     Args:
-        labels: ``(*S)`` file values of the schema.
+        labels: ``(*S)`` file values of the schema, None where a model names classes alone.
         grid: The original grid.
         probabilities: ``(C, *S)`` float32, background first, or None.
         class_probabilities: Class name -> probability, or None.
         facts: Seconds, peak memory, confidence and whatever else belongs to the case.
     """
 
-    labels: NDArray[Any]
+    labels: NDArray[Any] | None
     grid: Grid
     probabilities: NDArray[np.float32] | None = None
     class_probabilities: Mapping[str, float] | None = None

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -186,7 +186,12 @@ class Loop:
             torch.manual_seed((key * 1009 + self.fabric.global_rank) % 2**63)
             # after a roll-back other data are drawn, or the same trouble would come again
             batch = self.batches(self.pace.step + self.rolled * _APART, micro, self.split)
-            batch = Batch(*(self.fabric.to_device(part) for part in (batch.image, batch.label)))
+            tensors: dict[str, Any] = {
+                name: self.fabric.to_device(part)
+                for name, part in vars(batch).items()
+                if isinstance(part, Tensor)
+            }
+            batch = replace(batch, **tensors)
             update.micro = micro
             with self.fabric.autocast():
                 found = stage.step(batch, update)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,12 +24,13 @@ from delineate.core.errors import (
 )
 from delineate.core.image import Grid, Image
 from delineate.core.schema import Schema
+from delineate.inference import crf as dense_crf
+from delineate.inference._facts import peak_memory, sizes, spacing_warnings
+from delineate.inference.classes import classify
 from delineate.inference.postprocess import keep_largest_components
 from delineate.inference.sliding_window import Tick, estimate_bytes, sliding_window, sweep
-from delineate.preprocess import geometry, orient, presets
+from delineate.preprocess import geometry, presets
 
-#: Spacing may leave the range seen in training by this share before it is flagged.
-SPACING_MARGIN = 0.1
 #: Voxels a forward pass, below which windows are put together in a batch.
 _BATCH_VOXELS = {"cpu": 2**18, "cuda": 2**21}
 
@@ -50,11 +50,14 @@ class Predictor:
     device: torch.device
     schema: Schema = field(init=False)
     preparation: presets.Preparation = field(init=False)
+    crf: dense_crf.Config | None = field(init=False)
 
     def __post_init__(self) -> None:
         try:
             schema = Schema.from_dict(self.document["schema"])
             preparation = presets.Preparation.from_dict(self.document["preparation"])
+            asked = self.document.get("postprocess", {}).get("crf")
+            crf = None if asked is None else config.from_dict(asked, dense_crf.Config)
         except (DelineateError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(
                 f"expected a schema and a preparation in the document, got: {error!r}",
@@ -62,6 +65,7 @@ class Predictor:
             ) from error
         object.__setattr__(self, "schema", schema)
         object.__setattr__(self, "preparation", preparation)
+        object.__setattr__(self, "crf", crf)
 
     @staticmethod
     def load(path: str | os.PathLike[str], device: str = "auto") -> Predictor:
@@ -87,8 +91,13 @@ class Predictor:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the input channels, in order."""
+        """Names of the channels that an image must have, in order."""
         return tuple(self.document["channels"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes that the model tells apart; none where it outlines."""
+        return tuple(self.document.get("classes", {}).get("names", ()))
 
     @property
     def hash(self) -> str:
@@ -101,15 +110,19 @@ class Predictor:
         *,
         probabilities: bool = False,
         mirror: bool = False,
+        crf: bool | None = None,
         memory_bytes: int = 8 << 30,
         progress: Tick | None = None,
     ) -> Prediction:
-        """Outline one image.
+        """Outline one image, or name its class, whichever the model does.
 
         Args:
             image: ``(C, *S)`` as read from its files, channels in the model's order.
             probabilities: Keep them, ``(outputs, *S)`` float32; needs the memory for it.
             mirror: Average over mirrored passes, along the axes that the model allows.
+            crf: Refine with a fully connected CRF; None: where the model's file says so. Labels,
+                confidence and probabilities are then all of the CRF. Left out with a warning
+                where memory does not allow it.
             memory_bytes: Above this the probabilities are reduced to labels slab by slab.
             progress: Told windows done and windows in all.
 
@@ -121,10 +134,14 @@ class Predictor:
         started = time.perf_counter()
         prepared = presets.apply(self.preparation, image)
         ready = time.perf_counter()
+        if self.classes:
+            return self._classify(image, prepared, warnings, ready - started)
         try:
             walk = _Walker(
                 self, prepared, image.grid, mirror, memory_bytes, probabilities, progress
             )
+            if crf or (crf is None and self.crf):
+                walk.crf = self.crf or dense_crf.Config()
             run = walk.whole if walk.fits else walk.slabs
             indices, confidence, kept, done = run(image.grid)
         except (MemoryError, RuntimeError) as error:
@@ -137,17 +154,41 @@ class Predictor:
             "seconds": {
                 "prepare": round(ready - started, 3),
                 "network": round(done - ready, 3),
-                "home": round(finished - done, 3),
+                "home": round(finished - done - walk.crf_seconds, 3),
+                **({"crf": round(walk.crf_seconds, 3)} if walk.refined else {}),
             },
-            **_peak_memory(self.device),
+            **peak_memory(self.device),
             "device": str(self.device),
             "windows_in_slabs": not walk.fits,
             "mirrored": mirror and bool(self.document["input"].get("mirror_axes")),
+            "crf": config.to_dict(walk.crf) if walk.crf and walk.refined else None,
             "confidence": confidence,
-            **_sizes(indices, image.grid, self.schema),
-            "warnings": warnings,
+            **sizes(indices, image.grid, self.schema),
+            "warnings": warnings + walk.warnings,
         }
         return Prediction(self.schema.to_values(indices), image.grid, kept, None, facts)
+
+    def _classify(
+        self, image: Image, prepared: Image, warnings: list[str], seconds: float
+    ) -> Prediction:
+        """Classes of a case and of its slices."""
+        started = time.perf_counter()
+        case, slices, along = classify(
+            self.document, self.network, self.device, prepared, image.grid
+        )
+        facts = {
+            "seconds": {
+                "prepare": round(seconds, 3),
+                "network": round(time.perf_counter() - started, 3),
+            },
+            **peak_memory(self.device),
+            "device": str(self.device),
+            "confidence": max(case.values()),
+            "slices": slices,
+            "slice_axis": along,
+            "warnings": warnings,
+        }
+        return Prediction(None, image.grid, None, case, facts)
 
     def check(self, grid: Grid, channels: int) -> list[str]:
         """Refuse an image that the model cannot take; say where it leaves the training range.
@@ -170,7 +211,7 @@ class Predictor:
                 fix="use a model that was trained on such images",
                 code="dimensions",
             )
-        return _spacing_warnings(grid, self.document.get("provenance", {}))
+        return spacing_warnings(grid, self.document.get("provenance", {}))
 
 
 class _Walker:
@@ -187,7 +228,10 @@ class _Walker:
         progress: Tick | None,
     ) -> None:
         shape = predictor.document["input"]
-        self.prepared, self.keep = prepared, keep
+        self.prepared, self.keep, self.own = prepared, keep, len(predictor.channels)
+        self.crf: dense_crf.Config | None = None
+        self.refined, self.crf_seconds = False, 0.0
+        self.warnings: list[str] = []
         self.outputs = predictor.schema.num_outputs
         self.network, self.patch = predictor.network, tuple(shape["patch"])
         self.image = torch.from_numpy(np.ascontiguousarray(prepared.array, dtype=np.float32))
@@ -229,6 +273,7 @@ class _Walker:
             for whole in (True, False)
         )
         self.fits = whole <= memory_bytes
+        self.spare = memory_bytes - whole
         need = whole if self.keep else slabs
         if not self.fits and (self.keep or slabs > memory_bytes):
             raise ResourceError(
@@ -245,6 +290,8 @@ class _Walker:
         found = sliding_window(self.network, self.image, self.patch, **self.options)
         found = found[:, 0] if self.lone else found
         done = time.perf_counter()
+        if self.crf:
+            found = self._refine(found, self.crf)
         top, index = found.max(0)
         inside = index > 0
         confidence = float(top[inside].mean(dtype=torch.float64)) if inside.any() else None
@@ -255,8 +302,27 @@ class _Walker:
         kept = geometry.home(found.numpy(), history, grid, fill=fill)
         return kept.argmax(0).astype(np.uint8), confidence, kept, done
 
+    def _refine(self, found: Tensor, settings: dense_crf.Config) -> Tensor:
+        """Probabilities after the CRF, on the grid of the network."""
+        started = time.perf_counter()
+        own = self.prepared.array[: self.own]  # no channel derived from them
+        image = torch.from_numpy(np.ascontiguousarray(own, dtype=np.float32))
+        need = dense_crf.estimate_bytes(image.shape[1:], channels=len(image), outputs=self.outputs)
+        try:
+            if need > self.spare:
+                raise ResourceError(f"it takes {need / 2**30:.3g} GiB more", code="lattice")
+            spacing = self.prepared.grid.spacing_mm
+            found = dense_crf.refine(found, image, spacing, settings, memory_bytes=self.spare)
+            self.refined = True
+        except ResourceError as error:
+            self.warnings.append(f"the CRF was left out for want of memory: {error.message}")
+        self.crf_seconds = time.perf_counter() - started
+        return found
+
     def slabs(self, grid: Grid) -> tuple[NDArray[np.uint8], float | None, None, float]:
         """Each finished slab is reduced to labels; labels are brought home."""
+        if self.crf:
+            self.warnings.append("the CRF was left out: the image had to be finished in slabs")
         shape = self.image.shape[1:]
         axis = self.axis or 0
         moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
@@ -306,9 +372,13 @@ def _build(document: Mapping[str, Any]) -> nn.Module:
         module = catalog.load("networks", name)
         settings = config.from_dict(document["network"]["config"], module.Config)
         schema = Schema.from_dict(document["schema"])
-        neighbours = document["input"].get("neighbours", 0)
-        channels = len(document["channels"]) * (2 * neighbours + 1)
-        network: nn.Module = module.build(settings, channels, schema.num_outputs)
+        shape = document["input"]
+        neighbours = shape.get("neighbours", 0)
+        # With those that the preparation derives; older files have none and do not say.
+        channels = len(shape.get("channels", document["channels"])) * (2 * neighbours + 1)
+        classes = document.get("classes", {}).get("names")
+        outputs = len(classes) if classes else schema.num_outputs
+        network: nn.Module = module.build(settings, channels, outputs)
     except (DelineateError, KeyError, TypeError) as error:
         message = error.message if isinstance(error, DelineateError) else repr(error)
         raise ModelFileError(
@@ -338,49 +408,6 @@ def _fill(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
             code="model-file-weights",
         )
     network.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
-
-
-def _spacing_warnings(grid: Grid, provenance: Mapping[str, Any]) -> list[str]:
-    """Compare with ``provenance.training_range.spacing_mm``, ``{"min": [...], "max": [...]}``.
-
-    Both hold one number an axis, in RAS+ order.
-    """
-    seen = (provenance.get("training_range") or {}).get("spacing_mm")
-    if not seen or not grid.spacing_known or len(seen["min"]) != grid.ndim:
-        return []
-    spacing = orient.ras_grid(grid).spacing_mm
-    return [
-        f"voxels of {mm:.3g} mm along axis {axis} (RAS+) are outside the training range "
-        f"{low:.3g}-{high:.3g} mm"
-        for axis, (mm, low, high) in enumerate(zip(spacing, seen["min"], seen["max"], strict=True))
-        if not low / (1 + SPACING_MARGIN) <= mm <= high * (1 + SPACING_MARGIN)
-    ]
-
-
-def _sizes(indices: NDArray[np.uint8], grid: Grid, schema: Schema) -> dict[str, Any]:
-    """Voxels of each label, and millilitres where the file gives the size of a voxel."""
-    counts = np.bincount(indices.ravel(), minlength=schema.num_outputs)[1:]
-    names = [label.name for label in schema.labels]
-    facts: dict[str, Any] = {"voxels": dict(zip(names, counts.tolist(), strict=True))}
-    if grid.ndim == 3 and grid.spacing_known:
-        voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
-        facts["volume_ml"] = {n: float(c) * voxel_ml for n, c in zip(names, counts, strict=True)}
-    return facts
-
-
-def _peak_memory(device: torch.device) -> dict[str, float]:
-    """Largest memory of the process so far, and of the device."""
-    facts = {}
-    try:
-        import resource
-    except ImportError:  # Windows
-        pass
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        facts["peak_memory_mb"] = round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-    if device.type == "cuda":
-        facts["peak_device_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return facts
 
 
 def _resource_error(error: Exception, memory_bytes: int) -> Exception:

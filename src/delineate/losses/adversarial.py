@@ -1,10 +1,13 @@
 """Losses of the game between a segmenter and a critic; scores are logits, high means real.
 
 Non-saturating: Goodfellow et al. 2014 (arXiv:1406.2661); hinge: Lim and Ye 2017
-(arXiv:1705.02894); R1: Mescheder et al. 2018 (arXiv:1801.04406).
+(arXiv:1705.02894); R1: Mescheder et al. 2018 (arXiv:1801.04406); distance of features at several
+scales: Xue et al. 2018 (arXiv:1706.01805).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +35,30 @@ def segmenter_loss(fake: Tensor, kind: str = "hinge") -> Tensor:
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
-def r1(real: Tensor, inputs: Tensor) -> Tensor:
-    """Squared gradient of the real scores with respect to the critic's input, mean over cases.
+def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """``(1/L) sum_l mean |f_l - g_l|``: SegAN's loss, which its critic maximises.
 
-    For a critic that scores patches it is the mean over the scores too, so that a penalty weight
-    means the same whatever the size of the image.
+    Args:
+        found: Features of the guess, one tensor a layer, any shapes.
+        wanted: Features of the expert mask.
+    """
+    pairs = zip(found, wanted, strict=True)
+    return torch.stack([F.l1_loss(f, g) for f, g in pairs]).mean()
+
+
+def r1(real: Tensor, inputs: Tensor, signs: Tensor | None = None) -> Tensor:
+    """Squared gradient of the real scores with respect to the critic's input, mean over scores.
+
+    A critic that scores patches has many scores an image. Each is a critic of its own patch, and
+    what should be bounded is each one's gradient. With random ``signs`` the products of different
+    scores' gradients vanish in expectation, and their squares remain. Without, gradients add up
+    where patches overlap, which punishes a patch critic many times over (docs/LOG.md).
 
     Args:
         real: ``(B, 1, ...)`` scores of ``inputs``.
         inputs: ``(B, C, *S)`` with ``requires_grad``.
+        signs: +1 or -1, drawn at random, of the shape of ``real``; None: all +1.
     """
-    (gradient,) = torch.autograd.grad(real.sum(), inputs, create_graph=True)
+    total = (real if signs is None else real * signs).sum()
+    (gradient,) = torch.autograd.grad(total, inputs, create_graph=True)
     return gradient.float().square().sum() / real.numel()

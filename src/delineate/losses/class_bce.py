@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from delineate.losses._common import Term, one_hot
 
-def loss(logits: Tensor, label: Tensor) -> Tensor:
+KIND = "output"
+
+
+@dataclass(frozen=True)
+class Config(Term):
+    """Settings of the cross-entropy of classes."""
+
+
+def loss(
+    logits: Tensor,
+    label: Tensor,
+    config: Config | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> Tensor:
     """``-(1/NC) sum [Y log p + (1 - Y) log(1 - p)]`` on sigmoid outputs.
 
     Args:
         logits: ``(B, C, *S)``.
         label: ``(B, *S)`` indices.
+        config: Settings; there are none beside the weight.
+        spacing_mm: Not used.
     """
-    target = torch.zeros_like(logits).scatter_(1, label.long().unsqueeze(1), 1.0)
-    return F.binary_cross_entropy_with_logits(logits, target)
+    logits = logits.float()
+    return F.binary_cross_entropy_with_logits(logits, one_hot(label, logits))

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
 from delineate.core.schema import Schema
-from delineate.losses import dice_ce
+from delineate.losses import _sum
 from delineate.methods._plan import Plan, Stage, Update
+from delineate.networks import _blocks as blocks
+from delineate.networks import _features as features
+
+TRAINS = "segmenter"
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of supervised training."""
 
+    losses: _sum.Losses = field(
+        default_factory=lambda: dict(_sum.DEFAULT),
+        metadata={"help": "losses with their weights, or with settings: focal: {weight: 1}"},
+    )
     learning_rate: float = field(default=2e-3, metadata={"help": "peak, AdamW"})
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW"})
 
 
 def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -> Plan:
-    """One stage: Dice + cross-entropy on labelled patches.
+    """One stage: a weighted sum of losses, by default Dice + cross-entropy, on labelled patches.
 
     Args:
         config: Settings.
@@ -31,14 +40,24 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
         channels: Input channels.
         schema: Labels of the cohort.
     """
+    criterion = _sum.build(config.losses, head=True)
+    modules = {"segmenter": segmenter}
+    if criterion.needs_head:
+        tap = features.tap(segmenter, channels, schema.num_outputs)
+        nd, classes = int(cast(Any, segmenter).config.ndim), len(schema.labels)
+        head = modules["distance_head"] = blocks.conv(nd, tap.width, classes, 1)
     optimiser = torch.optim.AdamW(
-        segmenter.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        [p for module in modules.values() for p in module.parameters()],
+        config.learning_rate,
+        weight_decay=config.weight_decay,
     )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        loss = dice_ce.deep(dice_ce.loss, segmenter(batch.image), batch.label)
+        logits = segmenter(batch.image)
+        distances = head(tap.take()) if criterion.needs_head else None
+        loss, terms = criterion(logits, batch.label, batch.spacing_mm, update.progress, distances)
         update(optimiser, loss)
-        return {"loss": loss.detach()}
+        return {"loss": loss.detach(), **terms}
 
-    stage = Stage("supervised", 1.0, {"segmenter": segmenter}, {"segmenter": optimiser}, step)
+    stage = Stage("supervised", 1.0, modules, {"segmenter": optimiser}, step)
     return Plan((stage,), segmenter)

@@ -8,7 +8,7 @@ too narrow. All functions are pure in their seed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,17 @@ RESAMPLES = 5000
 LEVEL = 0.95
 #: Resampled values held in memory at once.
 _CHUNK = 4_000_000
+#: Weights of samples held at once: small enough to stay near the processor.
+_WEIGHTS = 500_000
+#: A figure that more of the resamples leave undefined has no interval. A class with fewer than
+#: three subjects is lacking in more of them, so that nothing is said of it.
+MOST_UNDEFINED = 0.05
+_SAME = 1e-12  # numbers that differ by their rounding alone
+
+#: Weights of samples ``(N, R)`` -> name -> figure under each of the R weightings ``(R,)``.
+Statistic = Callable[[FloatArray], Mapping[Hashable, FloatArray]]
+#: ``value``, ``ci_low``, ``ci_high``.
+Figure = dict[str, float]
 
 
 def by_subject(values: ArrayLike, subjects: Sequence[str]) -> tuple[list[str], FloatArray]:
@@ -102,6 +113,74 @@ def summarise(
         "n_cases": int(np.count_nonzero(~np.isnan(np.asarray(values, dtype=np.float64)))),
         "n_subjects": len(means),
     }
+
+
+def bootstrap_figures(
+    statistic: Statistic,
+    subjects: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    inflated: Collection[Hashable] = (),
+) -> dict[Hashable, Figure]:
+    """Figures of a whole table of samples, with intervals over subjects.
+
+    A figure such as the area under a curve is no mean over subjects; so subjects are drawn with
+    all their samples, and it is worked out anew, as a function of how often each sample was drawn.
+
+    Args:
+        statistic: Weights of samples ``(N, R)`` -> name -> ``(R,)``; NaN where a figure is
+            undefined.
+        subjects: The subject of each of N samples.
+        seed: Same seed and subjects, same resamples.
+        resamples: Number of resamples; 0 for values alone.
+        level: Coverage.
+        inflated: Names of figures that noise makes larger, as it does a calibration error.
+            Resampling adds noise once more, so their interval also holds the one reflected about
+            the value (the basic bootstrap), down to 0.
+
+    Returns:
+        Name -> ``value``, ``ci_low``, ``ci_high``. No interval (NaN) below two subjects, where more
+        than 5 % of the resamples leave a figure undefined, or where all give the same: that none
+        of few is wrong does not mean that none ever will be.
+    """
+    names, index = np.unique(np.asarray(subjects, dtype=np.str_), return_inverse=True)
+    nan = float("nan")
+    values = {k: float(v[0]) for k, v in statistic(np.ones((len(index), 1))).items()}
+    figures = {k: {"value": v, "ci_low": nan, "ci_high": nan} for k, v in values.items()}
+    size = len(names)
+    if size < 2 or resamples < 1:
+        return figures
+    rng = np.random.default_rng(seed)
+    drawn: dict[Hashable, list[FloatArray]] = {key: [] for key in values}
+    for start in range(0, resamples, rows := max(1, _WEIGHTS // len(index))):
+        count = min(rows, resamples - start)
+        draw = rng.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
+        times = np.bincount(draw.ravel(), minlength=count * size).reshape(count, size)
+        for key, found in statistic(times.T.astype(np.float64, order="C")[index]).items():
+            drawn[key].append(found)
+    for key, parts in drawn.items():
+        every = np.concatenate(parts)
+        defined = every[~np.isnan(every)]
+        if len(defined) < (1 - MOST_UNDEFINED) * len(every) or np.isnan(values[key]):
+            continue
+        if np.ptp(defined) < _SAME:
+            continue
+        low, high = _interval(defined, level)
+        if key in inflated:
+            low, high = max(0.0, min(low, 2 * values[key] - high)), max(high, 2 * values[key] - low)
+        figures[key] |= {"ci_low": low, "ci_high": high}
+    return figures
+
+
+def running_sums(
+    weights: FloatArray, rows: NDArray[np.intp], counts: NDArray[np.intp]
+) -> FloatArray:
+    """Sums of the first ``counts`` (T,) of ``rows`` of weights ``(N, R)``: ``(T, R)``."""
+    sums = np.zeros((len(rows) + 1, weights.shape[1]))
+    np.cumsum(weights[rows], axis=0, out=sums[1:])
+    return sums[counts]
 
 
 def compare_paired(

@@ -240,14 +240,13 @@ def _rows(tensor: Tensor, mine: Tensor, axis: int, ends: Ends) -> tuple[Tensor, 
         return (tensor, []) if tensor.shape == mine.shape else None
     if old == new:
         return tensor, []
-    shared = [name for name in new[1:] if name in old[1:]]
-    if not shared:
+    shared = [name for name in new if name in old]
+    if not set(shared) - {"background"}:
         return None
     made = mine.clone()
-    for name in (new[0], *shared):
-        source = 0 if name == new[0] else old.index(name, 1)
-        made.select(axis, new.index(name)).copy_(tensor.select(axis, source))
-    return made, [f"outputs {', '.join((new[0], *shared))} kept"]
+    for name in shared:
+        made.select(axis, new.index(name)).copy_(tensor.select(axis, old.index(name)))
+    return made, [f"outputs {', '.join(shared)} kept"]
 
 
 def freeze(network: nn.Module, prefixes: Sequence[str]) -> int:

@@ -29,6 +29,8 @@ from delineate.networks import _blocks as blocks
 
 PAPER = "Dogan et al. 2021, PMID:34020373; Zhou et al. 2019, arXiv:1904.07850"
 KIND = "segmenter"
+#: The last layer sees a crop, so what stands before it has no place in the image.
+WHOLE_IMAGE = False
 #: Logits outside of the box: this for background, minus this for everything else.
 OUTSIDE = 4.0
 #: Power of the heat: what is hardly warm, over a large image, must not widen the box.

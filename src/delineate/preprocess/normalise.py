@@ -44,6 +44,17 @@ def normalise(
     return image.with_step("normalise", array, channels=done)
 
 
+def tissue(values: Array, background: float | None, whole: bool) -> NDArray[np.bool_]:
+    """What of ``(*S)`` is not background, see ``zscore``."""
+    if background is not None:
+        return np.asarray(values != background)
+    if whole:
+        return np.ones(values.shape, dtype=bool)
+    bottom = float(values.min())
+    top = float(np.percentile(sparse(values), 99))
+    return np.asarray(values > bottom + TISSUE * (top - bottom))
+
+
 def zscore(
     values: Array,
     background: float | None = None,
@@ -65,25 +76,18 @@ def zscore(
         high: Upper percentile of the tissue.
         whole: Measure over all voxels that are not background, dark ones too.
     """
-    if background is not None:
-        tissue = values != background
-    elif whole:
-        tissue = np.ones(values.shape, dtype=bool)
-    else:
-        bottom = float(values.min())
-        top = float(np.percentile(sparse(values), 99))
-        tissue = values > bottom + TISSUE * (top - bottom)
-    inside = values[tissue] if tissue.any() else values.reshape(-1)
+    mask = tissue(values, background, whole)
+    inside = values[mask] if mask.any() else values.reshape(-1)
     floor, ceiling = (float(v) for v in np.percentile(sparse(inside), (low, high)))
     inside = np.clip(inside, floor, ceiling)
     mean = float(inside.mean(dtype=np.float64))
     std = float(inside.std(dtype=np.float64))
     out = (np.clip(values, floor, ceiling) - np.float32(mean)) / np.float32(std or 1.0)
     if background is not None:
-        out[~tissue] = 0
+        out[~mask] = 0
     facts = {
         "floor": floor, "ceiling": ceiling, "mean": mean, "std": std, "background": background,
-        "tissue_share": float(tissue.mean()),
+        "tissue_share": float(mask.mean()),
     }  # fmt: skip
     return out, facts
 

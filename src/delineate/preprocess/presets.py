@@ -1,6 +1,6 @@
 """The preparation of a cohort: planned once, kept in the model file, applied to every image.
 
-    orient -> crop -> normalise -> resample            (apply, apply_label)
+    orient -> crop -> normalise -> resample -> derive  (apply, apply_label)
     resample back -> put into the full field -> orient back            (home, home_labels)
 
 Intensities are scaled before resampling, while a constant background is still constant.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from delineate.core.errors import ConfigError, GeometryError, InputError
 from delineate.core.image import Grid, Image
-from delineate.preprocess import crop, normalise, orient, resample
+from delineate.preprocess import crop, derive, normalise, orient, resample
 from delineate.preprocess.geometry import (
     apply_label,
     cropped_away,
@@ -72,6 +72,8 @@ class Preparation:
             and for flat images.
         orient: Bring the axes to RAS+; False where the files do not say how they lie.
         reasons: Why the plan is as it is, one sentence each.
+        derived: Channels computed from these and appended to them, see ``derive``.
+        clusters: How many, where they are derived.
     """
 
     channels: tuple[Channel, ...]
@@ -81,6 +83,8 @@ class Preparation:
     slice_axis: int | None = None
     orient: bool = True
     reasons: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
+    clusters: int = 3
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3) or (self.ndim == 3 and self.slice_axis is not None):
@@ -89,6 +93,33 @@ class Preparation:
             )
         if self.spacing_mm and any(mm is not None and not mm > 0 for mm in self.spacing_mm):
             raise ConfigError(f"expected positive spacings in mm, got {self.spacing_mm}")
+        strange = sorted(set(self.derived) - set(derive.KINDS))
+        if strange or len(set(self.derived)) != len(self.derived):
+            raise ConfigError(
+                f"expected each at most once of {', '.join(derive.KINDS)}, "
+                f"got {', '.join(self.derived)}",
+                where="derived",
+                code="unknown-name",
+            )
+        ordered = tuple(kind for kind in derive.KINDS if kind in self.derived)
+        object.__setattr__(self, "derived", ordered)  # those that show intensities come first
+        if not 2 <= self.clusters <= 16:
+            raise ConfigError(f"expected 2 to 16 clusters, got {self.clusters}", where="clusters")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the channels that a network sees: those of the files, then the derived ones."""
+        own = tuple(channel.name for channel in self.channels)
+        return own + derive.names(own, self.derived, self.clusters)
+
+    @property
+    def sources(self) -> tuple[int | None, ...]:
+        """Of every output the channel that it shows, None for those that show no intensities."""
+        own = tuple(range(len(self.channels)))
+        shown: dict[str, tuple[int | None, ...]] = {
+            "equalised": own, "clusters": (None,) * self.clusters,
+        }  # fmt: skip
+        return sum((shown[kind] for kind in self.derived), start=own)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -100,9 +131,12 @@ class Preparation:
     def from_dict(data: Mapping[str, Any]) -> Preparation:
         """The inverse of ``to_dict``.
 
+        What older versions did not write has its default.
+
         Raises:
             ConfigError: A key is missing or unknown.
         """
+        data = {"derived": (), "clusters": 3, **data}
         _same_keys(data, Preparation)
         for channel in data["channels"]:
             _same_keys(channel, Channel)
@@ -113,6 +147,7 @@ class Preparation:
                 "channels": tuple(Channel(**c) for c in data["channels"]),
                 "spacing_mm": None if spacing is None else tuple(spacing),
                 "reasons": tuple(data["reasons"]),
+                "derived": tuple(data["derived"]),
             }
         )
 
@@ -137,6 +172,8 @@ def plan(
     *,
     names: Sequence[str] | None = None,
     statistics: Mapping[int, Mapping[str, float]] | None = None,
+    derived: Sequence[str] = (),
+    clusters: int = 3,
 ) -> Preparation:
     """Decide how a cohort is prepared, and say why.
 
@@ -150,8 +187,11 @@ def plan(
         names: Of each channel; ``"0"``, ``"1"`` … if not given.
         statistics: By channel index, where measured: ``mean``, ``std``, ``p00_5``, ``p99_5``
             within the labelled voxels, ``maximum`` over all.
+        derived: Channels to append, see ``derive``.
+        clusters: How many, where they are derived.
 
     Raises:
+        ConfigError: Nothing that can be derived is called so.
         GeometryError: Flat images and volumes in one cohort, or no case at all.
     """
     flat = {grid.ndim for grid in grids}
@@ -171,6 +211,8 @@ def plan(
         channels.append(channel)
         reasons.append(reason)
     ndim, slice_axis, spacing, why = _geometry(ras)
+    if derived:
+        reasons.append(f"channels derived from these: {', '.join(derived)}, as was asked for")
     return Preparation(
         channels=tuple(channels),
         ndim=ndim,
@@ -178,6 +220,8 @@ def plan(
         slice_axis=slice_axis,
         orient=oriented,
         reasons=(*why, *reasons),
+        derived=tuple(derived),
+        clusters=clusters,
     )
 
 
@@ -269,6 +313,8 @@ def _ranges(spacings: NDArray[np.float64]) -> str:
 def apply(preparation: Preparation, image: Image) -> Image:
     """Prepare one image ``(C, *S)``: RAS+, cropped, normalised, resampled; all in its history.
 
+    Derived channels are computed last, on the grid that the network sees.
+
     Raises:
         InputError: Another number of channels, a voxel that is no number, or an image of one
             single value.
@@ -287,10 +333,26 @@ def apply(preparation: Preparation, image: Image) -> Image:
     backgrounds = [crop.background(channel) for channel in image.array]
     if preparation.crop:
         image = crop.crop_foreground(image, crop.foreground_box(image, backgrounds))
+    tissue = _tissue(preparation, image, backgrounds) if preparation.derived else None
     image = normalise.normalise(
         image, [(c.rule, c.parameters) for c in preparation.channels], backgrounds
     )
-    return image if spacing is None else resample.resample(image, spacing, order=3)
+    before = image
+    image = image if spacing is None else resample.resample(image, spacing, order=3)
+    if tissue is None:
+        return image
+    if image is not before:
+        tissue = resample.replay(tissue.view(np.uint8), image.history[-1], order=0).view(np.bool_)
+    channels = [(c.name, c.modality) for c in preparation.channels]
+    return derive.append(image, tissue, preparation.derived, channels, preparation.clusters)
+
+
+def _tissue(
+    preparation: Preparation, image: Image, backgrounds: Sequence[float | None]
+) -> NDArray[np.bool_]:
+    """What is not background in each channel, as its normalisation has it."""
+    whole = [bool(c.parameters.get("whole", c.modality == "RGB")) for c in preparation.channels]
+    return derive.tissue(image.array, backgrounds, whole)
 
 
 def _spacing_for(preparation: Preparation, grid: Grid) -> Sequence[float | None] | None:

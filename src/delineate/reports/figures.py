@@ -30,9 +30,9 @@ from delineate.reports.page import as_number, clean, number
 
 #: Colours by their place in the palette: blue, vermilion, green, orange, pink, sky, grey.
 SERIES = tuple(COLOURS[i] for i in (4, 5, 2, 0, 6, 1, 7))
-_INK, _LINE = "#0a0b0c", "#1a1b1c"  # stand-ins, replaced by CSS colours in the SVG
+INK, LINE = "#0a0b0c", "#1a1b1c"  # stand-ins, replaced by CSS colours in the SVG
 _BLUE = COLOURS[4].lower()  # too dark for a dark page, which has its own
-_WIDTH, _HEIGHT = 4.7, 2.9  # inches; small, so that words stay readable on a phone
+WIDTH, _HEIGHT = 4.7, 2.9  # inches; small, so that words stay readable on a phone
 _POINTS = 320
 _BOXES = 24
 _ADVERSARIAL = ("d_", "critic", "grad_ratio", "adv", "real", "fake", "gan")
@@ -41,18 +41,18 @@ _STYLE: dict[str, Any] = {
     "font.sans-serif": ["DejaVu Sans"],
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _LINE,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINE,
     "axes.facecolor": "none",
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": _LINE,
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
@@ -146,12 +146,12 @@ def boxplots(
     if len(names) > _BOXES:
         names = sorted(names, key=lambda n: float(np.median(groups[n])), reverse=not unit_range)
         title, names = f"{title} (the {_BOXES} worst of {len(names)})", names[:_BOXES]
-    with _style():
-        figure = Figure(figsize=(_WIDTH, 0.95 + 0.52 * len(names)), layout="constrained")
+    with chart_style():
+        figure = Figure(figsize=(WIDTH, 0.95 + 0.52 * len(names)), layout="constrained")
         axes = figure.add_subplot()
         for place, name in enumerate(names):
             _box(axes, place, np.array(groups[name]), SERIES[place % len(SERIES)])
-        axes.set_yticks(range(len(names)), [_short(n) for n in names])
+        axes.set_yticks(range(len(names)), [short(n) for n in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         if unit_range:
@@ -160,7 +160,7 @@ def boxplots(
             f"{n}: median {np.median(v):.3g}, range {min(v):.3g} to {max(v):.3g}, {len(v)} cases"
             for n, v in ((name, groups[name]) for name in names)
         )
-        return _picture(figure, title, f"Box plots. {words}.")
+        return as_picture(figure, title, f"Box plots. {words}.")
 
 
 def bars(values: Mapping[str, float], title: str, unit: str = "", digits: int = 0) -> Picture:
@@ -172,21 +172,21 @@ def bars(values: Mapping[str, float], title: str, unit: str = "", digits: int = 
         unit: Shown after each number.
         digits: Decimals of the numbers.
     """
-    with _style():
-        figure = Figure(figsize=(_WIDTH, 0.35 + 0.34 * max(1, len(values))), layout="constrained")
+    with chart_style():
+        figure = Figure(figsize=(WIDTH, 0.35 + 0.34 * max(1, len(values))), layout="constrained")
         axes = figure.add_subplot()
         heights = [as_number(v) or 0.0 for v in values.values()]
         drawn = axes.barh(range(len(values)), heights, color=SERIES[0], height=0.62)
         words = [f"{number(v, digits)}{unit}" for v in values.values()]
         axes.bar_label(drawn, labels=words, padding=4)
-        axes.set_yticks(range(len(values)), [_short(n) for n in values])
+        axes.set_yticks(range(len(values)), [short(n) for n in values])
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlim(min(0.0, *heights, 0.0) * 1.2, (max([*heights, 0.0]) or 1.0) * 1.22)
         axes.grid(visible=False)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         alt = ", ".join(f"{n} {w}" for n, w in zip(values, words, strict=True))
-        return _picture(figure, title, f"Bar chart. {alt}.")
+        return as_picture(figure, title, f"Bar chart. {alt}.")
 
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -224,8 +224,8 @@ def _line_chart(
     markers: bool = False,
     mark: float | None = None,
 ) -> Picture:
-    with _style():
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+    with chart_style():
+        figure = Figure(figsize=(WIDTH, _HEIGHT), layout="constrained")
         axes = figure.add_subplot()
         for place, (name, points) in enumerate(series.items()):
             colour = SERIES[place % len(SERIES)]
@@ -236,7 +236,7 @@ def _line_chart(
                 steps, values = steps, _running_mean(values, max(3, len(values) // 25))
             style = ("-", "--", ":", "-.")[place % 4]
             axes.plot(
-                steps, values, style, color=colour, marker=marker, markersize=3, label=_short(name)
+                steps, values, style, color=colour, marker=marker, markersize=3, label=short(name)
             )
         if unit_range:
             axes.set_ylim(-0.02, 1.02)
@@ -246,12 +246,12 @@ def _line_chart(
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.tick_params(which="minor", length=0)
         if mark is not None:
-            axes.axhline(mark, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.axhline(mark, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.set_xlabel("step")
         axes.margins(x=0.02)
         if len(series) > 1:
             axes.legend(loc="best")
-        return _picture(
+        return as_picture(
             figure, title, "Line chart. " + " ".join(_tell(n, p) for n, p in series.items())
         )
 
@@ -279,29 +279,30 @@ def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64
 def _box(axes: Axes, place: int, values: NDArray[np.float64], colour: str) -> None:
     low, middle, high = np.percentile(values, [25, 50, 75])
     inside = values[(values >= low - 1.5 * (high - low)) & (values <= high + 1.5 * (high - low))]
-    axes.hlines(place, inside.min(), inside.max(), color=_INK, linewidth=1)
+    axes.hlines(place, inside.min(), inside.max(), color=INK, linewidth=1)
     axes.barh(place, high - low, left=low, height=0.46, color=colour, alpha=0.35, edgecolor=colour)
-    axes.vlines(middle, place - 0.23, place + 0.23, color=_INK, linewidth=2)
+    axes.vlines(middle, place - 0.23, place + 0.23, color=INK, linewidth=2)
     spread = np.random.default_rng(0).uniform(-0.16, 0.16, len(values))
     axes.plot(
         values, place + spread, "o", color=colour, markersize=3, alpha=0.75, markeredgewidth=0
     )
 
 
-def _short(name: str, limit: int = 24) -> str:
+def short(name: str, limit: int = 24) -> str:
+    """A printable name of at most ``limit`` characters."""
     name = str(clean(str(name)))
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def chart_style() -> Iterator[None]:
     """Matplotlib's settings are global: hold them for one chart at a time."""
     with _LOCK, mpl.rc_context(cast(Any, _STYLE)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has the missing glyph
         yield
 
 
-def _picture(figure: Figure, title: str, alt: str) -> Picture:
+def as_picture(figure: Figure, title: str, alt: str, caption: str = "") -> Picture:
     """Figure -> inline SVG without ids, fonts or outside names; equal input, equal text."""
     stream = io.StringIO()
     title, alt = str(clean(title)), str(clean(alt))
@@ -316,7 +317,7 @@ def _picture(figure: Figure, title: str, alt: str) -> Picture:
     svg = re.sub(r"<style.*?</style>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>f{unique}", svg)
-    for colour, role in ((_INK, "currentColor"), (_LINE, "var(--line)"), (_BLUE, "var(--blue)")):
+    for colour, role in ((INK, "currentColor"), (LINE, "var(--line)"), (_BLUE, "var(--blue)")):
         svg = svg.replace(colour, role)
     head = f'<svg {view[0] if view else ""} role="img" aria-label="{escape(alt)}">'
-    return Picture(title=title, alt=alt, svg=Markup(head + svg))
+    return Picture(title=title, alt=alt, svg=Markup(head + svg), caption=caption)

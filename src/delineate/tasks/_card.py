@@ -10,7 +10,7 @@ from delineate.core.image import Grid
 from delineate.data.cohort import Cohort
 from delineate.preprocess import orient
 from delineate.preprocess.presets import Preparation
-from delineate.tasks._feed import Feed
+from delineate.tasks import _lineage
 from delineate.tasks._settings import RunConfig
 
 
@@ -19,12 +19,13 @@ def describe(
     cohort: Cohort,
     preparation: Preparation,
     record: Mapping[str, Any],
-    feed: Feed,
+    training_cases: int,
     *,
     network: Mapping[str, Any],
-    rules: Mapping[str, Any],
+    settled: Mapping[str, Any],
     grids: Sequence[Grid],
     steps: int,
+    subjects: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """The document of a model file; see ``core.model_file``.
 
@@ -33,30 +34,29 @@ def describe(
         cohort: What it was trained on.
         preparation: Of every image.
         record: The run's record so far.
-        feed: Knows patch, neighbours and mirrored axes.
+        training_cases: How many.
         network: Settings of the network.
-        rules: The clean-up.
+        settled: What the target adds: shape of the input, clean-up or calibration.
         grids: Original grids of the cases used, for the range of voxel sizes.
         steps: Optimiser steps done.
+        subjects: Marks of the subjects of each part, see ``_lineage.prints``.
     """
     spacings = list(zip(*(orient.ras_grid(grid).spacing_mm for grid in grids), strict=True))
+    transfer = record.get("transfer")
+    file = {"weights": transfer["file"]} if transfer else {}  # no folder of its maker
     return {
         "network": {"name": chosen.network, "config": dict(network)},
         "channels": [channel.name for channel in preparation.channels],
         "schema": cohort.schema.to_dict(),
         "preparation": preparation.to_dict(),
-        "input": {
-            "patch": list(feed.patch),
-            "slice_axis": preparation.slice_axis,
-            "neighbours": feed.neighbours,
-            "mirror_axes": list(feed.mirror_axes),
-        },
-        "postprocess": dict(rules),
-        "config": settings.to_dict(chosen),
+        **settled,
+        "config": {**settings.to_dict(chosen), **file},
         "provenance": {
             **{key: record[key] for key in ("started", "seed", "versions", "hashes")},
             "steps": steps,
-            "training_cases": len(feed.cases),
+            "training_cases": training_cases,
+            "subjects": dict(subjects),
+            **({"transfer": _lineage.brief(transfer)} if transfer else {}),
             "training_range": {
                 "spacing_mm": {
                     "min": [min(column) for column in spacings],
@@ -67,6 +67,7 @@ def describe(
         "card": {
             "name": record["name"],
             "intended_use": "Research use only; not a medical device.",
-            "trained_on": f"{len(feed.cases)} cases, layout {cohort.layout}",
+            "trained_on": f"{training_cases} cases, layout {cohort.layout}",
+            **({"weights": _lineage.sentence(transfer)} if transfer else {}),
         },
     }

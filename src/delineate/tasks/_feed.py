@@ -68,9 +68,9 @@ class Feed:
         pairs = [sampling.read(self.cases[d.case], d.centre, region) for d in drawn]
         image = torch.from_numpy(np.stack([pair[0] for pair in pairs]))
         label = torch.from_numpy(np.stack([pair[1] for pair in pairs]))
+        spacing = tuple(s for a, s in enumerate(self.cases[0].grid.spacing_mm) if a != axis)
         if not chosen.augment:
-            return Batch(*spatial.crop_centre(image, label, self.patch))
-        spacing = [s for a, s in enumerate(self.cases[0].grid.spacing_mm) if a != axis]
+            return Batch(*spatial.crop_centre(image, label, self.patch), spacing)
         key = (chosen.seed * 1_000_003 + moment) * 1009 + self.rank
         generator = torch.Generator().manual_seed(key)
         turn = chosen.rotation_degrees
@@ -79,7 +79,7 @@ class Feed:
         ranges = spatial.Config(turn, chosen.scale)
         matrices = spatial.draw(ranges, size, spacing, self.mirror_axes, generator)
         image, label = spatial.apply(matrices, image, label, self.patch)
-        return Batch(self._repaint(image, generator), label)
+        return Batch(self._repaint(image, generator), label, spacing)
 
     def _repaint(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Intensity augmentation of every sequence apart, a slice and its neighbours alike.
@@ -92,12 +92,17 @@ class Feed:
         batch, size = image.shape[0], image.shape[2:]
         apart = image.view(batch, slices, -1, *size).transpose(1, 2)
         shape = apart.shape
-        lost = torch.rand(shape[:2], generator=generator) < self.chosen.drop_sequence
+        sources = [source for source in self.preparation.sources if source is not None]
+        own = len(self.preparation.channels)
+        lost = torch.rand((batch, own), generator=generator) < self.chosen.drop_sequence
         lost[lost.all(1)] = False
-        apart = apart.masked_fill(lost.view(*shape[:2], *(1,) * (len(shape) - 2)), 0.0)
-        actions = intensity.draw(intensity.Config(), batch * shape[1], generator)
-        done = intensity.apply(actions, apart.reshape(-1, slices, *size), generator)
-        return done.view(shape).transpose(1, 2).reshape(image.shape)
+        lost = lost[:, sources]  # what shows a lost sequence is lost with it
+        shown = len(sources)
+        seen = apart[:, :shown].masked_fill(lost.view(*lost.shape, *(1,) * (len(shape) - 2)), 0.0)
+        actions = intensity.draw(intensity.Config(), batch * shown, generator)
+        done = intensity.apply(actions, seen.reshape(-1, slices, *size), generator)
+        done = torch.cat([done.view(seen.shape), apart[:, shown:]], 1)
+        return done.transpose(1, 2).reshape(image.shape)
 
 
 def outline(

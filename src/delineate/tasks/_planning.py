@@ -15,6 +15,10 @@ _BATCHES = {2: (8,), 3: (2, 4)}
 _MOST_LEVELS = {2: 6, 3: 5}
 #: Rungs: (width, index of the patch cap).
 _LADDER = ((8, 0), (16, 0), (16, 1), (16, 2), (32, 2), (32, 3))
+#: The same for classifiers, which see pictures whole.
+_CLASS_CAPS = {2: (64**2, 96**2, 128**2, 224**2), 3: (2**15, 2**17, 2**19)}
+_CLASS_BATCHES = {2: (16,), 3: (4,)}
+_CLASS_LADDER = {2: ((16, 0), (32, 0), (32, 1), (32, 2), (64, 3)), 3: ((16, 0), (16, 1), (32, 2))}
 
 
 def levels(patch: Sequence[int], ndim: int) -> int:
@@ -37,6 +41,11 @@ def patch_size(shape: Sequence[int], cap: int, ndim: int) -> tuple[int, ...]:
     return tuple(max(multiple, up(n / multiple) * multiple) for n in wanted)
 
 
+def round_to(patch: Sequence[int], multiple: int) -> tuple[int, ...]:
+    """The patch with every side brought to the nearest multiple, at least one."""
+    return tuple(max(1, round(n / multiple)) * multiple for n in patch)
+
+
 def candidates(
     shape: Sequence[int],
     ndim: int,
@@ -44,12 +53,24 @@ def candidates(
     width: int | None = None,
     patch: tuple[int, ...] | None = None,
     batch: int | None = None,
+    whole: bool = False,
 ) -> list[Candidate]:
-    """What to measure, from modest to ambitious; what the user fixed stays fixed."""
+    """What to measure, from modest to ambitious; what the user fixed stays fixed.
+
+    Args:
+        shape: Median spatial shape of the prepared cases.
+        ndim: 2 or 3.
+        width: Where the user fixed it.
+        patch: Where the user fixed it.
+        batch: Where the user fixed it.
+        whole: A patch shows a whole picture, shrunk, instead of a part of it.
+    """
+    ladder = _CLASS_LADDER[ndim] if whole else _LADDER
+    caps, batches = (_CLASS_CAPS, _CLASS_BATCHES) if whole else (_CAPS, _BATCHES)
     found: list[Candidate] = []
-    for rung_width, cap in _LADDER:
-        size = patch or patch_size(shape, _CAPS[ndim][cap], ndim)
-        for rung_batch in _BATCHES[ndim]:
+    for rung_width, cap in ladder:
+        size = patch or patch_size(shape, caps[ndim][cap], ndim)
+        for rung_batch in batches[ndim]:
             candidate = Candidate(width or rung_width, tuple(size), batch or rung_batch)
             if candidate not in found:
                 found.append(candidate)
@@ -61,7 +82,8 @@ def default(options: Sequence[Candidate]) -> Candidate:
     wide = [c for c in options if c.width >= 16] or list(options)
     patches = list(dict.fromkeys(c.patch for c in wide))
     patch = patches[min(1, len(patches) - 1)]
-    return [c for c in wide if c.patch == patch and c.width == wide[0].width][-1]
+    fitting = [c for c in wide if c.patch == patch]
+    return [c for c in fitting if c.width == fitting[0].width][-1]
 
 
 def median_shape(shapes: Sequence[Sequence[int]], preparation: Preparation) -> tuple[int, ...]:

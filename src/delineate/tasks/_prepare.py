@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,23 @@ _MEASURED = ("CT", "PET", "RGB")
 _CASES, _VOXELS = 24, 20_000
 
 
-def plan_preparation(cohort: Cohort, workers: int | None = None) -> Preparation:
+def plan_preparation(
+    cohort: Cohort,
+    workers: int | None = None,
+    *,
+    derived: Sequence[str] = (),
+    clusters: int = 3,
+) -> Preparation:
     """Look at every case's header, and at some CT, PET and colour images, and plan.
 
-    Give the training cases alone: what is measured here becomes part of the model.
+    Args:
+        cohort: The training cases alone: what is measured here becomes part of the model.
+        workers: Threads.
+        derived: Channels to append, see ``preprocess.derive``.
+        clusters: How many, where they are derived.
 
     Raises:
+        ConfigError: Nothing that can be derived is called so.
         PartialError: Headers that cannot be read; all are listed.
         InputError: Cases with different channels.
         GeometryError: Flat images and volumes in one cohort.
@@ -62,6 +73,8 @@ def plan_preparation(cohort: Cohort, workers: int | None = None) -> Preparation:
         modalities,
         names=names,
         statistics=_statistics(cohort, modalities) if set(modalities) & set(_MEASURED) else None,
+        derived=derived,
+        clusters=clusters,
     )
 
 

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from delineate.core import catalog, model_file, run
 from delineate.core import config as settings
-from delineate.core.errors import ConfigError, InputError, ResourceError
+from delineate.core import model_file, run
 from delineate.core.progress import Progress, Say
 from delineate.data import splits
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.engine.budget import Candidate, Choice, Pace, choose
-from delineate.engine.loop import Loop, Outcome, is_memory
-from delineate.engine.update import EngineUpdate
-from delineate.inference.postprocess import choose_rules
+from delineate.engine.loop import Loop, Outcome
 from delineate.inference.predictor import choose_device
-from delineate.methods._plan import Plan
 from delineate.networks._blocks import count_parameters
 from delineate.preprocess.presets import Preparation
-from delineate.tasks import _planning
+from delineate.tasks import _lineage, _planning, _targets, _weights
+from delineate.tasks._bench import Bench
 from delineate.tasks._card import describe
-from delineate.tasks._feed import Feed, mean_dice, outline
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks._settings import RunConfig
+from delineate.tasks._weights import Weights
 
 #: What is set aside of a budget for scoring the held-out cases and writing the report.
 _TAIL_SHARE, _TAIL_SECONDS = 0.02, 8.0
-#: Validation cases looked at while training runs.
-_LOOK = 8
-#: Steps timed of a candidate; the first warms up.
-_TIMED = 4
 
 Parts = Mapping[str, list[PreparedCase]]
 
@@ -60,26 +50,25 @@ class Job:
         stop: Callable[[], bool],
         source: Path,
         how: dict[str, Any],
+        weights: Weights | None = None,
     ) -> None:
+        chosen = _targets.complete(chosen, cohort)
+        if weights is None:
+            chosen, weights = _weights.resolve(chosen)
+        self.weights = weights
         self.chosen, self.cohort, self.out, self.record = chosen, cohort, out, record
         self.begun, self.say, self.progress, self.stop = begun, say, progress, stop
         self.source, self.how = source, how
         self.schema = cohort.schema
+        if chosen.threads is not None:
+            torch.set_num_threads(chosen.threads)
         self.device = choose_device(chosen.device)
         self.precision = _precision(chosen.precision, self.device)
         self.fabric = _fabric(self.device, self.precision)
 
     def run(self, cache: Path) -> dict[str, Any]:
         """Do everything; prepared cases are kept in ``cache``."""
-        split = self._split()
-        parts = {name: self.cohort.subset(ids) for name, ids in split.parts.items()}
-        self.preparation = self._plan_preparation(parts["train"])
-        # held-out cases are not touched before they are scored
-        prepared: Parts = {
-            name: prepare_cohort(parts[name], self.preparation, cache, progress=self.progress)
-            for name in ("train", "validation")
-            if name in parts
-        }
+        split, prepared = self.ready(cache)
         choice = self._choose(prepared)
         outcome = self._fit(choice, prepared)
         self._save(choice, prepared, outcome)
@@ -88,6 +77,20 @@ class Job:
         return {**self.record, "scores": scores}
 
     # -------------------------------------------------------------------------------- the data
+
+    def ready(self, cache: Path) -> tuple[splits.Split, Parts]:
+        """Split, and prepare the cases to learn from; held-out ones are not touched."""
+        split = self._split()
+        parts = {name: self.cohort.subset(ids) for name, ids in split.parts.items()}
+        self.subjects = {name: _lineage.prints(part) for name, part in parts.items()}
+        self.preparation = self._plan_preparation(parts["train"])
+        target = _targets.of(self.chosen.target, self.chosen, self.cohort, self.preparation)
+        self.bench = Bench(self.chosen, target, self.preparation, self.weights, self.fabric)
+        return split, {
+            name: prepare_cohort(parts[name], self.preparation, cache, progress=self.progress)
+            for name in ("train", "validation")
+            if name in parts
+        }
 
     def _split(self) -> splits.Split:
         """Subjects for training, for choosing the clean-up, and for the figures."""
@@ -101,18 +104,14 @@ class Job:
         return split
 
     def _new_split(self) -> splits.Split:
-        chosen, cohort = self.chosen, self.cohort.labelled()
-        if not cohort.cases:
-            raise InputError(
-                "expected label maps beside the scans, got none",
-                where=self.cohort.root,
-                fix="add label maps, or name them in a table with the columns image and label",
-                code="no-labels",
-            )
+        chosen, cohort = self.chosen, _targets.usable(self.chosen.target, self.cohort)
         given = [case.id for case in cohort.cases if case.split == "test"]
         kept = tuple(case.id for case in cohort.cases if case.split != "test")
         parts: dict[str, tuple[str, ...]] = {"train": kept}
-        if given:
+        if chosen.folds is not None:  # the same parts whatever the seed, so that runs can differ
+            parted = splits.k_fold(cohort.subset(kept), chosen.folds, seed=0)[chosen.fold]
+            parts = {"train": parted["train"], "test": parted["validation"]}
+        elif given:
             parts["test"] = tuple(given)
         elif chosen.holdout > 0:
             parts = dict(splits.holdout(cohort, chosen.holdout, chosen.seed).parts)
@@ -126,7 +125,8 @@ class Job:
         """Planned on the training cases alone."""
         if "preparation" in self.record:
             return Preparation.from_dict(self.record["preparation"])
-        plan = plan_preparation(training)
+        chosen = self.chosen
+        plan = plan_preparation(training, derived=chosen.derived, clusters=chosen.clusters)
         self.record["preparation"] = plan.to_dict()
         for reason in plan.reasons:
             self.say(reason)
@@ -134,73 +134,16 @@ class Job:
 
     # -------------------------------------------------------------------------------- the plan
 
-    @cached_property
-    def neighbours(self) -> int:
-        """Slices to each side that a 2D network on volumes sees beside its own."""
-        if self.preparation.ndim == 3 or self.preparation.slice_axis is None:
-            return 0
-        return 1 if self.chosen.neighbours is None else self.chosen.neighbours
-
-    @property
-    def channels(self) -> int:
-        """Channels of the network's input."""
-        return len(self.preparation.channels) * (2 * self.neighbours + 1)
-
-    def _feed(self, candidate: Candidate, cases: list[PreparedCase]) -> Feed:
-        mirror = _planning.mirror_axes(self.schema, self.preparation)
-        return Feed(
-            cases, self.chosen, self.preparation, candidate.patch, candidate.batch, mirror,
-            self.neighbours, self.fabric.global_rank,
-        )  # fmt: skip
-
-    def _network_config(self, candidate: Candidate) -> Any:
-        module = catalog.load("networks", self.chosen.network)
-        if module.KIND != "segmenter":
-            raise ConfigError(
-                f"expected a segmenter, got {self.chosen.network!r}",
-                where="network",
-                fix="choose another network, for instance unet",
-                code="not-a-segmenter",
-            )
-        ndim = self.preparation.ndim
-        levels = _planning.levels(candidate.patch, ndim)
-        derived = {
-            "ndim": ndim,
-            "width": candidate.width,
-            "levels": levels,
-            "deep_supervision": max(0, levels - 3),  # all but the two coarsest, as nnU-Net
-        }
-        names = {f.name for f in dataclasses.fields(module.Config)}
-        values = {k: v for k, v in derived.items() if k in names}
-        wanted = {**values, **self.chosen.network_settings}
-        return settings.from_dict(wanted, module.Config, "network_settings")
-
-    def _build(self, candidate: Candidate) -> Plan:
-        """Network and method for a candidate, with the weights that the seed gives."""
-        torch.manual_seed(self.chosen.seed)
-        network = catalog.load("networks", self.chosen.network)
-        segmenter: nn.Module = network.build(
-            self._network_config(candidate), self.channels, self.schema.num_outputs
-        )
-        method = catalog.load("methods", self.chosen.method)
-        options = settings.from_dict(self.chosen.method_settings, method.Config, "method_settings")
-        plan: Plan = method.build(options, segmenter, self.channels, self.schema)
-        return plan
-
     def _choose(self, prepared: Parts) -> Choice:
         """Measure candidates and take one; a resumed run keeps what it had."""
         chosen, kept = self.chosen, self.record.get("plan")
         if kept is not None:
             candidate = Candidate(kept["width"], tuple(kept["patch"]), kept["batch"])
             return Choice(candidate, kept["seconds_per_step"], kept["steps"], ())
-        shapes = [case.shape[1:] for case in prepared["train"]]
-        options = _planning.candidates(
-            _planning.median_shape(shapes, self.preparation), self.preparation.ndim,
-            width=chosen.width, patch=chosen.patch, batch=chosen.batch,
-        )  # fmt: skip
+        options = self.bench.candidates(prepared["train"])
 
         def measure(candidate: Candidate) -> float:
-            return self._measure(candidate, prepared["train"])
+            return self.bench.measure(candidate, prepared["train"])
 
         if chosen.steps is None:
             choice = choose(options, self._left, measure)
@@ -223,48 +166,12 @@ class Job:
         """
         if self.chosen.compile != "auto" or self.device.type != "cuda":
             return self.chosen.compile == "on"
-        return (
-            self._measure(choice.candidate, cases, compiled=True) < 0.95 * choice.seconds_per_step
-        )
-
-    def _measure(
-        self, candidate: Candidate, cases: list[PreparedCase], compiled: bool = False
-    ) -> float:
-        """Seconds a step of a candidate, sampling and augmentation included."""
-        plan, feed = self._build(candidate), self._feed(candidate, cases)
-        if compiled:
-            plan.predictor.compile()
-        stage = plan.stages[-1]
-        for module in stage.modules.values():
-            module.to(self.device).train()
-        update = EngineUpdate(self.fabric, 1, self.chosen.loop.clip, progress=0.5)
-        times = []
-        for step in range(_TIMED):
-            start = time.perf_counter()
-            batch = feed(step, 0, 1)
-            batch = dataclasses.replace(
-                batch, image=batch.image.to(self.device), label=batch.label.to(self.device)
-            )
-            try:
-                with self.fabric.autocast():
-                    stage.step(batch, update)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_memory(error):
-                    raise
-                raise ResourceError(
-                    f"no memory for width {candidate.width}, patch {candidate.patch}, "
-                    f"batch {candidate.batch}",
-                    fix="choose a smaller width, patch or batch in the settings",
-                    code="out-of-memory",
-                ) from error
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return sorted(times[1:])[(_TIMED - 1) // 2] * self.chosen.loop.accumulate
+        compiled = self.bench.measure(choice.candidate, cases, compiled=True)
+        return compiled < 0.95 * choice.seconds_per_step
 
     def _announce(self, choice: Choice, compiled: bool) -> None:
         candidate = choice.candidate
-        parameters = count_parameters(self._build(candidate).predictor)
+        parameters = count_parameters(self.bench.build(candidate).predictor)
         patch = "x".join(map(str, candidate.patch))
         self.record["plan"] = {
             "network": self.chosen.network,
@@ -272,7 +179,7 @@ class Job:
             "width": candidate.width,
             "patch": list(candidate.patch),
             "batch": candidate.batch,
-            "neighbours": self.neighbours,
+            "neighbours": self.bench.target.neighbours,
             "steps": choice.steps,
             "seconds_per_step": round(choice.seconds_per_step, 4),
             "precision": self.precision,
@@ -282,6 +189,14 @@ class Job:
                 for c, s in choice.tried
             ],
         }
+        if self.weights and self.bench.transfer:
+            kept = _lineage.record(
+                self.weights, self.bench.transfer, self.bench.frozen, self.subjects
+            )
+            self.record["transfer"] = kept
+            self.record["plan"]["weights"] = _lineage.sentence(kept)
+            for line in (_lineage.sentence(kept), *kept["notes"]):
+                self.say(f"weights: {line}")
         run.write_json(self.out / "run.json", self.record)
         end = time.localtime(time.time() + choice.steps * choice.seconds_per_step)
         self.say(
@@ -293,18 +208,14 @@ class Job:
     # ---------------------------------------------------------------------------- the training
 
     def _fit(self, choice: Choice, prepared: Parts) -> Outcome:
-        plan = self._build(choice.candidate)
+        plan = self.bench.build(choice.candidate)
         if self.record["plan"]["compile"]:
             plan.predictor.compile()
-        feed = self._feed(choice.candidate, prepared["train"])
-        looked = prepared.get("validation", [])[:_LOOK]
+        feed = self.bench.feed(choice.candidate, prepared["train"])
+        looked = prepared.get("validation", [])
 
         def look(network: nn.Module) -> dict[str, float]:
-            dices = [
-                mean_dice(self._outline(network, case, feed), np.asarray(case.label), self.schema)
-                for case in looked
-            ]
-            return {"val_dice": float(np.nanmean(dices))}
+            return self.bench.target.look(network, looked, feed, self.device)
 
         if self.chosen.seconds is not None and "loop_seconds" not in self.record:
             self.record["loop_seconds"] = self._left()
@@ -317,29 +228,24 @@ class Job:
             say=self.say, progress=self.progress, stop=self.stop,
         ).run()  # fmt: skip
 
-    def _outline(self, network: nn.Module, case: PreparedCase, feed: Feed) -> Any:
-        return outline(network, case, feed, self.schema.num_outputs, self.device)
-
     # ------------------------------------------------------------------------------- the model
-
-    def _rules(self, network: nn.Module, prepared: Parts, feed: Feed) -> dict[str, Any]:
-        """The clean-up, chosen on validation cases alone."""
-        cases = prepared.get("validation", [])
-        network.to(self.device)
-        guesses = [self._outline(network, case, feed) for case in cases]
-        network.cpu()
-        return choose_rules(guesses, [np.asarray(case.label) for case in cases], self.schema)
 
     def _save(self, choice: Choice, prepared: Parts, outcome: Outcome) -> None:
         """Write the model file."""
-        feed = self._feed(choice.candidate, prepared["train"])
+        feed = self.bench.feed(choice.candidate, prepared["train"])
+        network = outcome.predictor.to(self.device)
+        settled = self.bench.target.settle(
+            network, prepared.get("validation", []), feed, self.device
+        )
         document = describe(
-            self.chosen, self.cohort, self.preparation, self.record, feed,
-            network=settings.to_dict(self._network_config(choice.candidate)),
-            rules=self._rules(outcome.predictor, prepared, feed),
+            self.chosen, self.cohort, self.preparation, self.record, len(feed.cases),
+            network=settings.to_dict(self.bench.network_config(choice.candidate)),
+            settled=settled,
             grids=[case.original for part in prepared.values() for case in part],
             steps=outcome.step,
+            subjects=_lineage.subjects(self.weights, self.subjects),
         )  # fmt: skip
+        outcome.predictor.cpu()
         weights = {name: t.numpy() for name, t in outcome.predictor.state_dict().items()}
         model_file.save(self.out / "model.safetensors", weights, document)
 

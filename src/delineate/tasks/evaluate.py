@@ -11,9 +11,6 @@ Nothing is resampled, relabelled or left out in silence.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +27,9 @@ from delineate.core.errors import ConfigError, DelineateError, PartialError
 from delineate.core.image import Grid
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import Schema
+from delineate.tasks._named import evaluate_classes, named
 from delineate.tasks._pairs import Pairs, load, pair
+from delineate.tasks._tables import document, plain, table
 
 #: Metrics of a row, in the order in which they are written.
 METRICS = (
@@ -66,7 +65,8 @@ def evaluate(
 
     Where the predictions come with the ``predictions.json`` of ``delineate predict``, the cases
     named there are scored; otherwise every labelled case needs a prediction. Files are paired by
-    case id, a last ``_mask``, ``_seg``, ``_label`` or ``_pred`` left aside.
+    case id, a last ``_mask``, ``_seg``, ``_label`` or ``_pred`` left aside. Predicted classes are
+    scored against those of the data set.
 
     Args:
         predictions: Folder of label files, of ``delineate predict`` or of any other tool; or one
@@ -97,6 +97,13 @@ def evaluate(
 
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
     _check(predictions, labels, out, tolerance_mm, resamples)
+    index = named(predictions)
+    if index is not None:
+        writable_folder(out)
+        return evaluate_classes(
+            index, labels, out, seed=seed, resamples=resamples, layout=layout,
+            subject_pattern=subject_pattern, say=say,
+        )  # fmt: skip
     pairs = pair(predictions, labels, schema=schema, layout=layout, subject_pattern=subject_pattern)
     writable_folder(out)
     rows, failures, nominal = _score(pairs, tolerance_mm, missing_as_empty, progress)
@@ -113,7 +120,7 @@ def evaluate(
         "level": LEVEL,
         "missing_as_empty": missing_as_empty,
     }
-    summary: dict[str, Any] = _plain(
+    summary: dict[str, Any] = plain(
         {
             "format": "delineate-evaluation",
             "predictions": str(predictions),
@@ -234,7 +241,7 @@ def _write(out: Path, summary: dict[str, Any], rows: list[dict[str, Any]], pairs
     from delineate.reports import evaluation
 
     head = ["case", "subject", "region", "kind", "state", "missing"]
-    atomic_write_text(out / "cases.csv", _table([*head, *METRICS], rows))
+    atomic_write_text(out / "cases.csv", table([*head, *METRICS], rows))
     averaged = []
     for name, entry in summary["regions"].items():
         mine = [row for row in rows if row["region"] == name]
@@ -248,26 +255,9 @@ def _write(out: Path, summary: dict[str, Any], rows: list[dict[str, Any]], pairs
             for s in sorted(counts)
         ]
     columns = ["subject", "region", "kind", "cases", *METRICS]
-    atomic_write_text(out / "subjects.csv", _table(columns, averaged))
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write_text(out / "summary.json", text + "\n")
+    atomic_write_text(out / "subjects.csv", table(columns, averaged))
+    atomic_write_text(out / "summary.json", document(summary))
     evaluation.write(out / "report.html", summary, rows, _overlays(summary, rows, pairs))
-
-
-def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.7g}"
-    return str(value)
 
 
 def _overlays(
@@ -339,12 +329,3 @@ def _listed(failures: Sequence[Mapping[str, str | None]]) -> str:
     more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
     first = failures[0]
     return f"{names}{more}. The first: [{first['code']}] {first['where']}: {first['message']}"
-
-
-def _plain(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -24,10 +24,13 @@ from delineate.core.progress import QUIET, Bar, Progress, Say, silent
 from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.tasks._outputs import INDEX, Job, plan, refuse_existing, refuse_inputs
+from delineate.tasks._tables import table
 
 if TYPE_CHECKING:
     from delineate.inference.predictor import Predictor
 
+#: Where a model names classes: one row a case.
+CLASSES = "classes.csv"
 #: The index is written again after this long, so that a crash loses little of it.
 _INDEX_SECONDS = 5.0
 
@@ -42,17 +45,19 @@ def predict(
     only: Sequence[str] | None = None,
     probabilities: bool = False,
     mirror: bool = False,
+    crf: bool | None = None,
     memory: str = "8G",
     device: str = "auto",
     overwrite: bool = False,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
-    """Outline every scan and write its mask, in the schema's file values, on the scan's own grid.
+    """Outline every scan, or name its class, whichever the model was trained for.
 
+    Masks hold the schema's file values, on the scan's own grid.
     NIfTI, NRRD and MetaImage stay what they are, PNG, JPEG and BMP give PNG, TIFF gives TIFF, a
-    stack of slices gives a folder of PNG, DICOM gives NIfTI. ``predictions.json`` lists
-    everything. A scan that fails does not stop the others.
+    stack of slices gives a folder of PNG, DICOM gives NIfTI. Classes go to ``classes.csv``.
+    ``predictions.json`` lists everything. A scan that fails does not stop the others.
 
     Args:
         model: A model file (``.safetensors``).
@@ -63,6 +68,7 @@ def predict(
         only: Ids of the cases to outline; all by default.
         probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals.
         mirror: Average over mirrored passes: slower, often a little better.
+        crf: Refine with a fully connected CRF (true or false); by default as the model says.
         memory: Above this, large images are finished slab by slab.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         overwrite: Replace predictions that are already in ``out``.
@@ -83,15 +89,20 @@ def predict(
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
     out = Path(out)
-    jobs = plan(chosen.cases, out, probabilities)
+    if predictor.classes:
+        jobs = [Job(case, (), None, False) for case in chosen.cases]
+    else:
+        jobs = plan(chosen.cases, out, probabilities)
     refuse_inputs(cohort, out, jobs)
     writable_folder(out)
     with folder_lock(out):
         refuse_existing(out, jobs, overwrite)
         remove_stale(out)
-        settings = {"mirror": mirror, "memory": memory, "device": str(predictor.device)}
+        how: dict[str, Any] = {"mirror": mirror, "crf": crf}
+        settings = {**how, "memory": memory, "device": str(predictor.device)}
         index = _index(Path(model), predictor, cohort, settings)
-        faults = _run(jobs, predictor, out, index, mirror, memory_bytes, say, progress)
+        how["memory_bytes"] = memory_bytes
+        faults = _run(jobs, predictor, out, index, how, say, progress)
     _report(faults, len(jobs), out, say)
     return index
 
@@ -101,8 +112,7 @@ def _run(
     predictor: Predictor,
     out: Path,
     index: dict[str, Any],
-    mirror: bool,
-    memory_bytes: int,
+    how: Mapping[str, Any],
     say: Say,
     progress: Progress,
 ) -> list[DelineateError]:
@@ -116,7 +126,7 @@ def _run(
                 record: dict[str, Any] = {"id": job.case.id, "subject": job.case.subject}
                 tick = _Ticker(bar)
                 try:
-                    record |= _predict_one(job, predictor, out, mirror, memory_bytes, tick)
+                    record |= _predict_one(job, predictor, out, how, tick)
                     for warning in record["facts"]["warnings"]:
                         say(f"{job.case.id}: {warning}")
                 except DelineateError as error:
@@ -138,11 +148,13 @@ def _run(
         raise
     index["finished"] = True
     _write_index(out, index)
+    if predictor.classes:
+        atomic_write_text(out / CLASSES, _class_table(index["cases"], predictor.classes))
     return faults
 
 
 def _predict_one(
-    job: Job, predictor: Predictor, out: Path, mirror: bool, memory_bytes: int, tick: _Ticker
+    job: Job, predictor: Predictor, out: Path, how: Mapping[str, Any], tick: _Ticker
 ) -> dict[str, Any]:
     """Read, outline and write one case; what the index says of it."""
     started = time.perf_counter()
@@ -151,9 +163,8 @@ def _predict_one(
     prediction = predictor.predict(
         image,
         probabilities=job.probabilities is not None,
-        mirror=mirror,
-        memory_bytes=memory_bytes,
         progress=tick,
+        **how,
     )
     done = time.perf_counter()
     files = _write(job, prediction, out)
@@ -215,6 +226,8 @@ def _base(channel: str) -> str:
 def _write(job: Job, prediction: Prediction, out: Path) -> dict[str, Any]:
     """Write masks and probabilities; their names relative to ``out``."""
     labels = prediction.labels
+    if labels is None:
+        return {}
     if job.stack:
         writable_folder(job.masks[0].parent)
         flat = flat_grid(labels.shape[:2])
@@ -228,6 +241,21 @@ def _write(job: Job, prediction: Prediction, out: Path) -> dict[str, Any]:
         readers.write(job.probabilities, Image(rounded, prediction.grid))
         files["probabilities"] = job.probabilities.relative_to(out).as_posix()
     return files
+
+
+def _class_table(cases: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
+    """One row a case: its class, and the probability of every class."""
+    rows = [
+        {
+            "case": case["id"],
+            "subject": case["subject"],
+            "class": max(classes, key=lambda name: case["classes"][name]),
+            **{f"p({name})": float(case["classes"][name]) for name in classes},
+        }
+        for case in cases
+        if "classes" in case
+    ]
+    return table(["case", "subject", "class", *(f"p({name})" for name in classes)], rows)
 
 
 # --- predictions.json -----------------------------------------------------------------------------
@@ -248,6 +276,7 @@ def _index(
         "versions": {**run.versions(), "delineate": delineate.__version__},
         "settings": dict(settings),
         "schema": predictor.schema.to_dict(),
+        "classes": predictor.document.get("classes"),
         "channels": list(predictor.channels),
         "scans": str(cohort.root),
         "layout": cohort.layout,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from delineate.core import catalog, run
 from delineate.core import config as settings
@@ -27,8 +27,11 @@ def train(
     *,
     budget: str | None = None,
     steps: int | None = None,
+    target: Literal["auto", "outline", "class", "presence"] | None = None,
     method: str | None = None,
     network: str | None = None,
+    weights: Path | None = None,
+    freeze: tuple[str, ...] | None = None,
     config: Path | None = None,
     out: Path = Path("run"),
     layout: str | None = None,
@@ -49,8 +52,14 @@ def train(
         data: Folder of scans and label maps in one of the known layouts.
         budget: Wall-clock time for everything, as 90s, 40m or 1h30m (40m if nothing is said).
         steps: A fixed number of steps instead of a budget; makes a run repeatable to the bit.
-        method: How to train: supervised or adversarial.
-        network: What to train: unet.
+        target: What the model is to give: an outline, the class of a case, or the presence of
+            anything outlined in each slice; auto: outlines where there are label maps.
+        method: How to train: supervised, adversarial, segan or cpgan; classify for classes.
+        network: What to train, see ``delineate networks``; by default that of the weights, or unet,
+            or cnn for classes.
+        weights: File to start from: a model of Delineate, of any labels and channels, or the
+            tensors of another program as .safetensors, .pt, .pth or .ckpt. What fits is taken.
+        freeze: Parts of the network that keep those weights, by the beginning of their names.
         config: A YAML file with any of the settings; options given here win.
         out: The run folder.
         layout: Layout of ``data``; recognised by default.
@@ -73,25 +82,28 @@ def train(
     """
     begun = time.monotonic()
     from delineate.inference.predictor import choose_device
-    from delineate.tasks._training import Job  # brings torch along
+    from delineate.tasks import _targets, _weights  # bring torch along
+    from delineate.tasks._training import Job
 
     chosen = _settings(
-        config, budget=budget, steps=steps, method=method, network=network, seed=seed,
-        holdout=holdout, device=device,
+        config, budget=budget, steps=steps, target=target, method=method, network=network,
+        weights=weights, freeze=freeze, seed=seed, holdout=holdout, device=device,
     )  # fmt: skip
-    catalog.load("methods", chosen.method)  # a misspelt name is told before any work
-    catalog.load("networks", chosen.network)
+    for room, name in (("methods", chosen.method), ("networks", chosen.network)):
+        if name != "auto":
+            catalog.load(room, name)  # a misspelt name is told before any work
     choose_device(chosen.device)  # so is a device that is not here
     source, how = Path(data), {"layout": layout, "subject_pattern": subject_pattern}
     cohort = Cohort.open(source, **how)
+    chosen, start = _weights.resolve(_targets.complete(chosen, cohort))
     out = Path(out)
     refuse_inside(out, cohort.root)
     writable_folder(out)
     with folder_lock(out), _interruptible(say) as stop:
-        record = _begin(out, chosen, cohort, begun)
+        record = _begin(out, chosen, cohort, begun, start.sha256 if start else None)
         if audit:
             _audit(cohort, out, say, progress)
-        job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how)
+        job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
         return job.run(Path(cache) if cache else out / "cache")
 
 
@@ -124,11 +136,14 @@ def _interruptible(say: Say) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _begin(out: Path, chosen: RunConfig, cohort: Cohort, begun: float) -> dict[str, Any]:
+def _begin(
+    out: Path, chosen: RunConfig, cohort: Cohort, begun: float, weights: str | None
+) -> dict[str, Any]:
     """Start the record of a run, or take up the one that was cut off."""
     text = settings.dump(chosen)
     old = run.read_json(out / "run.json")
     hashes = {"config": run.sha256(text), "cohort": cohort.hash()}
+    hashes |= {"weights": weights} if weights else {}
     if old is not None:
         if old.get("status") in ("finished", "interrupted"):
             raise OutputError(

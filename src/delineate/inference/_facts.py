@@ -1,0 +1,61 @@
+"""What is told of a prediction beside its labels."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from delineate.core.image import Grid
+from delineate.core.schema import Schema
+from delineate.preprocess import orient
+
+#: Spacing may leave the range seen in training by this share before it is flagged.
+SPACING_MARGIN = 0.1
+
+
+def spacing_warnings(grid: Grid, provenance: Mapping[str, Any]) -> list[str]:
+    """Compare with ``provenance.training_range.spacing_mm``, ``{"min": [...], "max": [...]}``.
+
+    Both hold one number an axis, in RAS+ order.
+    """
+    seen = (provenance.get("training_range") or {}).get("spacing_mm")
+    if not seen or not grid.spacing_known or len(seen["min"]) != grid.ndim:
+        return []
+    spacing = orient.ras_grid(grid).spacing_mm
+    return [
+        f"voxels of {mm:.3g} mm along axis {axis} (RAS+) are outside the training range "
+        f"{low:.3g}-{high:.3g} mm"
+        for axis, (mm, low, high) in enumerate(zip(spacing, seen["min"], seen["max"], strict=True))
+        if not low / (1 + SPACING_MARGIN) <= mm <= high * (1 + SPACING_MARGIN)
+    ]
+
+
+def sizes(indices: NDArray[np.uint8], grid: Grid, schema: Schema) -> dict[str, Any]:
+    """Voxels of each label, and millilitres where the file gives the size of a voxel."""
+    counts = np.bincount(indices.ravel(), minlength=schema.num_outputs)[1:]
+    names = [label.name for label in schema.labels]
+    facts: dict[str, Any] = {"voxels": dict(zip(names, counts.tolist(), strict=True))}
+    if grid.ndim == 3 and grid.spacing_known:
+        voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+        facts["volume_ml"] = {n: float(c) * voxel_ml for n, c in zip(names, counts, strict=True)}
+    return facts
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Largest memory of the process so far, and of the device."""
+    facts = {}
+    try:
+        import resource
+    except ImportError:  # Windows
+        pass
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        facts["peak_memory_mb"] = round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    if device.type == "cuda":
+        facts["peak_device_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return facts

@@ -1,0 +1,96 @@
+"""From a prepared image to the probability of every class: of each slice, and of the case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from delineate.core.image import Grid, Image
+from delineate.preprocess import views
+
+
+def logits(
+    network: nn.Module,
+    image: NDArray[Any],
+    axis: int | None,
+    places: Sequence[int | None],
+    size: Sequence[int],
+    device: torch.device | str,
+    batch: int = 16,
+) -> NDArray[np.float32]:
+    """Logits ``(len(places), classes)`` of slices of a prepared image ``(C, *S)``."""
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(places), batch):
+            some = [views.view(image, axis, k, size) for k in places[start : start + batch]]
+            found.append(network(torch.stack(some).to(device)).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def classify(
+    document: Mapping[str, Any],
+    network: nn.Module,
+    device: torch.device,
+    prepared: Image,
+    original: Grid,
+) -> tuple[dict[str, float], list[dict[str, Any]], int | None]:
+    """Calibrated probabilities of a case, and of each of its slices that has content.
+
+    A case's class is the mean over its slices; what is looked for in each slice ("presence") is in
+    the case if it is in any slice.
+
+    Args:
+        document: Of the model file.
+        network: Built from it.
+        device: Where it runs.
+        prepared: The image as the network's preparation leaves it.
+        original: Its grid before that.
+
+    Returns:
+        Class name -> probability; ``{"slice", "probabilities"}`` a slice, its number counted along
+        the original array's slice axis (None for an image seen whole); and that axis.
+    """
+    classes, shape = document["classes"], document["input"]
+    axis = shape["slice_axis"]
+    if axis is not None and prepared.array.ndim == 3:  # one slice for a model of stacks
+        axis = None
+    places = views.places(prepared.array, axis)
+    found = logits(network, prepared.array, axis, places, shape["patch"], device)
+    scaled = found.astype(np.float64) / float(classes["temperature"])
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    each = scaled / scaled.sum(axis=1, keepdims=True)
+    if classes["target"] == "presence":
+        present = float(each[:, 1].max())
+        case = [1 - present, present]
+    else:
+        case = each.mean(axis=0).tolist()
+    names = classes["names"]
+    along, numbers = original_slices(prepared.grid, original, axis, places)
+    slices = [
+        {"slice": number, "probabilities": dict(zip(names, map(float, row), strict=True))}
+        for number, row in zip(numbers, each, strict=True)
+    ]
+    return dict(zip(names, case, strict=True)), slices, along
+
+
+def original_slices(
+    prepared: Grid, original: Grid, axis: int | None, places: Sequence[int | None]
+) -> tuple[int | None, list[int | None]]:
+    """Axis of the original array, and which of its slices the slices of the prepared one show."""
+    if axis is None:
+        return None, [None] * len(places)
+    nd = original.ndim
+    home = np.linalg.inv(original.affine) @ prepared.affine
+    first = np.array([*((n - 1) / 2 for n in prepared.shape), *[0.0] * (3 - nd), 1.0])
+    along = int(np.argmax(np.abs(home[:nd, axis])))
+    numbers: list[int | None] = []
+    for place in places:
+        first[axis] = place or 0
+        number = round(float((home @ first)[along]))
+        numbers.append(int(np.clip(number, 0, original.shape[along] - 1)))
+    return along, numbers

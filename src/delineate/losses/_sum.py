@@ -1,0 +1,177 @@
+"""Any weighted sum of segmentation losses, made from settings.
+
+A loss that can be a term is a file with a ``Config`` (a ``Term``), a function ``loss(logits, label,
+config, spacing_mm)`` and a ``KIND`` that says what it looks at:
+
+- ``output``: every output of deep supervision, weights 1, 1/2, 1/4 ... normalised;
+- ``finest``: the finest output alone. Distances and skeletons are about the surface itself: on a
+  grid twice as coarse a surface is off by up to a voxel and a thin vessel is gone, and the coarser
+  outputs are there to send gradient into deep layers, which overlap losses do;
+- ``head``: a head of signed distances beside the logits, for methods that offer one.
+
+A term may wait (``warm_up``) and rise slowly (``ramp``). The weight of a ``relative`` term says how
+large its gradient at the finest logits is, against that of all plain terms together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from delineate.core import catalog
+from delineate.core import config as settings
+from delineate.core.errors import ConfigError
+from delineate.losses._common import Term
+
+#: Name of a loss -> its weight, or its settings.
+Losses = Mapping[str, float | Mapping[str, Any]]
+#: The reference (Isensee et al. 2021).
+DEFAULT: Losses = {"dice": 1.0, "cross_entropy": 1.0}
+
+
+def build(losses: Losses, head: bool = False) -> Sum:
+    """A weighted sum.
+
+    Args:
+        losses: For instance ``{"dice": 1, "focal": {"weight": 0.5, "gamma": 3}}``.
+        head: Whether the caller offers a head of signed distances.
+
+    Raises:
+        ConfigError: A name or a setting is unknown, or nothing would teach the logits at first.
+    """
+    terms: dict[str, tuple[ModuleType, Term]] = {}
+    for name, chosen in losses.items():
+        module = catalog.load("losses", name)
+        kind = getattr(module, "KIND", None)
+        if kind is None or (kind == "head" and not head):
+            wanted = "segmentation losses" if kind is None else "losses that look at the logits"
+            raise ConfigError(
+                f"expected {wanted}, got {name!r}",
+                where="losses",
+                fix="leave it out" + (", or use method: supervised" if kind else ""),
+                code="not-a-term",
+            )
+        options = chosen if isinstance(chosen, Mapping) else {"weight": chosen}
+        term: Term = settings.from_dict(options, module.Config, f"losses.{name}")
+        if term.weight > 0:
+            terms[name] = module, term
+    if not any(m.KIND != "head" and not t.warm_up for m, t in terms.values()):
+        raise ConfigError(
+            f"expected a loss of the logits that acts from the start, got {list(terms)}",
+            where="losses",
+            fix="add dice: 1 and cross_entropy: 1",
+            code="no-loss",
+        )
+    return Sum(terms)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What ``build`` makes.
+
+    Args:
+        terms: Name -> the loss's file and its settings.
+    """
+
+    terms: Mapping[str, tuple[ModuleType, Term]]
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether a head of signed distances is wanted."""
+        return any(module.KIND == "head" for module, _ in self.terms.values())
+
+    def __call__(
+        self,
+        logits: Tensor | Sequence[Tensor],
+        label: Tensor,
+        spacing_mm: Sequence[float] | None = None,
+        progress: float = 1.0,
+        distances: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum, and each term before it is weighed (on the finest output), for the log.
+
+        Args:
+            logits: ``(B, C, *S)``, or several with the finest first.
+            label: ``(B, *S)`` indices at the finest resolution.
+            spacing_mm: Of the axes ``S``; ones if not given.
+            progress: 0 to 1; terms may wait and ramp in.
+            distances: ``(B, C - 1, *S)`` output of the head, if there is one.
+        """
+        spacing = tuple(spacing_mm or (1.0,) * (label.ndim - 1))
+        finest = logits if isinstance(logits, Tensor) else logits[0]
+        said: dict[str, Tensor] = {}
+
+        def value(name: str, output: Tensor, truth: Tensor) -> Tensor:
+            module, term = self.terms[name]
+            found: Tensor = module.loss(output, truth, term, spacing)
+            said.setdefault(f"loss_{name}", found.detach())
+            return found
+
+        def plain(kind: str, output: Tensor, truth: Tensor) -> Tensor:
+            output = output.float()  # sums over a patch need more than 8 or 11 bits
+            total = output.new_zeros(())
+            for name in self._now(progress, kind, relative=False):
+                weight = self.terms[name][1].weight_at(progress)
+                total = total + weight * value(name, output, truth)
+            return total
+
+        base = deep(partial(plain, "output"), logits, label) + plain("finest", finest, label)
+        total = base
+        for kind, outputs in (("output", logits), ("finest", finest)):
+            for name in self._now(progress, kind, relative=True):
+                found = deep(partial(value, name), outputs, label)
+                factor = self.terms[name][1].weight_at(progress) * _ratio(base, found, finest)
+                said[f"factor_{name}"] = factor
+                total = total + factor * found
+        if distances is not None:
+            total = total + plain("head", distances, label)
+        return total, said
+
+    def _now(self, progress: float, kind: str, relative: bool) -> list[str]:
+        """Terms of a kind that have joined by now."""
+        return [
+            name
+            for name, (module, term) in self.terms.items()
+            if kind == module.KIND and progress >= term.warm_up and relative == term.relative
+        ]
+
+
+def _ratio(base: Tensor, found: Tensor, logits: Tensor) -> Tensor:
+    """The factor that gives ``found`` as large a gradient at the logits as ``base`` has.
+
+    One where there is no base, or nothing is being trained.
+    """
+    if not base.requires_grad:
+        return base.new_ones(())
+    (wanted,) = torch.autograd.grad(base, logits, retain_graph=True)
+    (given,) = torch.autograd.grad(found, logits, retain_graph=True)
+    ratio: Tensor = wanted.float().norm() / given.float().norm().clamp_min(1e-12)
+    return ratio
+
+
+def deep(
+    one: Callable[[Tensor, Tensor], Tensor], logits: Tensor | Sequence[Tensor], label: Tensor
+) -> Tensor:
+    """A loss over deep supervision's outputs, weights 1, 1/2, 1/4 ... normalised.
+
+    Args:
+        one: Loss of one output and labels of its size.
+        logits: One tensor, or several with the finest first.
+        label: ``(B, *S)`` indices at the finest resolution.
+    """
+    if isinstance(logits, Tensor):
+        return one(logits, label)
+    weights = [0.5**i for i in range(len(logits))]
+    total = logits[0].new_zeros(())
+    for weight, output in zip(weights, logits, strict=True):
+        size = output.shape[2:]
+        small = F.interpolate(label.unsqueeze(1).float(), size=size, mode="nearest")[:, 0]
+        total = total + weight / sum(weights) * one(output, small)
+    return total

@@ -1,0 +1,326 @@
+"""The game between a segmenter and its critics: what they see, what they learn, who keeps score.
+
+The bricks of every adversarial method. The defaults of ``Rules`` are the stable kit: a patch critic
+on image and mask, spectral norm, hinge loss with lazy R1, smoothed expert masks, one random view
+for both sides, a warm-up, and a cap on how hard the critics may push.
+
+Two choices differ from common practice, for reasons measured in docs/LOG.md. The critic's accuracy
+is counted on pairs: at how many places does it score the expert's mask above the guess of the same
+image? Scores vary more from image to image than from expert to guess, so that a fixed threshold
+says one half long before the critic is at a loss. And a critic that is nearly always right rests,
+instead of falling silent: silent, it would stay right for ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import cached
+from torch.optim import Adam
+
+from delineate.core.case import Batch
+from delineate.core.errors import ConfigError
+from delineate.losses import adversarial
+from delineate.methods._plan import Update
+from delineate.networks import _blocks as blocks
+from delineate.networks import global_critic, patch_critic
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Settings of the critics' side."""
+
+    critic: Literal["patch", "global"] = field(
+        default="patch", metadata={"help": "a score for every patch, or one for the image"}
+    )
+    critic_width: int = field(default=16, metadata={"help": "channels of the critic's first layer"})
+    critic_layers: int = field(
+        default=0, metadata={"help": "layers that halve the resolution; 0: 2 in 3D, 3 in 2D"}
+    )
+    wide_field: bool = field(
+        default=False, metadata={"help": "pix2pix's last layers: 3 halvings then see 70 voxels"}
+    )
+    critic_norm: str = field(default="none", metadata={"help": "none, instance or batch"})
+    spectral_norm: bool = field(default=True, metadata={"help": "bound every critic layer's gain"})
+    critic_rate: float = field(default=4e-3, metadata={"help": "critic's peak (Adam)"})
+    critic_momentum: float = field(default=0.5, metadata={"help": "beta 1 of the critic's Adam"})
+    sees: Literal["mask", "joined", "branches", "product"] = field(
+        default="joined",
+        metadata={
+            "help": "the mask alone; image and mask joined, or each with a first layer of its own; "
+            "or the image times every channel of the mask"
+        },
+    )
+    expert: Literal["smoothed", "one_hot", "scaled"] = field(
+        default="smoothed",
+        metadata={"help": "expert masks softened a little, as they are, or as near the guess"},
+    )
+    views: bool = field(
+        default=True, metadata={"help": "one random shift, flip and cut-out for both masks"}
+    )
+    noise: float = field(
+        default=0.1, metadata={"help": "on both masks; fades over the first 30 % of training"}
+    )
+    game: Literal["hinge", "nonsaturating"] = field(
+        default="hinge", metadata={"help": "loss of both sides"}
+    )
+    weight: float = field(default=0.02, metadata={"help": "lambda_adv after the warm-up"})
+    warm_up: float = field(default=0.2, metadata={"help": "share of training without adversary"})
+    ramp: float = field(default=0.2, metadata={"help": "share over which the weight then rises"})
+    gate: tuple[float, float] = field(
+        default=(0.55, 0.9),
+        metadata={"help": "accuracy below which a critic is not heard, and above which it rests"},
+    )
+    gradient_cap: float = field(
+        default=0.1, metadata={"help": "adversarial / segmentation gradient at most; 0: no cap"}
+    )
+    r1_weight: float = field(default=1.0, metadata={"help": "gamma of the R1 penalty; 0: none"})
+    r1_every: int = field(default=8, metadata={"help": "steps between R1 penalties"})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_up < 1 or self.ramp < 0 or self.r1_every < 1:
+            raise ConfigError(
+                "expected 0 <= warm_up < 1, ramp >= 0 and r1_every >= 1, "
+                f"got {self.warm_up}, {self.ramp}, {self.r1_every}"
+            )
+        if not 0 <= self.gate[0] < self.gate[1] <= 1:
+            raise ConfigError(f"expected 0 <= gate[0] < gate[1] <= 1, got {self.gate}")
+        if min(self.weight, self.gradient_cap, self.r1_weight, self.noise) < 0:
+            raise ConfigError(
+                "expected weight, gradient_cap, r1_weight and noise of 0 or more, "
+                f"got {self.weight}, {self.gradient_cap}, {self.r1_weight}, {self.noise}"
+            )
+
+
+def with_presets(table: Mapping[str, Mapping[str, Any]]) -> Callable[[type[T]], type[T]]:
+    """Let the field ``preset`` of a settings class choose the defaults of the others.
+
+    Args:
+        table: Preset -> what it changes of the class's own defaults; what is given wins.
+    """
+
+    def wrap(cls: type[T]) -> type[T]:
+        made: Any = cls
+        plain = made.__init__
+        signature = inspect.signature(plain)
+
+        @functools.wraps(plain)
+        def init(self: T, *args: Any, **named: Any) -> None:
+            given = signature.bind(self, *args, **named).arguments
+            given.pop("self")
+            preset = given.get("preset", signature.parameters["preset"].default)
+            if preset not in table:
+                raise ConfigError(f"expected a preset of {', '.join(table)}, got {preset!r}")
+            plain(self, **{**table[preset], **given})
+
+        made.__init__ = init
+        return cls
+
+    return wrap
+
+
+class Referee(nn.Module):
+    """Counters of the game; buffers, so that they survive a crash."""
+
+    steps: Tensor
+    accuracy: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("accuracy", torch.tensor(0.75))
+
+    def watch(self, real: Tensor, fake: Tensor) -> None:
+        """Follow how often the critic is right, over about twenty steps.
+
+        Args:
+            real: Scores of expert masks.
+            fake: Scores of guesses of the same images, seen in the same way.
+        """
+        right = (real > fake).float() + 0.5 * (real == fake).float()
+        self.accuracy.lerp_(right.mean().detach(), 0.05)
+        self.steps += 1
+
+
+class Game:
+    """Critics against a segmenter; holds no state but what ``critics`` and ``referee`` save."""
+
+    def __init__(self, rules: Rules, critics: Sequence[nn.Module], kind: str = "") -> None:
+        self.rules, self.critics, self.kind = rules, list(critics), kind or rules.game
+        self.referee = Referee()
+        self.rival = Adam(
+            [p for critic in self.critics for p in critic.parameters()],
+            rules.critic_rate,
+            betas=(rules.critic_momentum, 0.999),
+        )
+
+    def show(self, batch: Batch, guess: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """What the critics see of an expert mask and of a guess, ``(B, C', *S)`` each.
+
+        Args:
+            batch: Images and labels.
+            guess: ``(B, outputs, *S)`` probabilities.
+            progress: Of the stage, 0 to 1.
+        """
+        hot = blocks.one_hot(batch.label, guess.shape[1]).to(guess.dtype)
+        expert = hot
+        if self.rules.expert == "smoothed":
+            expert = smooth(hot)
+        elif self.rules.expert == "scaled":
+            expert = scale(hot, guess.detach())
+        image, noise = batch.image, self.rules.noise * max(0.0, 1 - progress / 0.3)
+        if noise > 0:
+            expert, guess = (x + noise * torch.randn_like(x) for x in (expert, guess))
+        if self.rules.views:
+            image, expert, guess = same_view(image, expert, guess)
+        return see(self.rules.sees, image, expert), see(self.rules.sees, image, guess)
+
+    def teach(self, update: Update, real: Tensor, *fakes: Tensor) -> Mapping[str, Tensor]:
+        """The critics' turn.
+
+        Args:
+            update: The engine's side of the step.
+            real: Views of expert masks, from ``show``.
+            fakes: Views of guesses, detached: one tensor for each critic.
+
+        Returns:
+            What the log should say.
+        """
+        rules = self.rules
+        lazy = rules.r1_weight > 0 and int(self.referee.steps) % rules.r1_every == 0
+        inputs = real.detach().requires_grad_(lazy)
+        loss, penalty = real.new_zeros(()), real.new_zeros(())
+        scores: list[tuple[Tensor, Tensor]] = []
+        for critic, fake in zip(self.critics, fakes, strict=True):
+            with cached():  # both by the same weights: spectral norm moves on at every use
+                scores.append((critic(inputs), critic(fake)))
+            loss = loss + adversarial.critic_loss(*scores[-1], self.kind)
+            if lazy:
+                signs = torch.randint_like(scores[-1][0], 2) * 2 - 1
+                penalty = penalty + adversarial.r1(scores[-1][0], inputs, signs)
+        awake = 1.0 if float(self.referee.accuracy) <= rules.gate[1] else 0.0
+        total = loss + 0.5 * rules.r1_weight * rules.r1_every * penalty
+        update(self.rival, awake * total)
+        self.referee.watch(*scores[0])
+        return {
+            "d_loss": loss.detach(),
+            "d_accuracy": self.referee.accuracy.clone(),
+            "d_real": scores[0][0].detach().mean(),
+            "d_fake": scores[0][1].detach().mean(),
+            "r1": penalty.detach(),
+        }
+
+    def push(
+        self, loss: Tensor, logits: Tensor, fake: Tensor, progress: float
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """What the segmenter adds to its loss to be scored as an expert.
+
+        Args:
+            loss: Its segmentation loss.
+            logits: Its finest output, which ``loss`` and ``fake`` hang on.
+            fake: View of its guess, from ``show``, with gradient.
+            progress: Of the stage, 0 to 1.
+
+        Returns:
+            The term, and what the log should say.
+        """
+        rules, term, ratio = self.rules, loss.new_zeros(()), loss.new_zeros(())
+        weight = rules.weight * rise(progress, rules.warm_up, rules.ramp)
+        if float(self.referee.accuracy) < rules.gate[0]:
+            weight = 0.0  # a critic that cannot tell has nothing to teach; it goes on learning
+        if weight > 0:
+            scores = [adversarial.segmenter_loss(c(fake), self.kind) for c in self.critics]
+            fooled = weight * torch.stack(scores).mean()
+            term, ratio = capped(loss, fooled, logits, rules.gradient_cap or math.inf)
+        return term, {"grad_ratio": ratio.detach(), "adversarial_weight": loss.new_tensor(weight)}
+
+
+def build_critic(rules: Rules, ndim: int, channels: int, outputs: int) -> nn.Module:
+    """A fresh critic for what ``rules.sees`` of ``channels`` of image and ``outputs`` of mask."""
+    seen = {"mask": outputs, "product": channels * outputs}.get(rules.sees, channels + outputs)
+    if rules.critic == "global":
+        widths = tuple(2 * rules.critic_width * 2**i for i in range(4))
+        return global_critic.build(
+            global_critic.Config(ndim, widths, rules.critic_norm, rules.spectral_norm), seen
+        )
+    shape = patch_critic.Config(
+        ndim,
+        rules.critic_width,
+        layers=rules.critic_layers or (2 if ndim == 3 else 3),
+        wide_field=rules.wide_field,
+        norm=rules.critic_norm,
+        spectral_norm=rules.spectral_norm,
+        apart=channels if rules.sees == "branches" else 0,
+    )
+    return patch_critic.build(shape, seen)
+
+
+def rise(progress: float, warm_up: float, ramp: float) -> float:
+    """Nothing during the warm-up, then a linear rise to 1 over ``ramp``."""
+    if ramp == 0:
+        return float(progress >= warm_up)
+    return min(1.0, max(0.0, (progress - warm_up) / ramp))
+
+
+def see(how: str, image: Tensor, mask: Tensor) -> Tensor:
+    """What a critic sees, ``(B, C', *S)``; see ``Rules.sees``."""
+    if how == "mask":
+        return mask
+    if how == "product":
+        return (image.unsqueeze(2) * mask.unsqueeze(1)).flatten(1, 2)
+    return torch.cat([image, mask], 1)
+
+
+def smooth(expert: Tensor) -> Tensor:
+    """Soften one-hot masks by up to a tenth, so that hardness alone does not betray them."""
+    epsilon = 0.1 * torch.rand((len(expert), *(1,) * (expert.ndim - 1)), device=expert.device)
+    return (1 - epsilon) * expert + epsilon / expert.shape[1]
+
+
+def scale(expert: Tensor, guess: Tensor, least: float = 0.9) -> Tensor:
+    """Expert masks as near the guess as can be with ``least`` for the true class (Luc et al.)."""
+    true = (expert * guess).sum(1, keepdim=True)
+    kept = true.clamp_min(least)
+    others = guess * (1 - kept) / (1 - true).clamp_min(1e-6)
+    return torch.where(expert > 0, kept, others)
+
+
+def same_view(image: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
+    """One random shift, flip and cut-out for all of them.
+
+    Args:
+        image: ``(B, C, *S)``.
+        masks: ``(B, outputs, *S)`` each.
+    """
+    axes = list(range(2, image.ndim))
+    shifts = [int(torch.randint(-n // 8, n // 8 + 1, ())) for n in image.shape[2:]]
+    flips = [axis for axis in axes if bool(torch.rand(()) < 0.5)]
+    hole = [slice(None), slice(None)]
+    for n in image.shape[2:]:
+        start = int(torch.randint(0, n - n // 4 + 1, ()))
+        hole.append(slice(start, start + n // 4))
+    keep = torch.ones_like(image[:1, :1])
+    keep[tuple(hole)] = 0
+    return tuple(torch.flip(torch.roll(x, shifts, axes), flips) * keep for x in (image, *masks))
+
+
+def capped(loss: Tensor, term: Tensor, logits: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """A stand-in for ``term`` whose gradient at the logits is at most ``cap`` times the loss's.
+
+    Returns:
+        The stand-in, and the ratio of the two gradients before the cap.
+    """
+    (wanted,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (pushed,) = torch.autograd.grad(term, logits, retain_graph=True)
+    ratio = pushed.norm() / wanted.norm().clamp_min(1e-12)
+    factor = (cap / ratio.clamp_min(1e-12)).clamp_max(1.0)
+    return (factor * pushed.detach() * logits).sum(), ratio

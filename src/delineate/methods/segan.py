@@ -1,0 +1,195 @@
+"""SegAN (Xue et al. 2018, arXiv:1706.01805): features of masked images, drawn apart and together.
+
+There is no real or fake. The critic looks at the image under the expert's mask and under the guess,
+and is trained to drive its features of the two apart, at every scale at once; the segmenter is
+trained to bring them together. ``preset: stable`` bounds the critic by spectral norm, lets it see
+the mask beside the masked image (where the intensity is 0 the product hides every error), and caps
+how hard it may push. ``preset: literal`` clips the critic's weights at 0.05 and adds Dice, as the
+published code does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import cached
+
+from delineate.core.case import Batch
+from delineate.core.errors import ConfigError
+from delineate.core.schema import Schema
+from delineate.losses import _sum
+from delineate.losses.adversarial import feature_distance
+from delineate.methods._game import capped, rise, see, with_presets
+from delineate.methods._plan import Plan, Stage, Update
+from delineate.networks import _blocks as blocks
+from delineate.networks import segan_critic
+
+TRAINS = "segmenter"
+
+#: What a preset changes of the defaults of ``Config``.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "stable": {},
+    "literal": {
+        "losses": {"dice": 1.0},
+        "learning_rate": 2e-4,
+        "weight_decay": 0.0,
+        "momentum": 0.5,
+        "critic_rate": 2e-4,
+        "critic_width": 64,
+        "critic_norm": "batch",
+        "spectral_norm": False,
+        "clip": 0.05,
+        "with_mask": False,
+        "gradient_cap": 0.0,
+    },
+}
+
+
+@with_presets(PRESETS)
+@dataclass(frozen=True)
+class Config:
+    """Settings of SegAN."""
+
+    preset: Literal["stable", "literal"] = field(
+        default="stable", metadata={"help": "defaults of the other settings; see the method"}
+    )
+    losses: _sum.Losses = field(
+        default_factory=lambda: dict(_sum.DEFAULT),
+        metadata={"help": "files of losses/ with their weights, beside the critic's"},
+    )
+    learning_rate: float = field(default=2e-3, metadata={"help": "segmenter's peak (AdamW)"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "segmenter's"})
+    momentum: float = field(default=0.9, metadata={"help": "beta 1 of the segmenter's AdamW"})
+    weight: float = field(default=1.0, metadata={"help": "of the distance of features"})
+    warm_up: float = field(default=0.0, metadata={"help": "share of training without it"})
+    ramp: float = field(default=0.2, metadata={"help": "share over which its weight then rises"})
+    gradient_cap: float = field(
+        default=0.5, metadata={"help": "critic's / segmentation gradient at most; 0: no cap"}
+    )
+    critics: Literal["one", "each"] = field(
+        default="one", metadata={"help": "one critic for all regions, or one for each"}
+    )
+    with_mask: bool = field(
+        default=True, metadata={"help": "show the mask beside the masked image"}
+    )
+    critic_width: int = field(default=16, metadata={"help": "channels of the critic's first layer"})
+    critic_layers: int = field(default=4, metadata={"help": "scales beside the image's own"})
+    critic_norm: str = field(default="none", metadata={"help": "none, instance or batch"})
+    spectral_norm: bool = field(default=True, metadata={"help": "bound every critic layer's gain"})
+    clip: float = field(
+        default=0.0, metadata={"help": "largest absolute weight of the critic; 0: no limit"}
+    )
+    critic_rate: float = field(default=4e-3, metadata={"help": "critic's peak (Adam 0.5, 0.999)"})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_up < 1 or min(self.ramp, self.clip, self.gradient_cap) < 0:
+            raise ConfigError(
+                "expected 0 <= warm_up < 1 and ramp, clip and gradient_cap of 0 or more, "
+                f"got {self.warm_up}, {self.ramp}, {self.clip}, {self.gradient_cap}"
+            )
+
+
+class Critics(nn.Module):
+    """The critics of a game: one for all regions, or one for each."""
+
+    member: Tensor
+
+    def __init__(self, config: Config, ndim: int, channels: int, member: Tensor) -> None:
+        super().__init__()
+        self.with_mask = config.with_mask
+        self.share = 1 if config.critics == "each" else len(member)
+        self.register_buffer("member", member)
+        shape = segan_critic.Config(
+            ndim,
+            config.critic_width,
+            config.critic_layers,
+            config.critic_norm,
+            config.spectral_norm,
+        )
+        self.critics = nn.ModuleList(
+            segan_critic.build(shape, (channels + config.with_mask) * self.share)
+            for _ in range(len(member) // self.share)
+        )
+
+    def distance(self, image: Tensor, guess: Tensor, expert: Tensor) -> Tensor:
+        """How far the features of the two masked images lie apart, mean over critics.
+
+        Args:
+            image: ``(B, C, *S)``.
+            guess: ``(B, outputs, *S)`` probabilities.
+            expert: Likewise, one-hot.
+        """
+        if self.with_mask:
+            image = torch.cat([image, torch.ones_like(image[:, :1])], 1)
+        regions = (torch.einsum("rk,bk...->br...", self.member, m) for m in (guess, expert))
+        parts = (torch.split(m, self.share, 1) for m in regions)
+        found = []
+        with cached():  # spectral norm moves on at every use, and equal masks would lie apart
+            for critic, *masks in zip(self.critics, *parts, strict=True):
+                features = (cast(Any, critic).features(see("product", image, m)) for m in masks)
+                found.append(feature_distance(*features))
+        return torch.stack(found).mean()
+
+
+def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -> Plan:
+    """One stage in which critic and segmenter take turns.
+
+    Args:
+        config: Settings.
+        segmenter: ``(B, channels, *S) -> (B, outputs, *S)``.
+        channels: Input channels.
+        schema: Labels of the cohort; its regions are what is masked, or else its labels.
+    """
+    ndim = int(cast(Any, segmenter).config.ndim)
+    critics = Critics(config, ndim, channels, membership(schema))
+    losses = _sum.build(config.losses)
+    own = torch.optim.AdamW(
+        segmenter.parameters(),
+        config.learning_rate,
+        (config.momentum, 0.999),
+        weight_decay=config.weight_decay,
+    )
+    rival = torch.optim.Adam(critics.parameters(), config.critic_rate, (0.5, 0.999))
+
+    def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
+        logits = segmenter(batch.image)
+        loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
+        fine = logits if isinstance(logits, Tensor) else logits[0]
+        guess = fine.softmax(1)
+        expert = blocks.one_hot(batch.label, guess.shape[1]).to(guess.dtype)
+        apart = critics.distance(batch.image, guess.detach(), expert)
+        update(rival, -apart)
+        if config.clip > 0:
+            with torch.no_grad():
+                for parameter in critics.parameters():
+                    parameter.clamp_(-config.clip, config.clip)
+        weight = config.weight * rise(update.progress, config.warm_up, config.ramp)
+        left = critics.distance(batch.image, guess, expert)
+        term, ratio = capped(loss, weight * left, fine, config.gradient_cap or math.inf)
+        update(own, loss + term)
+        return {
+            "loss": loss.detach(),
+            **said,
+            "d_distance": apart.detach(),
+            "grad_ratio": ratio.detach(),
+            "adversarial_weight": loss.new_tensor(weight),
+        }
+
+    modules = {"segmenter": segmenter, "critic": critics}
+    stage = Stage("segan", 1.0, modules, {"segmenter": own, "critic": rival}, step)
+    return Plan((stage,), segmenter)
+
+
+def membership(schema: Schema) -> Tensor:
+    """``(regions, outputs)``: 1 where an output is part of a region, or else of a label."""
+    names = [label.name for label in schema.labels]
+    groups = list(schema.regions.values()) or [(name,) for name in names]
+    member = torch.zeros(len(groups), schema.num_outputs)
+    for row, group in zip(member, groups, strict=True):
+        row[[1 + names.index(name) for name in group]] = 1
+    return member

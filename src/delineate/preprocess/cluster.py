@@ -1,0 +1,364 @@
+"""K-means: voxels of like intensity, as a first guess of tissues without any label.
+
+Images of one channel take the exact optimum, by dynamic programming over a histogram; others
+k-means++ and Lloyd's iterations on voxels drawn with a seed. Clusters are ordered by brightness, so
+that a number means the same from scan to scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.errors import ConfigError, InputError
+from delineate.core.schema import COLOURS
+from delineate.preprocess import _levels
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+#: What the elbow chooses from.
+ELBOW = range(2, 9)
+#: The literal reading of DL-GAN-CNN's equation 4: clusters of coordinates, blind to the image.
+COORDINATES = float("inf")
+#: Voxels assigned at a time.
+_BLOCK = 1 << 18
+#: Share at either end of the values that the bins of a histogram do not reach.
+_TAIL = 0.001
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """What K-means found.
+
+    Args:
+        labels: ``(*S)`` uint8: 0 outside the mask, then from 1 in order of brightness.
+        centres: ``(k, C)`` mean of each cluster, in the units of the values.
+        inertia: Mean squared distance of a voxel to its centre, each feature in units of its
+            standard deviation: one cluster has as much as there are features.
+        curve: The same by number of clusters, on the voxels drawn, where the elbow chose.
+    """
+
+    labels: NDArray[np.uint8]
+    centres: NDArray[np.float64]
+    inertia: float
+    curve: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int:
+        """Number of clusters."""
+        return len(self.centres)
+
+    def one_hot(self, k: int | None = None) -> NDArray[np.float32]:
+        """``(k, *S)``, 1 where a voxel belongs to the cluster; all 0 outside the mask."""
+        return np.stack([self.labels == i for i in range(1, (k or self.k) + 1)]).astype(np.float32)
+
+
+def kmeans(
+    values: Array,
+    mask: Mask | None = None,
+    *,
+    k: int | Literal["elbow"] = 3,
+    order_by: int | None = None,
+    coord_weight: float = 0.0,
+    spacing_mm: Sequence[float] | None = None,
+    update: Literal["mean", "printed"] = "mean",
+    seed: int = 0,
+    voxels: int = 50_000,
+    iterations: int = 20,
+    restarts: int = 3,
+) -> Clusters:
+    """Part the voxels of ``(C, *S)`` inside a mask into ``k`` clusters.
+
+    Args:
+        values: Channels, of any scale: each is brought to mean 0 and variance 1 inside the mask.
+        mask: ``(*S)``; everything by default.
+        k: Number of clusters, or ``elbow``: the one of 2 to 8 whose inertia lies farthest below the
+            chord from 2 clusters to 8. Fewer where there are fewer different values.
+        order_by: Channel whose mean orders the clusters (FLAIR, say); by default the mean of all.
+        coord_weight: Weight of the coordinates beside the intensities; ``COORDINATES`` leaves
+            nothing but them.
+        spacing_mm: Of the axes, for coordinates; ones by default.
+        update: ``printed`` divides the sum of a cluster by k and not by its size, as DL-VAE-CNN's
+            equation 3 has it; it exists so that a test can show the fault.
+        seed: Of the voxels drawn and of the first centres.
+        voxels: Drawn at most, to fit on.
+        iterations: At most, of Lloyd's.
+        restarts: Of which the best counts.
+
+    Raises:
+        ConfigError: A number of clusters that is not from 1 to 255, or a negative weight.
+        InputError: No voxel inside the mask.
+    """
+    if k != "elbow" and not 1 <= k <= 255:
+        raise ConfigError(f"expected 1 to 255 clusters, or elbow, got {k}")
+    if coord_weight < 0:
+        raise ConfigError(f"expected a weight of coordinates from 0 on, got {coord_weight}")
+    if mask is not None and not mask.any():
+        raise InputError("expected voxels inside the mask, got none", code="mask-empty")
+    if len(values) == 1 and coord_weight == 0 and update == "mean":
+        return _by_histogram(values[0], mask, k)
+    inside = np.ones(values.shape[1:], dtype=bool) if mask is None else mask
+    features = _features(values, inside, coord_weight, spacing_mm)
+    drawn = features
+    if features.shape[1] > voxels:
+        chosen = np.random.default_rng(seed).choice(features.shape[1], voxels, replace=False)
+        drawn = features[:, np.sort(chosen)]
+
+    def fit(n: int) -> tuple[Array, float]:
+        found = [
+            _lloyd(drawn, _first(drawn, n, generator), iterations, update)
+            for generator in np.random.default_rng(seed).spawn(restarts)
+        ]
+        return min(found, key=lambda one: one[1])
+
+    fits = {n: fit(n) for n in (ELBOW if k == "elbow" else (k,))}
+    curve = {n: inertia for n, (_, inertia) in fits.items()} if k == "elbow" else {}
+    centres = fits[_elbow(curve) if k == "elbow" else k][0]
+    return _ordered(values, inside, features, centres, order_by, curve)
+
+
+def _elbow(curve: Mapping[int, float]) -> int:
+    """The number whose inertia lies farthest below the chord between the ends of the curve."""
+    n = np.array(list(curve))
+    inertia = np.array(list(curve.values()))
+    chord = np.interp(n, n[[0, -1]], inertia[[0, -1]])
+    return int(n[np.argmax(chord - inertia)])
+
+
+# ------------------------------------------------------------------------------ one channel
+
+
+def _by_histogram(values: Array, mask: Mask | None, k: int | Literal["elbow"]) -> Clusters:
+    """The best clusters of one channel ``(*S)``.
+
+    They are intervals, so that dynamic programming over the bins finds the optimum (Wang and Song
+    2011, doi:10.32614/RJ-2011-015). Bytes have a bin a value; of other numbers, 256 bins
+    lie between the values that all but a thousandth at either end lie within.
+    """
+    import cv2
+
+    if values.dtype == np.uint8:
+        grey, low, width = values, 0.0, 1.0
+    else:
+        values = np.asarray(values, np.float32)
+        low, high = _trimmed(values, mask)
+        grey, width = _levels.to_bytes(values, low, high), (high - low) / 255
+    counts = _levels.count(grey, 256, mask)
+    bins = np.flatnonzero(counts)
+    cuts = _optimum(
+        counts[bins], low + width * bins.astype(np.float64), ELBOW[-1] if k == "elbow" else k
+    )
+    curve = {n: cuts[1][n] for n in ELBOW if n in cuts[1]} if k == "elbow" else {}
+    wanted = k if k != "elbow" else _elbow(curve) if curve else 1
+    found = min(len(cuts[0]), wanted)
+    table = np.zeros(256, np.uint8)
+    for start in cuts[0][found - 1]:
+        table[bins[start] :] += 1
+    looked: Any = cv2.LUT(_levels.flat(grey), table)
+    labels: NDArray[np.uint8] = looked.reshape(grey.shape)
+    labels = labels if mask is None else labels * mask
+    plain = _levels.flat(values)
+    shares = np.bincount(table[bins], weights=counts[bins])[1:] / counts.sum()
+    centres = [cv2.mean(plain, _levels.flat(labels == i))[0] for i in range(1, found + 1)]
+    mean, std = cv2.meanStdDev(plain, mask=None if mask is None else _levels.flat(mask))
+    between = float(shares @ (np.array(centres) - mean.item()) ** 2)
+    inertia = max(0.0, 1 - between / (std.item() ** 2 or 1.0))
+    return Clusters(labels, np.array(centres)[:, None], inertia, curve)
+
+
+def _trimmed(values: Array, mask: Mask | None) -> tuple[float, float]:
+    """Range of ``(*S)`` inside the mask without the tails, on some voxels of a large image."""
+    step = -(-values.size // 500_000)
+    some = values.reshape(-1)[::step]
+    if mask is not None:
+        some = some[mask.reshape(-1)[::step]]
+        some = values[mask] if some.size < 1000 else some
+    low, high = np.quantile(some, (_TAIL, 1 - _TAIL))
+    return (float(low), float(high)) if high > low else _levels.span(values, mask)
+
+
+def _optimum(
+    counts: NDArray[np.int64], places: NDArray[np.float64], most: int
+) -> tuple[list[list[int]], dict[int, float]]:
+    """Best partition of weighted places on a line into 1, 2 … ``most`` intervals.
+
+    Returns:
+        For each number the first place of every interval, and its inertia in units of the variance.
+    """
+    n = len(counts)
+    middle = float(counts @ places / counts.sum())
+    weight = np.concatenate([[0], np.cumsum(counts)]).astype(np.float64)
+    moment = np.concatenate([[0], np.cumsum(counts * (places - middle))])
+    # What an interval from i up to j takes off the sum of squares; the larger the better.
+    size = weight[None, 1:] - weight[:-1, None]
+    gain = np.full((n, n), -np.inf)
+    np.divide((moment[None, 1:] - moment[:-1, None]) ** 2, size, out=gain, where=size > 0)
+    total = float(counts @ (places - middle) ** 2) or 1.0
+    best, chosen = gain[0], []
+    partitions, curve = [[0]], {1: 1 - float(gain[0, -1]) / total}
+    for number in range(2, min(most, n) + 1):
+        options = np.concatenate([[-np.inf], best[:-1]])[:, None] + gain
+        chosen.append(options.argmax(axis=0))
+        best = options[chosen[-1], np.arange(n)]
+        starts, end = [], n - 1
+        for back in reversed(chosen):
+            starts.append(int(back[end]))
+            end = starts[-1] - 1
+        partitions.append([0, *reversed(starts)])
+        curve[number] = max(0.0, 1 - float(best[-1]) / total)
+    return partitions, curve
+
+
+# ------------------------------------------------------------------------- several channels
+
+
+def _features(
+    values: Array, mask: Mask, coord_weight: float, spacing_mm: Sequence[float] | None
+) -> NDArray[np.float32]:
+    """``(F, N)`` of the voxels inside the mask: intensities, then weighted coordinates."""
+    rows = []
+    if coord_weight != COORDINATES:
+        rows = [_standard(channel[mask]) for channel in values]
+    if coord_weight > 0:
+        weight = 1.0 if coord_weight == COORDINATES else coord_weight
+        spacing = np.array(spacing_mm or (1.0,) * mask.ndim)[:, None]
+        places = np.stack(np.nonzero(mask)) * spacing
+        places -= places.mean(axis=1, keepdims=True)
+        # One scale for all axes, so that distances in the body keep their proportions.
+        spread = float(np.sqrt(np.mean(places**2))) or 1.0
+        rows += list((places * (weight / spread)).astype(np.float32))
+    return np.stack(rows)
+
+
+def _standard(values: Array) -> NDArray[np.float32]:
+    mean = values.mean(dtype=np.float64)
+    std = values.std(dtype=np.float64) or 1.0
+    return ((values - np.float32(mean)) / np.float32(std)).astype(np.float32)
+
+
+def _first(x: Array, k: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Centres by k-means++ (Arthur and Vassilvitskii 2007): far ones are likelier."""
+    centres = [x[:, generator.integers(x.shape[1])]]
+    far = np.full(x.shape[1], np.inf)
+    while len(centres) < k:
+        far = np.minimum(far, ((x - centres[-1][:, None]) ** 2).sum(axis=0))
+        total = np.cumsum(far, dtype=np.float64)
+        if total[-1] <= 0:  # as many centres as there are different voxels
+            break
+        centres.append(x[:, np.searchsorted(total, generator.random() * total[-1], side="right")])
+    return np.stack(centres)
+
+
+def _nearest(x: Array, centres: Array) -> tuple[NDArray[np.intp], float]:
+    """The nearest centre of every voxel of ``(F, N)``, and the sum of squared distances."""
+    far = (centres**2).sum(axis=1)[:, None] - 2 * (centres @ x)
+    found = far.argmin(axis=0)
+    rest = np.take_along_axis(far, found[None], axis=0).sum(dtype=np.float64)
+    return found, max(0.0, float(rest) + float(np.square(x).sum(dtype=np.float64)))
+
+
+def _lloyd(x: Array, centres: Array, iterations: int, update: str) -> tuple[Array, float]:
+    """Lloyd's iterations on ``(F, N)``: the centres ``(k, F)`` and the mean squared distance."""
+    k, before = len(centres), None
+    for _ in range(iterations):
+        found, _ = _nearest(x, centres)
+        if before is not None and np.array_equal(found, before):
+            break
+        before = found
+        sums = np.stack([np.bincount(found, weights=row, minlength=k) for row in x], axis=1)
+        sizes = np.bincount(found, minlength=k)[:, None]
+        if update == "printed":
+            centres = (sums / k).astype(np.float32)
+        else:  # a centre that lost all its voxels stays where it was
+            centres = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres).astype(np.float32)
+    return centres, _nearest(x, centres)[1] / x.shape[1]
+
+
+def _ordered(
+    values: Array,
+    mask: Mask,
+    features: Array,
+    centres: Array,
+    order_by: int | None,
+    curve: Mapping[int, float],
+) -> Clusters:
+    """Assign every voxel, drop empty clusters, and number the others from dark to bright."""
+    found = np.empty(features.shape[1], np.intp)
+    rest = 0.0
+    for start in range(0, found.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        found[block], more = _nearest(features[:, block], centres)
+        rest += more
+    sizes = np.bincount(found, minlength=len(centres))
+    inside = [channel[mask] for channel in values]
+    means = np.stack(
+        [np.bincount(found, weights=row, minlength=len(centres)) for row in inside], axis=1
+    ) / np.maximum(sizes, 1)[:, None]  # fmt: skip
+    spread = np.array([row.std(dtype=np.float64) or 1.0 for row in inside])
+    key = (means / spread).mean(axis=1) if order_by is None else means[:, order_by]
+    order = [i for i in np.argsort(key, kind="stable") if sizes[i]]
+    table = np.zeros(len(centres), np.uint8)
+    table[order] = np.arange(1, len(order) + 1)
+    labels = np.zeros(mask.shape, np.uint8)
+    labels[mask] = table[found]
+    return Clusters(labels, means[order], rest / found.size, curve)
+
+
+# ---------------------------------------------------------------------------------- features
+
+
+def describe(
+    labels: NDArray[np.uint8],
+    values: Array,
+    spacing_mm: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+    """What a region looks like, of every region from 1 on.
+
+    Args:
+        labels: ``(*S)``, 0 outside.
+        values: ``(C, *S)``.
+        spacing_mm: Of the axes; ones by default.
+
+    Returns:
+        By region ``voxels``, ``size`` (mm² or mm³), ``mean`` by channel, ``ratio`` of it to the
+        mean of all that has a label, by channel, ``centre_mm`` from the first voxel, and
+        ``eccentricity``: of the ellipse (ellipsoid) of the same second moments, 0 for a ball, near
+        1 for a line.
+    """
+    spacing = np.array(spacing_mm or (1.0,) * labels.ndim)
+    inside = labels > 0
+    names = labels[inside]
+    places = np.stack(np.nonzero(inside)) * spacing[:, None]
+    colours = values[:, inside]
+    whole = colours.mean(axis=1, dtype=np.float64)
+    rows = []
+    for region in range(1, int(labels.max()) + 1):
+        mine = names == region
+        row: dict[str, Any] = {"region": region, "voxels": int(mine.sum())}
+        if row["voxels"]:
+            mean = colours[:, mine].mean(axis=1, dtype=np.float64)
+            moments = np.linalg.eigvalsh(np.atleast_2d(np.cov(places[:, mine], ddof=0)))
+            longest = float(moments[-1])
+            row |= {
+                "size": float(row["voxels"] * spacing.prod()),
+                "mean": mean.tolist(),
+                "ratio": (mean / np.where(whole == 0, np.nan, whole)).tolist(),
+                "centre_mm": places[:, mine].mean(axis=1).tolist(),
+                "eccentricity": float(np.sqrt(max(0.0, 1 - moments[0] / longest)))
+                if longest > 0
+                else 0.0,
+            }
+        rows.append(row)
+    return rows
+
+
+def render(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Regions in colours that colour-blind readers tell apart, ``(3, *S)`` uint8; 0 is black."""
+    palette = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS]
+    table = np.array([[0, 0, 0], *palette], np.uint8)
+    index = np.where(labels > 0, (labels.astype(np.intp) - 1) % len(palette) + 1, 0)
+    return np.ascontiguousarray(np.moveaxis(table[index], -1, 0))

@@ -1,0 +1,213 @@
+"""From a candidate (width, patch, batch) to a network, a plan, a feed and the cost of a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from delineate.core import catalog
+from delineate.core import config as settings
+from delineate.core.errors import ConfigError, ResourceError
+from delineate.data.cache import PreparedCase
+from delineate.engine.budget import Candidate
+from delineate.engine.loop import is_memory
+from delineate.engine.update import EngineUpdate
+from delineate.methods._plan import Plan
+from delineate.networks._cost import Counter
+from delineate.networks._transfer import Transfer, freeze
+from delineate.preprocess.presets import Preparation
+from delineate.tasks import _planning, _weights
+from delineate.tasks._settings import RunConfig
+from delineate.tasks._targets import AnyFeed, Classes, Outlines
+from delineate.tasks._weights import Weights
+
+#: Steps timed of a candidate; the first warms up.
+_TIMED = 4
+#: Steps counted; the R1 penalty comes every eighth.
+_COUNTED = 8
+
+
+@dataclasses.dataclass
+class Bench:
+    """Everything that a candidate needs to be built and tried.
+
+    Args:
+        chosen: Settings of the run, network and method named.
+        target: What the model is to give.
+        preparation: Of the cases.
+        weights: To start from.
+        fabric: Device and precision.
+    """
+
+    chosen: RunConfig
+    target: Outlines | Classes
+    preparation: Preparation
+    weights: Weights | None
+    fabric: Fabric
+    #: What the last network that was built took from the weights, and how much of it is frozen.
+    transfer: Transfer | None = None
+    frozen: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are tried."""
+        return self.fabric.device
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return len(self.preparation.outputs) * (2 * self.target.neighbours + 1)
+
+    def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What is worth measuring: sizes that the network can take, and that suit its weights."""
+        options = self.target.candidates(cases)
+        if self.chosen.patch is None:
+            options = list(dict.fromkeys(self._divisible(option) for option in options))
+        if self.weights is not None:
+            options = _weights.best(options, self._taken)
+        return options
+
+    def network_config(self, candidate: Candidate) -> Any:
+        """Settings of the network: those given, and what follows from the candidate.
+
+        Raises:
+            ConfigError: Not a network for this target, or a setting it does not know.
+        """
+        module = catalog.load("networks", self.chosen.network)
+        if self.target.kind != module.KIND:
+            raise ConfigError(
+                f"expected a {self.target.kind}, got {self.chosen.network!r}, a {module.KIND}",
+                where="network",
+                fix="choose another network, see `delineate networks`",
+                code=f"not-a-{self.target.kind}",
+            )
+        levels = _planning.levels(candidate.patch, self.target.ndim)
+        derived = {
+            "ndim": self.target.ndim,
+            "width": candidate.width,
+            "levels": levels,
+            "deep_supervision": max(0, levels - 3),  # all but the two coarsest, as nnU-Net
+        }
+        names = {f.name for f in dataclasses.fields(module.Config)}
+        values = {k: v for k, v in derived.items() if k in names}
+        wanted = {**values, **self.chosen.network_settings}
+        return settings.from_dict(wanted, module.Config, "network_settings")
+
+    def divisor(self, candidate: Candidate) -> int:
+        """What the network's input must be a multiple of."""
+        network = catalog.load("networks", self.chosen.network)
+        return int(network.divisor(self.network_config(candidate)))
+
+    def _divisible(self, candidate: Candidate) -> Candidate:
+        """The candidate with a patch that the network can take."""
+        patch = _planning.round_to(candidate.patch, self.divisor(candidate))
+        return dataclasses.replace(candidate, patch=patch)
+
+    def _network(self, candidate: Candidate) -> tuple[nn.Module, Transfer | None]:
+        """The network with the weights that the seed gives; then those of a file that fit."""
+        torch.manual_seed(self.chosen.seed)
+        module = catalog.load("networks", self.chosen.network)
+        config = self.network_config(candidate)
+        network: nn.Module = module.build(config, self.channels, len(self.target.outputs))
+        if self.weights is None:
+            return network, None
+        names = _weights.channel_names(self.preparation.outputs, self.target.neighbours)
+        return network, _weights.give(
+            self.weights, module, config, network, names, self.target.outputs
+        )
+
+    def _taken(self, candidate: Candidate) -> int:
+        """How many numbers of the file a candidate's network can use."""
+        transfer = self._network(candidate)[1]
+        return _weights.taken(self.weights, transfer) if self.weights and transfer else 0
+
+    def build(self, candidate: Candidate) -> Plan:
+        """Network and method for a candidate, with the weights that it starts from."""
+        network, transfer = self._network(candidate)
+        if self.weights and transfer:
+            _weights.refuse_nothing(self.weights, transfer, self.chosen.network, network)
+        self.transfer = transfer
+        self.frozen = {part: freeze(network, [part]) for part in self.chosen.freeze}
+        method = catalog.load("methods", self.chosen.method)
+        if self.target.kind != method.TRAINS:
+            raise ConfigError(
+                f"expected a method that trains a {self.target.kind}, got {self.chosen.method!r}",
+                where="method",
+                fix="choose another method, or leave it out",
+                code="method-target",
+            )
+        options = settings.from_dict(self.chosen.method_settings, method.Config, "method_settings")
+        plan: Plan = method.build(options, network, self.channels, self.target.schema)
+        shape = (self.channels, *candidate.patch)
+        _weights.adjust(plan, network, self.chosen.layer_rate, shape)
+        return plan
+
+    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> AnyFeed:
+        """Batches for a candidate."""
+        return self.target.feed(candidate, cases, self.fabric.global_rank)
+
+    def measure(
+        self, candidate: Candidate, cases: Sequence[PreparedCase], compiled: bool = False
+    ) -> float:
+        """Seconds a step of a candidate, sampling and augmentation included."""
+        once = self._step_of(candidate, cases, compiled)
+        times = []
+        for step in range(_TIMED):
+            start = time.perf_counter()
+            once(step)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return sorted(times[1:])[(_TIMED - 1) // 2] * self.chosen.loop.accumulate
+
+    def count(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
+        """Billion multiplications a step, of all that the method computes, backward included.
+
+        The mean over some steps, for methods need not do the same in each.
+        """
+        once = self._step_of(candidate, cases)
+        with Counter() as counter:
+            for step in range(_COUNTED):
+                once(step)
+        return counter.macs / 1e9 / _COUNTED * self.chosen.loop.accumulate
+
+    def _step_of(
+        self, candidate: Candidate, cases: Sequence[PreparedCase], compiled: bool = False
+    ) -> Callable[[int], None]:
+        """The last stage's step of a candidate, fed and guarded, as a function of its number."""
+        plan, feed = self.build(candidate), self.feed(candidate, cases)
+        if compiled:
+            plan.predictor.compile()
+        stage = plan.stages[-1]
+        for module in stage.modules.values():
+            module.to(self.device).train()
+        update = EngineUpdate(self.fabric, 1, self.chosen.loop.clip, progress=0.5)
+
+        def once(step: int) -> None:
+            batch = feed(step, 0, 1)
+            moved: dict[str, Any] = {
+                name: part.to(self.device)
+                for name, part in vars(batch).items()
+                if isinstance(part, Tensor)
+            }
+            batch = dataclasses.replace(batch, **moved)
+            try:
+                with self.fabric.autocast():
+                    stage.step(batch, update)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_memory(error):
+                    raise
+                raise ResourceError(
+                    f"no memory for width {candidate.width}, patch {candidate.patch}, "
+                    f"batch {candidate.batch}",
+                    fix="choose a smaller width, patch or batch in the settings",
+                    code="out-of-memory",
+                ) from error
+
+        return once

@@ -1,0 +1,183 @@
+"""Arms made comparable: one patch that all can take, what a step of each costs, equal compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from delineate.core.errors import ConfigError, DelineateError
+from delineate.core.progress import Progress, Say, silent
+from delineate.data.cache import PreparedCase
+from delineate.data.cohort import Cohort
+from delineate.engine.budget import Candidate
+from delineate.networks._blocks import count_parameters
+from delineate.networks._cost import gmac
+from delineate.tasks import _planning
+from delineate.tasks._settings import RunConfig
+from delineate.tasks._suite import Arm, Suite
+from delineate.tasks._training import Job
+
+#: Start, scoring and report of one training run, in seconds, before the first has been seen.
+OVERHEAD = 20.0
+_LEAST_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An arm, and what it costs here.
+
+    Args:
+        arm: Name of the arm.
+        network, method: What it trains, and how.
+        parameters: Of the predictor.
+        gmac: Billion multiplications of a forward pass of one patch.
+        gmac_step: ... of a training step with everything that it computes, critics included.
+        ms: A forward pass of one patch, in milliseconds.
+        seconds_step: A training step, sampling and augmentation included.
+        steps: What the compute allows.
+    """
+
+    arm: str
+    network: str
+    method: str
+    parameters: int
+    gmac: float
+    gmac_step: float
+    ms: float
+    seconds_step: float
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is the same for all entries: the terms of the contest."""
+
+    width: int
+    patch: tuple[int, ...]
+    batch: int
+    ndim: int
+
+
+def measure(
+    suite: Suite,
+    cohort: Cohort,
+    settings: Callable[[Arm], RunConfig],
+    folder: Path,
+    cache: Path,
+    say: Say,
+    progress: Progress,
+) -> tuple[Terms, list[Entry], list[dict[str, Any]]]:
+    """Agree on a patch, then time and count a step of every arm.
+
+    Args:
+        suite: The arms.
+        cohort: What they learn.
+        settings: Of a run of an arm.
+        folder: For records that nobody needs afterwards.
+        cache: Prepared cases.
+        say: Told what a person should know.
+        progress: Shows how far it is.
+
+    Returns:
+        Terms, entries, and the arms that cannot take part, each with its reason.
+
+    Raises:
+        ConfigError: No arm can.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        Job(settings(arm), cohort, folder, {"hashes": {}}, time.monotonic(), silent, progress,
+            lambda: False, cohort.root, {})
+        for arm in suite.arms
+    ]  # fmt: skip
+    cases: list[PreparedCase] = []
+    for job in jobs:
+        cases = job.ready(cache)[1]["train"]
+    wanted = _candidate(suite, jobs[0], cases)
+    failures: list[dict[str, Any]] = []
+    entries: list[Entry] = []
+    common = 1
+    fitting: list[tuple[Arm, Job]] = []
+    for arm, job in zip(suite.arms, jobs, strict=True):
+        try:
+            common = math.lcm(common, job.bench.divisor(wanted))
+        except DelineateError as error:
+            failures.append(_failure(arm, error))
+            continue
+        fitting.append((arm, job))
+    candidate = dataclasses.replace(wanted, patch=_planning.round_to(wanted.patch, common))
+    for arm, job in progress.track(fitting, "measuring a step of every arm", len(fitting)):
+        try:
+            entries.append(_entry(arm, job, candidate, cases))
+        except DelineateError as error:
+            failures.append(_failure(arm, error))
+    told = [f"{failure['arm']} cannot take part: {failure['reason']}" for failure in failures]
+    for line in told:
+        say(line)
+    if not entries:
+        raise ConfigError("expected an arm that can take part, got none: " + "; ".join(told))
+    terms = Terms(candidate.width, candidate.patch, candidate.batch, len(candidate.patch))
+    return terms, entries, failures
+
+
+def share_out(entries: Sequence[Entry], budget: float) -> list[Entry]:
+    """The same entries with the steps that ``budget`` billion multiplications allow each.
+
+    Raises:
+        ConfigError: Too few for an arm; names the least budget that would do.
+    """
+    least = max(entry.gmac_step for entry in entries) * _LEAST_STEPS
+    if budget < least:
+        raise ConfigError(
+            f"expected compute for at least {_LEAST_STEPS} steps of every arm "
+            f"({least:,.0f} GMAC a run), got {max(0.0, budget):,.0f}",
+            fix="give a longer --budget, fewer arms, or a smaller --width",
+            code="budget-too-small",
+        )
+    return [dataclasses.replace(e, steps=int(budget / e.gmac_step)) for e in entries]
+
+
+def _candidate(suite: Suite, job: Job, cases: Sequence[PreparedCase]) -> Candidate:
+    """Width, patch and batch that the suite wants for data of these dimensions."""
+    nd = job.preparation.ndim
+    shape = _planning.median_shape([case.shape[1:] for case in cases], job.preparation)
+    chosen = job.chosen
+    patch = chosen.patch or _planning.patch_size(shape, suite.patch_voxels[nd], nd)
+    return Candidate(chosen.width or suite.width[nd], patch, chosen.batch or suite.batch[nd])
+
+
+def _entry(arm: Arm, job: Job, candidate: Candidate, cases: list[PreparedCase]) -> Entry:
+    """Count and time one arm."""
+    seconds = job.bench.measure(candidate, cases)
+    network = job.bench.build(candidate).predictor.to(job.device).eval()
+    patch = torch.zeros((1, job.bench.channels, *candidate.patch), device=job.device)
+    times = []
+    with torch.no_grad():
+        for _ in range(4):
+            start = time.perf_counter()
+            network(patch)
+            if job.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return Entry(
+        arm=arm.name,
+        network=arm.network,
+        method=arm.method,
+        parameters=count_parameters(network),
+        gmac=gmac(network, job.bench.channels, candidate.patch),
+        gmac_step=job.bench.count(candidate, cases),
+        ms=1000 * statistics.median(times[1:]),
+        seconds_step=seconds,
+    )
+
+
+def _failure(arm: Arm, error: DelineateError) -> dict[str, Any]:
+    return {"arm": arm.name, "run": None, "reason": error.message}

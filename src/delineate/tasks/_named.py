@@ -1,0 +1,144 @@
+"""Predicted classes beside the true ones: what ``evaluate`` scores where a model names classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.case import Case
+from delineate.core.errors import DelineateError, LayoutError, PartialError
+from delineate.core.progress import Say
+from delineate.data import readers
+from delineate.data.cohort import Cohort
+from delineate.data.layouts._listing import load_json
+from delineate.tasks import _classes
+from delineate.tasks._outputs import INDEX
+
+Row = dict[str, Any]
+
+
+def named(predictions: Path) -> dict[str, Any] | None:
+    """The index of a folder of predicted classes, None for anything else."""
+    document = load_json(predictions / INDEX) if predictions.is_dir() else None
+    return document if document and document.get("classes") else None
+
+
+def evaluate_classes(
+    index: Mapping[str, Any],
+    labels: Path,
+    out: Path,
+    *,
+    seed: int,
+    resamples: int,
+    layout: str | None,
+    subject_pattern: str | None,
+    say: Say,
+) -> dict[str, Any]:
+    """Score the classes of ``predictions.json`` against those of a data set.
+
+    Args:
+        index: Content of ``predictions.json``.
+        labels: Data set with classes, or with label maps where the presence of a structure in a
+            slice was predicted.
+        out: Folder for the results.
+        seed: Of the bootstrap.
+        resamples: Of the bootstrap.
+        layout: Of the data set.
+        subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        say: Told one line at the end.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        LayoutError: No case of the predictions has a class in the data set.
+        PartialError: Some cases could not be scored; the results of the others are written.
+    """
+    cohort = Cohort.open(labels, layout, subject_pattern)
+    cases = {case.id: case for case in cohort.cases}
+    classes = list(index["classes"]["names"])
+    rows: list[Row] = []
+    failures: list[dict[str, str | None]] = []
+    for record in index["cases"]:
+        case = cases.get(record["id"])
+        try:
+            if case is not None and record.get("error") is None:
+                rows += _rows(case, record, index["classes"]["target"], classes)
+        except DelineateError as error:
+            failures.append({"case": case.id if case else None, "code": error.code,
+                             "message": error.message, "where": error.where})  # fmt: skip
+    if not rows:
+        raise LayoutError(
+            f"expected the classes of {len(index['cases'])} predicted cases in the data set, "
+            "got none",
+            where=labels,
+            fix="give the data set that the predictions were made from, with its classes",
+            code="classes-unknown",
+        )
+    summary = _classes.score(rows, classes, seed=seed, resamples=resamples)
+    summary |= {"model": index.get("model"), "labels": str(labels), "failures": failures}
+    _classes.write(out, summary, rows, lambda row: _picture(cases[row["case"]], row.get("slice")))
+    say(_headline(summary))
+    if failures:
+        raise PartialError(
+            f"{len(failures)} of {len(index['cases'])} cases could not be scored: "
+            f"{failures[0]['case']}: {failures[0]['message']}",
+            where=out,
+            fix="the others were scored; mend these and run again",
+        )
+    return summary
+
+
+def _rows(case: Case, record: Mapping[str, Any], target: str, classes: Sequence[str]) -> list[Row]:
+    """What is scored of one case: its slices, or itself."""
+    head = {"case": case.id, "subject": case.subject}
+    slices = record["facts"].get("slices", [])
+    if target == "presence":
+        if case.label is None:
+            return []
+        mask = readers.read_label(case.label).array[0] > 0
+        if slices and slices[0]["slice"] is None:
+            truths = [bool(mask.any())]
+        else:
+            moved = np.moveaxis(mask, record["facts"]["slice_axis"], 0)
+            truths = [bool(moved[one["slice"]].any()) for one in slices]
+        return [
+            {**head, **one, "truth": classes[int(truth)]}
+            for one, truth in zip(slices, truths, strict=True)
+        ]
+    if case.klass not in classes:
+        return []
+    if not slices or slices[0]["slice"] is None:
+        return [{**head, "slice": None, "truth": case.klass, "probabilities": record["classes"]}]
+    return [{**head, **one, "truth": case.klass} for one in slices]
+
+
+def _picture(case: Case, place: int | None) -> NDArray[Any] | None:
+    """The image of a case, or a slice of it, laid out for the reader."""
+    source = next(iter(case.images.values()))
+    image = readers.read(source).array
+    if image.ndim == 4:
+        image = image[..., image.shape[-1] // 2 if place is None else place]
+    flat = image.mean(axis=0) if image.shape[0] > 1 else image[0]
+    return np.asarray(flat)
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    figures = summary["figures"]
+    accuracy, area = figures["balanced_accuracy"], figures["roc_auc"]
+    return (
+        f"balanced accuracy {_told(accuracy)}, ROC-AUC {_told(area)}; "
+        f"{summary['n_subjects']} subjects, {figures['n_samples']} {summary['unit']}s"
+    )
+
+
+def _told(figure: Mapping[str, Any]) -> str:
+    if figure.get("value") is None:
+        return "not defined"
+    low, high = figure.get("ci_low"), figure.get("ci_high")
+    interval = "" if low is None else f" (95 % CI {low:.3f} to {high:.3f})"
+    return f"{figure['value']:.3f}{interval}"

@@ -1,0 +1,128 @@
+"""Many training runs side by side, each a process of its own that can be taken up again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from delineate.core import run
+from delineate.core.progress import Bar, Progress
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a benchmark.
+
+    Args:
+        name: Of its folder.
+        arm: Whose.
+        number: Which of the arm's runs.
+        seconds: It should take.
+        steps: It has.
+    """
+
+    name: str
+    arm: str
+    number: int
+    seconds: float
+    steps: int
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run of this folder came to its end."""
+    record = run.read_json(folder / "run.json") or {}
+    return record.get("status") == "finished" and (folder / "validation" / "cases.csv").exists()
+
+
+def race(
+    runs: Sequence[Run],
+    commands: Mapping[str, Sequence[str]],
+    folder: Path,
+    jobs: int,
+    progress: Progress,
+) -> dict[str, str]:
+    """Do all runs that are not finished, several at a time.
+
+    Ctrl-C, or an error, ends the runs too; the same call goes on where they stood.
+
+    Args:
+        runs: In the order in which they begin.
+        commands: Words after ``delineate``, by name.
+        folder: Holds a folder for every run.
+        jobs: At the same time.
+        progress: Shows how far it is.
+
+    Returns:
+        Names of the runs that failed, each with the last thing it said.
+    """
+    waiting = [one for one in runs if not finished(folder / one.name)]
+    going: dict[str, tuple[Run, subprocess.Popen[bytes]]] = {}
+    failed: dict[str, str] = {}
+    with progress.task(sum(one.seconds for one in runs), "training every arm") as bar:
+        bar.advance(sum(one.seconds for one in runs if one not in waiting))
+        shown: dict[str, float] = {}
+        try:
+            while waiting or going:
+                while waiting and len(going) < jobs:
+                    one = waiting.pop(0)
+                    going[one.name] = one, _start(folder / one.name, commands[one.name])
+                time.sleep(_POLL_SECONDS)
+                for name, (one, process) in list(going.items()):
+                    code = process.poll()
+                    done = one.seconds * (_share(folder / name, one.steps) if code is None else 1)
+                    _advance(bar, shown, name, done)
+                    if code is None:
+                        continue
+                    del going[name]
+                    if code != 0:
+                        failed[name] = _last_words(folder / f"{name}.log", code)
+        finally:
+            for _, process in going.values():
+                process.terminate()
+            for _, process in going.values():
+                process.wait()
+    return failed
+
+
+def _start(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
+    record = run.read_json(folder / "run.json") or {}
+    if record.get("status") in ("finished", "interrupted"):  # but not scored, or stopped half-way
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.log").open("wb") as log:
+        return subprocess.Popen(  # in a session of its own: Ctrl-C reaches this process alone
+            [sys.executable, "-m", "delineate", *words],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def _advance(bar: Bar, shown: dict[str, float], name: str, done: float) -> None:
+    more = done - shown.get(name, 0.0)
+    if more > 0:
+        bar.advance(more)
+        shown[name] = done
+
+
+def _share(folder: Path, steps: int) -> float:
+    """How much of a run its log shows."""
+    try:
+        with (folder / "log.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            last = file.read().splitlines()[-1]
+        return min(1.0, float(json.loads(last)["step"]) / max(1, steps))
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0.0  # not yet, or a line half written
+
+
+def _last_words(log: Path, code: int) -> str:
+    """The last lines that a failed run wrote."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return " ".join(line.strip() for line in lines[-3:]) or f"ended with exit code {code}"

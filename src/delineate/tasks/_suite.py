@@ -1,0 +1,140 @@
+"""A benchmark suite: which arms compete, in what, and what a document printed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from delineate.core import catalog
+from delineate.core import config as settings
+from delineate.core.errors import ConfigError
+from delineate.tasks._settings import RunConfig
+
+_FOLDER = Path(__file__).with_name("suites")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One competitor: a network, a method, and what else differs from the others."""
+
+    name: str = field(metadata={"help": "as shown in tables"})
+    network: str = field(metadata={"help": "a file of networks/"})
+    method: str = field(default="supervised", metadata={"help": "a file of methods/"})
+    settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "settings of a training run that differ"}
+    )
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A paired comparison that was planned before anybody looked: a minus b."""
+
+    name: str = field(metadata={"help": "as shown in tables"})
+    a: str = field(metadata={"help": "an arm"})
+    b: str = field(metadata={"help": "an arm"})
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A table as a document prints it."""
+
+    source: str = field(metadata={"help": "document, table, data"})
+    rounding: float = field(metadata={"help": "one unit of the last printed digit"})
+    columns: tuple[str, ...] = field(metadata={"help": "metrics, in order"})
+    rows: tuple[Mapping[str, Any], ...] = field(metadata={"help": "method and figures"})
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Everything that defines a benchmark but its data and its budget."""
+
+    title: str = field(metadata={"help": "heading of the report"})
+    question: str = field(metadata={"help": "what it is to answer"})
+    arms: tuple[Arm, ...] = field(metadata={"help": "competitors"})
+    metrics: tuple[str, ...] = field(metadata={"help": "columns of cases.csv that are reported"})
+    reference: str | None = field(
+        default=None, metadata={"help": "arm all others are held against"}
+    )
+    contrasts: tuple[Contrast, ...] = field(default=(), metadata={"help": "planned comparisons"})
+    runs: int = field(default=3, metadata={"help": "seeds; each also holds out another part"})
+    budget: str = field(default="2h", metadata={"help": "wall-clock time of everything"})
+    quick_budget: str = field(default="12m", metadata={"help": "the same for --quick"})
+    width: Mapping[int, int] = field(
+        default_factory=lambda: {2: 16, 3: 8}, metadata={"help": "channels, by dimensions"}
+    )
+    batch: Mapping[int, int] = field(
+        default_factory=lambda: {2: 8, 3: 2}, metadata={"help": "patches a step, by dimensions"}
+    )
+    patch_voxels: Mapping[int, int] = field(
+        default_factory=lambda: {2: 128**2, 3: 2**16},
+        metadata={"help": "size of a patch, by dimensions"},
+    )
+    settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "settings of every training run"}
+    )
+    printed: Printed | None = field(default=None, metadata={"help": "a document's own figures"})
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if not names or len(set(names)) != len(names) or self.runs < 2:
+            raise ConfigError(
+                f"expected arms of different names and 2 runs or more, got {names}, {self.runs}"
+            )
+        used = [self.reference] if self.reference else []
+        used += [name for contrast in self.contrasts for name in (contrast.a, contrast.b)]
+        for name in used:
+            if name not in names:
+                raise ConfigError(
+                    f"expected an arm, got {name!r}", fix=settings.nearest(name, names)
+                )
+
+    def check(self) -> None:
+        """Refuse networks, methods and settings that there are not.
+
+        Raises:
+            ConfigError: With the nearest name.
+        """
+        for arm in self.arms:
+            catalog.load("networks", arm.network)
+            catalog.load("methods", arm.method)
+            settings.from_dict({**self.settings, **arm.settings}, RunConfig, arm.name)
+
+    def of_networks(self, wanted: tuple[str, ...]) -> Suite:
+        """The same suite with other arms: ``NETWORK`` or ``NETWORK+METHOD`` each."""
+        known = {(arm.network, arm.method): arm for arm in self.arms if not arm.settings}
+        arms = []
+        for word in dict.fromkeys(name for text in wanted for name in text.split(",") if name):
+            network, _, method = word.partition("+")
+            method = method or "supervised"
+            arms.append(known.get((network, method), Arm(word, network, method)))
+        names = {arm.name for arm in arms}
+        return replace(
+            self,
+            arms=tuple(arms),
+            reference=self.reference if self.reference in names else arms[0].name,
+            contrasts=tuple(c for c in self.contrasts if {c.a, c.b} <= names),
+        )
+
+
+def names() -> list[str]:
+    """The suites that come with Delineate."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Suite:
+    """A suite by name, or of a YAML file.
+
+    Raises:
+        ConfigError: No such suite, or a fault in its file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return settings.load(Path(name), Suite)
+    if name not in names():
+        raise ConfigError(
+            f"expected a benchmark suite, got {name!r}",
+            fix=settings.nearest(name, names()),
+            code="unknown-suite",
+        )
+    return settings.load(_FOLDER / f"{name}.yaml", Suite)

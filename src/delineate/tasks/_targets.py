@@ -1,0 +1,284 @@
+"""What a model is to give: outlines, or classes. Everything that differs between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from delineate.core.case import Batch
+from delineate.core.errors import InputError
+from delineate.data.cache import PreparedCase
+from delineate.data.cohort import Cohort
+from delineate.engine.budget import Candidate
+from delineate.inference import classes
+from delineate.inference.postprocess import choose_rules
+from delineate.preprocess import views
+from delineate.preprocess.presets import Preparation
+from delineate.tasks import _class_feed, _planning
+from delineate.tasks._class_feed import ClassFeed
+from delineate.tasks._feed import Feed, mean_dice, outline
+from delineate.tasks._settings import RunConfig
+
+#: Validation cases looked at while an outline is learned.
+_LOOK = 8
+#: Validation subjects below which a temperature would be a guess.
+_CALIBRATE = 8
+
+
+class AnyFeed(Protocol):
+    """A source of batches that also knows the shape of what it gives."""
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Spatial size."""
+
+    @property
+    def cases(self) -> Sequence[PreparedCase]:
+        """What it draws from."""
+
+    def __call__(self, step: int, micro: int, split: int) -> Batch:
+        """See ``delineate.engine.loop.Batches``."""
+
+
+class Outlines:
+    """A segmenter: a label for every voxel."""
+
+    kind = "segmenter"
+
+    def __init__(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> None:
+        self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation
+        self.outputs = ["background", *(label.name for label in cohort.schema.labels)]
+        self.ndim = preparation.ndim
+        self.neighbours = 0
+        if self.ndim == 2 and preparation.slice_axis is not None:
+            self.neighbours = 1 if chosen.neighbours is None else chosen.neighbours
+
+    @staticmethod
+    def usable(cohort: Cohort) -> Cohort:
+        """The cases that can be learned from and judged.
+
+        Raises:
+            InputError: There is none.
+        """
+        found = cohort.labelled()
+        if not found.cases:
+            raise InputError(
+                "expected label maps beside the scans, got none",
+                where=cohort.root,
+                fix="add label maps, or name them in a table with the columns image and label",
+                code="no-labels",
+            )
+        return found
+
+    def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What is worth measuring, from modest to ambitious."""
+        shape = _planning.median_shape([case.shape[1:] for case in cases], self.preparation)
+        chosen = self.chosen
+        return _planning.candidates(
+            shape, self.ndim, width=chosen.width, patch=chosen.patch, batch=chosen.batch
+        )
+
+    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase], rank: int) -> Feed:
+        """Patches with their labels."""
+        mirror = _planning.mirror_axes(self.schema, self.preparation)
+        return Feed(
+            cases, self.chosen, self.preparation, candidate.patch, candidate.batch, mirror,
+            self.neighbours, rank,
+        )  # fmt: skip
+
+    def look(
+        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+    ) -> dict[str, float]:
+        """Mean Dice of some validation cases."""
+        dices = [
+            mean_dice(
+                outline(network, case, feed, len(self.outputs), device),
+                np.asarray(case.label),
+                self.schema,
+            )
+            for case in cases[:_LOOK]
+        ]
+        return {"val_dice": float(np.nanmean(dices))}
+
+    def settle(
+        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+    ) -> dict[str, Any]:
+        """The part of the model file that is chosen on validation cases: the clean-up."""
+        guesses = [outline(network, case, feed, len(self.outputs), device) for case in cases]
+        truths = [np.asarray(case.label) for case in cases]
+        return {
+            "input": {
+                "channels": list(self.preparation.outputs),
+                "patch": list(feed.patch),
+                "slice_axis": self.preparation.slice_axis,
+                "neighbours": feed.neighbours,
+                "mirror_axes": list(feed.mirror_axes),
+            },
+            "postprocess": dict(choose_rules(guesses, truths, self.schema)),
+        }
+
+
+class Classes:
+    """A classifier: a class for every image, case or slice."""
+
+    kind = "classifier"
+    neighbours = 0
+
+    def __init__(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> None:
+        self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation
+        self.target = "presence" if chosen.target == "presence" else "class"
+        self.outputs = list(_class_feed.class_names(self.target, cohort.schema.classes))
+        volumes = preparation.ndim == 3 or preparation.slice_axis is not None
+        self.ndim = 3 if volumes and chosen.network_settings.get("ndim") == 3 else 2
+        self.axis = None
+        if volumes and self.ndim == 2:
+            axis = preparation.slice_axis
+            self.axis = views.slice_axis((0, 0, 0), 2, axis)
+
+    @staticmethod
+    def usable(cohort: Cohort, target: str) -> Cohort:
+        """The cases that can be learned from and judged.
+
+        Raises:
+            InputError: No case has a class, or all have the same one, or one has a single subject.
+        """
+        if target == "presence":
+            return Outlines.usable(cohort)
+        subjects: dict[str, set[str]] = {}
+        for case in cohort.cases:
+            if case.klass is not None:
+                subjects.setdefault(case.klass, set()).add(case.subject)
+        shown = ", ".join(f"{name} ({len(who)})" for name, who in sorted(subjects.items()))
+        if len(subjects) < 2:
+            raise InputError(
+                f"expected at least two classes, got {shown or 'none'}",
+                where=cohort.root,
+                fix="put images of each class into a folder of its own, "
+                "or name classes in a table with the columns image and class",
+                code="classes-too-few",
+            )
+        lonely = [name for name, who in sorted(subjects.items()) if len(who) < 2]
+        if lonely:
+            raise InputError(
+                f"expected at least two subjects of every class, one to learn from and one to "
+                f"judge, got {shown}",
+                where=cohort.root,
+                fix=f"add subjects, or leave out {', '.join(lonely)}",
+                code="class-lonely",
+            )
+        return cohort.subset([case.id for case in cohort.cases if case.klass is not None])
+
+    def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What is worth measuring, from modest to ambitious."""
+        seen = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
+        shape = [sorted(column)[len(column) // 2] for column in zip(*seen, strict=True)]
+        chosen = self.chosen
+        return _planning.candidates(
+            shape, self.ndim, width=chosen.width, patch=chosen.patch, batch=chosen.batch, whole=True
+        )
+
+    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase], rank: int) -> ClassFeed:
+        """Whole pictures with their classes."""
+        mirror = _planning.mirror_axes(self.schema, self.preparation)
+        return ClassFeed(
+            cases, self.chosen, self.target, tuple(self.outputs), self.axis, candidate.patch,
+            candidate.batch, mirror, rank,
+        )  # fmt: skip
+
+    def look(
+        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+    ) -> dict[str, float]:
+        """Cross-entropy and balanced accuracy of the validation pictures."""
+        logits, truth, _ = self._judge(network, cases, feed, device)
+        if not len(truth):
+            return {}
+        shifted = logits - logits.max(1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        right = logits.argmax(1) == truth
+        recalls = [right[truth == k].mean() for k in np.unique(truth)]
+        return {
+            "val_loss": float(-log_p[np.arange(len(truth)), truth].mean()),
+            "val_balanced_accuracy": float(np.mean(recalls)),
+        }
+
+    def settle(
+        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+    ) -> dict[str, Any]:
+        """The part of the model file that is chosen on validation cases: the temperature."""
+        from delineate.metrics.calibration import fit_temperature
+
+        logits, truth, subjects = self._judge(network, cases, feed, device)
+        try:
+            if len(set(subjects)) < _CALIBRATE:  # slices of one subject are not independent
+                raise InputError(f"expected {_CALIBRATE} subjects, got {len(set(subjects))}")
+            temperature = fit_temperature(logits, truth)
+            why = f"fitted on {len(truth)} pictures of {len(set(subjects))} validation subjects"
+        except InputError as error:
+            temperature, why = 1.0, f"left alone: {error.message}"
+        return {
+            "input": {
+                "channels": list(self.preparation.outputs),
+                "patch": list(feed.patch),
+                "slice_axis": self.axis,
+                "neighbours": 0,
+                "mirror_axes": list(feed.mirror_axes),
+            },
+            "classes": {
+                "names": self.outputs,
+                "target": self.target,
+                "temperature": temperature,
+                "temperature_because": why,
+            },
+            "postprocess": {},
+        }
+
+    def _judge(
+        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+    ) -> tuple[Any, Any, list[str]]:
+        """Logits ``(N, K)``, classes ``(N,)`` and subjects of all pictures of some cases."""
+        logits, truth, subjects = [], [], []
+        for case in cases:
+            known = _class_feed.pictures(case, self.axis, self.target, self.outputs)
+            if not known:
+                continue
+            some = [place for place, _ in known]
+            logits.append(
+                classes.logits(network, case.image, self.axis, some, feed.patch, device)
+            )
+            truth += [klass for _, klass in known]
+            subjects += [case.subject] * len(known)
+        if not logits:
+            return np.zeros((0, len(self.outputs))), np.zeros(0, int), []
+        return np.concatenate(logits), np.array(truth), subjects
+
+
+def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
+    """Settings with the target, and with the method that goes with it, where they were left open.
+
+    A network that is left open stays so where weights will tell which it is.
+    """
+    target, method, network = chosen.target, chosen.method, chosen.network
+    if target == "auto":
+        classed = not cohort.labelled().cases and bool(cohort.schema.classes)
+        target = "class" if classed else "outline"
+    if method == "auto":
+        method = "supervised" if target == "outline" else "classify"
+    if network == "auto" and chosen.weights is None:
+        network = "unet" if target == "outline" else "cnn"
+    return replace(chosen, target=target, method=method, network=network)
+
+
+def usable(target: str, cohort: Cohort) -> Cohort:
+    """The cases that a target can be learned from; see ``Outlines.usable``, ``Classes.usable``."""
+    return Outlines.usable(cohort) if target == "outline" else Classes.usable(cohort, target)
+
+
+def of(
+    target: str, chosen: RunConfig, cohort: Cohort, preparation: Preparation
+) -> Outlines | Classes:
+    """What stands for a target."""
+    return (Outlines if target == "outline" else Classes)(chosen, cohort, preparation)

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from delineate.core.errors import ConfigError, OutputError
+from delineate.core.progress import QUIET
+from delineate.tasks import _runs, _standings, _suite
+from delineate.tasks._entries import Entry, share_out
+from delineate.tasks._runs import Run
+from delineate.tasks._suite import Arm, Contrast, Suite
+
+
+def small(**changes: object) -> Suite:
+    arms = (Arm("A", "unet"), Arm("B", "unet", "adversarial"))
+    given = {"title": "t", "question": "q", "arms": arms, "metrics": ("dice", "accuracy")}
+    return Suite(**{**given, **changes})
+
+
+@pytest.mark.parametrize("name", _suite.names())
+def test_every_suite_names_only_what_there_is(name):
+    suite = _suite.load(name)
+    suite.check()
+    assert suite.runs >= 3
+
+
+def test_a_misspelt_suite_network_or_arm_is_told_with_the_nearest():
+    with pytest.raises(ConfigError, match="s1"):
+        _suite.load("s11")
+    with pytest.raises(ConfigError, match="unet"):
+        small(arms=(Arm("A", "unett"),)).check()
+    with pytest.raises(ConfigError, match="expected an arm, got 'C'"):
+        small(contrasts=(Contrast("x", "A", "C"),))
+
+
+def test_networks_replace_the_arms_and_keep_the_contrasts_that_are_left():
+    suite = _suite.load("s1")
+    chosen = suite.of_networks(("unet,segnet", "unet+adversarial"))
+    assert [arm.name for arm in chosen.arms] == ["U-Net", "SegNet", "adversarial"]
+    assert chosen.reference == "U-Net"
+    assert len(chosen.contrasts) == 1
+    chosen = suite.of_networks(("fcn", "unet+literal"))
+    assert chosen.reference == "FCN-8s"
+    assert chosen.contrasts == ()
+
+
+def test_equal_compute_gives_the_cheaper_network_more_steps():
+    entries = [Entry(n, n, "supervised", 1, 1.0, c, 1.0, 0.1) for n, c in (("a", 2.0), ("b", 4.0))]
+    shared = share_out(entries, 100.0)
+    assert [e.steps for e in shared] == [50, 25]
+    with pytest.raises(ConfigError, match="80 GMAC"):
+        share_out(entries, 79.0)
+
+
+def line(case: str, region: str, state: str, dice: float, kind: str = "region") -> dict[str, str]:
+    return {"case": case, "subject": case[:2], "region": region, "kind": kind, "state": state,
+            "dice": str(dice), "accuracy": "0.99", "accuracy_background": "0.97"}  # fmt: skip
+
+
+def table(shift: float = 0.0) -> list[dict[str, str]]:
+    found = []
+    for i in range(6):
+        found += [
+            line(f"s{i}x", "WT", "ok", 0.5 + 0.05 * i + shift),
+            line(f"s{i}x", "ET", "both empty" if i == 0 else "ok", 1.0 if i == 0 else 0.4),
+            line(f"s{i}x", "oedema", "ok", 0.1, kind="label"),
+        ]
+    return found
+
+
+def test_a_finished_run_becomes_rows_of_regions_and_their_mean():
+    found = _standings.rows(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
+    assert {row["region"] for row in found} == {"WT", "ET", "mean"}
+    first = {row["region"]: row["dice"] for row in found if row["case"] == "s0x"}
+    assert first == {"WT": 0.5, "ET": 1.0, "mean": 0.75}
+
+
+def test_what_nothing_scores_needs_no_training():
+    found = _standings.rows(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
+    entries = _standings.summary(found, ("dice", "accuracy"))
+    told = {
+        (e["region"], e["metric"]): e["mean"] for e in entries if e["arm"] == _standings.NOTHING
+    }
+    assert told["WT", "dice"] == 0.0
+    assert told["ET", "dice"] == pytest.approx(1 / 6)  # right where there is nothing
+    assert told["WT", "accuracy"] == pytest.approx(0.97)
+
+
+def test_a_planned_contrast_is_paired_and_corrected():
+    metrics = ("dice", "accuracy")
+    found = _standings.rows(table(0.1), Run("a-0", "A", 0, 1.0, 10), metrics)
+    found += _standings.rows(table(), Run("b-0", "B", 0, 1.0, 10), metrics)
+    entries = _standings.contrasts(found, small(contrasts=(Contrast("on-off", "A", "B"),)))
+    on = {(e["region"], e["metric"]): e for e in entries}
+    assert on["WT", "dice"]["difference"] == pytest.approx(0.1)
+    assert on["WT", "dice"]["low"] == pytest.approx(0.1)  # the same in every subject
+    assert on["WT", "dice"]["n"] == 6
+    assert on["WT", "dice"]["p"] == pytest.approx(2 / 2**6)
+    assert on["WT", "dice"]["p_holm"] > on["WT", "dice"]["p"]
+    assert on["ET", "dice"]["p"] == 1.0
+
+
+def test_the_printed_tables_are_checked():
+    told = _standings.printed(_suite.load("s1"))
+    claims = [f["claim"] for f in told["findings"]]
+    assert "FCN: Dice 0.4119" in claims
+    assert sum("pixel accuracy" in claim for claim in claims) == 6
+
+
+# --- the processes --------------------------------------------------------------------------------
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
+    runs = [Run("one", "A", 0, 1.0, 1), Run("two", "B", 0, 1.0, 1)]
+    words = {"one": ["--version"], "two": ["train", str(tmp_path / "nowhere")]}
+    failed = _runs.race(runs, words, tmp_path / "runs", 2, QUIET)
+    assert list(failed) == ["two"]
+    assert "nowhere" in failed["two"]
+    assert "delineate" in (tmp_path / "runs" / "one.log").read_text()
+
+
+def test_finished_runs_are_not_done_again(tmp_path: Path):
+    folder = tmp_path / "one"
+    (folder / "validation").mkdir(parents=True)
+    (folder / "validation" / "cases.csv").write_text("case\n")
+    (folder / "run.json").write_text('{"status": "finished"}')
+    assert _runs.race([Run("one", "A", 0, 1.0, 1)], {}, tmp_path, 1, QUIET) == {}
+
+
+def test_stopping_a_benchmark_stops_its_runs(tmp_path: Path):
+    """The children are in sessions of their own; none may go on alone."""
+    code = (
+        "import pathlib, sys\n"
+        "from delineate.core.progress import QUIET\n"
+        "from delineate.tasks import _runs\n"
+        "_runs.sys.executable = sys.argv[2]\n"
+        "runs = [_runs.Run('one', 'A', 0, 1.0, 1)]\n"
+        "_runs.race(runs, {'one': []}, pathlib.Path(sys.argv[1]), 1, QUIET)\n"
+    )
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "runs"), str(sleeper)])
+    until = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    parent.send_signal(signal.SIGINT)
+    parent.wait(30)
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+# --- from end to end ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_small_benchmark_from_end_to_end_and_again(tmp_path: Path):
+    from delineate.tasks.benchmark import benchmark
+    from delineate.tasks.phantom import phantom
+
+    data = phantom(tmp_path / "data", 6, 8.0, 0, missing=0.0)
+    given = {"data": data, "out": tmp_path / "out", "networks": ("unet", "segnet"), "runs": 2,
+             "width": 4}  # fmt: skip
+    told = benchmark("s1", gmac=60.0, **given)
+    page = Path(told["report"]).read_text()
+    assert "U-Net" in page
+    assert "all background" in page
+    before = (tmp_path / "out" / "summary.csv").read_text()
+    again = benchmark("s1", gmac=60.0, **given)
+    assert (tmp_path / "out" / "summary.csv").read_text() == before
+    assert again == told
+    with pytest.raises(OutputError, match="benchmark"):
+        benchmark("s1", gmac=61.0, **given)
