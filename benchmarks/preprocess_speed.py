@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage import exposure, restoration
+from skimage import exposure
 from sklearn.cluster import KMeans
 
 from delineate.preprocess import bias, cluster, denoise, equalise
@@ -70,20 +70,20 @@ def stages(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[Stages
             "delineate (exact)": lambda: cluster.kmeans(values[:1], mask),
             "delineate, bytes": lambda: cluster.kmeans(grey[None], mask),
             "scikit-learn, 1 start": lambda: KMeans(3, n_init=1, random_state=0).fit(z[:, :1]),
-            "cv2": lambda: cv2_way(z[:, :1]),
+            "cv2, 1 start": lambda: cv2_way(z[:, :1]),
         },
         "K-means of two channels, k = 3": {
-            "delineate": lambda: cluster.kmeans(values, mask),
+            "delineate, 3 starts on 50,000": lambda: cluster.kmeans(values, mask),
             "scikit-learn, 3 starts": lambda: KMeans(3, n_init=3, random_state=0).fit(z),
-            "cv2": lambda: cv2_way(z),
+            "cv2, 1 start": lambda: cv2_way(z),
         },
         "elbow, one channel, k = 2 to 8": {
             "delineate (exact)": lambda: cluster.kmeans(values[:1], mask, k="elbow"),
         },
         "Gaussian": {"delineate (SciPy)": lambda: denoise.gaussian(image)},
         "wavelets, BayesShrink": {
-            "delineate db2": lambda: denoise.wavelet(image, shifts=1),
-            "delineate db2, shifted": lambda: denoise.wavelet(image),
+            "delineate db2, 1 shift": lambda: denoise.wavelet(image, shifts=1),
+            **({"delineate db2, 2 x 2": lambda: denoise.wavelet(image)} if flat else {}),
         },
         "shading, smooth": {"delineate": lambda: bias.smooth(image, mask)},
     }
@@ -95,7 +95,6 @@ def stages(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[Stages
         "non-local means": {
             "delineate (scikit-image)": lambda: denoise.non_local_means(image),
         },
-        "wavelets, BayesShrink": {"scikit-image db2": lambda: skimage_wavelet(image)},
         "shading, N4": {"delineate (SimpleITK, 1 thread)": lambda: bias.n4(image, mask)},
     }
     return (fast, slow) if thick else ({k: {**v, **slow.pop(k, {})} for k, v in fast.items()}, slow)
@@ -110,13 +109,6 @@ def numpy_way(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def cv2_way(z: NDArray[np.float32]) -> object:
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 1e-4)
     return cv2.kmeans(z, 3, None, stop, 1, cv2.KMEANS_PP_CENTERS)
-
-
-def skimage_wavelet(image: NDArray[np.float32]) -> object:
-    try:
-        return restoration.denoise_wavelet(image, wavelet="db2", rescale_sigma=False)
-    except ImportError:  # it needs PyWavelets
-        return None
 
 
 def measure(stages: Stages, repeats: int, title: str) -> None:

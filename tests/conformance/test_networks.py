@@ -23,7 +23,8 @@ SMALL: dict[str, Any] = {"width": 4, "widths": (4, 8, 8)}
 #: ... and what single networks need beside it.
 SMALL_OF: dict[str, dict[str, Any]] = {
     "dbn": {"grid": 4, "units": (16, 8)},
-    "efficientnet": {"width": 8},
+    "densenet": {"layers": (2, 3, 2)},
+    "efficientnet": {"drop_path": 0.0},
     "fcn": {"levels": 4},
     "mobilenet_unet": {"levels": 4},
     "sam_automed": {"dim": 24, "depth": 2, "neck": 16, "adapter": 6, "window": 2},
@@ -69,9 +70,7 @@ def make(name: str, ndim: int, seed: int = 0) -> tuple[ModuleType, Any, nn.Modul
 def size(module: ModuleType, chosen: Any) -> tuple[int, ...]:
     """Unequal sizes that the network takes, with several voxels at its coarsest level."""
     step = module.divisor(chosen)
-    least = max(
-        step * (1 if step >= 32 else max(2, -(-16 // step))), getattr(module, "LEAST", 0)
-    )
+    least = max(step * (1 if step >= 32 else max(2, -(-16 // step))), getattr(module, "LEAST", 0))
     return (least, least + step, least)[: chosen.ndim]
 
 

@@ -14,7 +14,14 @@ from delineate.inference.predictor import Predictor
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 
-TINY = "width: 4\npatch: [16, 16, 16]\nbatch: 2\nderived: [equalised, clusters]\nclusters: 4\nholdout: 0\n"
+TINY = """
+width: 4
+patch: [16, 16, 16]
+batch: 2
+derived: [equalised, clusters]
+clusters: 4
+holdout: 0
+"""
 
 
 def test_a_run_sees_derived_channels_and_its_model_file_needs_none(tmp_path: Path) -> None:

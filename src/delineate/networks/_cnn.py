@@ -61,8 +61,9 @@ class PlainClassifier(nn.Module):
             layers.append(imagenet.HalvingPool())
         self.features = nn.Sequential(*layers)
         self.dense = nn.Sequential(nn.Linear(widths[-1], config.hidden), nn.ReLU())
-        self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.hidden, outputs))
-        blocks.initialise(self)
+        last = nn.Linear(config.hidden, outputs)
+        self.head = nn.Sequential(nn.Dropout(config.dropout), last)
+        imagenet.initialise(self, last)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, hidden)``."""

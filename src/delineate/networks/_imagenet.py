@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError
+from delineate.networks import _blocks as blocks
 
 #: Convolutions in each of VGG's stages, by depth.
 VGG_STAGES = {
@@ -76,6 +77,16 @@ def scaled(channels: int, width: int, paper: int) -> int:
     return max(2, (2 * channels * width + paper) // (2 * paper))
 
 
+def initialise(network: nn.Module, *last: nn.Linear) -> None:
+    """He initialisation, and small weights in the last layers: at first all classes are as likely.
+
+    The standard deviation of 0.01 is that of Krizhevsky et al. 2012.
+    """
+    blocks.initialise(network)
+    for layer in last:
+        nn.init.normal_(layer.weight, std=0.01)
+
+
 class Unit(nn.Module):
     """Convolution without bias, batch norm, ReLU, with the names that the Inceptions have."""
 
@@ -114,7 +125,7 @@ class HalvingPool(nn.Module):
 
 
 class Vgg(nn.Module):
-    """VGG of any depth and width, ``(B, C, H, W) -> (B, outputs)``.
+    """VGG of any depth and width with fresh weights, ``(B, C, H, W) -> (B, outputs)``.
 
     Args:
         depth: One of ``VGG_STAGES``.
@@ -144,11 +155,13 @@ class Vgg(nn.Module):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(7)
         dense = 64 * width
+        last = nn.Linear(dense, outputs)
         self.classifier = nn.Sequential(
             nn.Linear(before * 49, dense), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(dense, dense), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(dense, outputs),
+            last,
         )  # fmt: skip
+        initialise(self, last)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, 64 width)``."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from delineate.networks import _blocks as blocks
 from delineate.networks import _imagenet as imagenet
 
 PAPER = "Krizhevsky et al. 2012, doi:10.1145/3065386; Krizhevsky 2014, arXiv:1404.5997"
@@ -62,12 +61,13 @@ class AlexNet(nn.Module):
             nn.Conv2d(4 * width, 4 * width, 3, padding=1), nn.ReLU(), imagenet.HalvingPool(3),
         )  # fmt: skip
         self.avgpool = nn.AdaptiveAvgPool2d(6)
+        last = nn.Linear(dense, outputs)
         self.classifier = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(4 * width * 36, dense), nn.ReLU(),
             nn.Dropout(dropout), nn.Linear(dense, dense), nn.ReLU(),
-            nn.Linear(dense, outputs),
+            last,
         )  # fmt: skip
-        blocks.initialise(self)
+        imagenet.initialise(self, last)
 
     def _flat(self, x: Tensor) -> Tensor:
         imagenet.require_least(x.shape[2:], LEAST)

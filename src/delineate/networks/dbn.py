@@ -47,7 +47,7 @@ def divisor(config: Config) -> int:
 
 
 def build(config: Config, channels: int, outputs: int) -> DeepBelief:
-    """A deep belief network with fresh weights (Glorot initialisation).
+    """A deep belief network with fresh weights (variance one over the inputs).
 
     Args:
         config: Shape of the network.
@@ -63,24 +63,29 @@ class DeepBelief(nn.Module):
     def __init__(self, config: Config, channels: int, outputs: int) -> None:
         super().__init__()
         self.config = config
-        sizes = [channels * config.grid**config.ndim, *config.units]
-        self.machines = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
-        self.head = nn.Linear(sizes[-1], outputs)
+        first = nn.Conv3d if config.ndim == 3 else nn.Conv2d  # a kernel as large as the grid
+        self.machines = nn.ModuleList([first(channels, config.units[0], config.grid)])
+        self.machines.extend(nn.Linear(*pair) for pair in pairwise(config.units))
+        self.head = nn.Linear(config.units[-1], outputs)
         for part in (*self.machines, self.head):
-            nn.init.xavier_normal_(part.weight, gain=1.0 if part is self.head else 4.0)
+            nn.init.kaiming_normal_(part.weight, nonlinearity="sigmoid")
             nn.init.zeros_(part.bias)
 
     def visible(self, x: Tensor) -> Tensor:
-        """What the first machine sees: ``(B, C * grid ** ndim)`` in (0, 1)."""
+        """What the first machine sees: ``(B, C, *grid)`` in (0, 1)."""
         pool = F.adaptive_avg_pool3d if x.ndim == 5 else F.adaptive_avg_pool2d
-        return torch.sigmoid(pool(x, self.config.grid)).flatten(1)
+        return torch.sigmoid(pool(x, self.config.grid))
+
+    def hidden(self, x: Tensor, machines: int) -> Tensor:
+        """What the machine after so many others sees, flat."""
+        x = self.visible(x)
+        for machine in list(self.machines)[:machines]:
+            x = torch.sigmoid(machine(x)).flatten(1)
+        return x.flatten(1)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, F)``: probabilities of the last hidden units."""
-        x = self.visible(x)
-        for machine in self.machines:
-            x = torch.sigmoid(machine(x))
-        return x
+        return self.hidden(x, len(self.machines))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, outputs)``."""
@@ -121,22 +126,20 @@ def pretrain(
             fix="give a list, or an object whose __iter__ begins anew",
         )
     draw = torch.Generator().manual_seed(seed)
-    errors: list[list[float]] = []
-    for level, machine in enumerate(network.machines):
-        if not isinstance(machine, nn.Linear):
-            raise TypeError(f"a machine is a linear layer, not {type(machine).__name__}")
-        errors.append(_train(network, level, machine, batches, epochs, rate, draw))
-    return errors
+    return [
+        _train(network, level, batches, epochs, rate, draw)
+        for level in range(len(network.machines))
+    ]
 
 
 def _train(
-    network: DeepBelief, level: int, machine: nn.Linear, batches: Iterable[Tensor], epochs: int,
-    rate: float, draw: torch.Generator,
+    network: DeepBelief, level: int, batches: Iterable[Tensor], epochs: int, rate: float,
+    draw: torch.Generator,
 ) -> list[float]:  # fmt: skip
     """Errors of one machine by epoch."""
-    weight, bias = machine.weight, machine.bias
-    weight.copy_(0.01 * torch.randn(weight.shape, generator=draw))
-    bias.zero_()
+    parts = dict(network.machines[level].named_parameters())
+    parts["weight"].copy_(0.01 * torch.randn(parts["weight"].shape, generator=draw))
+    weight, bias = parts["weight"].flatten(1), parts["bias"].zero_()
     seen = weight.new_zeros(weight.shape[1])  # biases of the units below, only needed here
     speed = [torch.zeros_like(tensor) for tensor in (weight, bias, seen)]
     found: list[float] = []
@@ -144,9 +147,7 @@ def _train(
         momentum = 0.5 if epoch < _FIRST_EPOCHS else 0.9
         total, count = 0.0, 0
         for images in batches:
-            below = network.visible(images.to(weight))
-            for lower in list(network.machines)[:level]:
-                below = torch.sigmoid(lower(below))
+            below = network.hidden(images.to(weight), level)
             up = torch.sigmoid(F.linear(below, weight, bias))
             sample = (torch.rand(up.shape, generator=draw).to(up) < up).to(up)
             down = torch.sigmoid(F.linear(sample, weight.T, seen))

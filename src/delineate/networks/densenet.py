@@ -41,6 +41,9 @@ class Config:
     width: int = field(default=16, metadata={"help": "channels of the first layer; paper: 64"})
     growth: int = field(default=0, metadata={"help": "features that a layer adds; 0: width / 2"})
     depth: int = field(default=121, metadata={"help": "layers with weights: 121, 161, 169 or 201"})
+    layers: tuple[int, ...] = field(
+        default=(), metadata={"help": "layers of each block; empty: what depth says"}
+    )
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3) or self.width < 2 or self.growth < 0:
@@ -49,6 +52,8 @@ class Config:
                 f"{self.ndim}, {self.width}, {self.growth}"
             )
         imagenet.require_one_of("depth", self.depth, list(STAGES))
+        if self.layers and min(self.layers) < 1:
+            raise ConfigError(f"expected layers >= 1 in every block, got {self.layers}")
 
 
 def divisor(config: Config) -> int:
@@ -134,7 +139,7 @@ class DenseNet(nn.Module):
             "relu0": nn.ReLU(),
             "pool0": (nn.MaxPool3d if nd == 3 else nn.MaxPool2d)(3, 2, 1),
         }
-        stages = STAGES[config.depth]
+        stages = config.layers or STAGES[config.depth]
         for i, count in enumerate(stages, 1):
             parts[f"denseblock{i}"] = DenseBlock(nd, width, growth, count)
             width += count * growth
@@ -144,7 +149,7 @@ class DenseNet(nn.Module):
         parts["norm5"] = blocks.norm(nd, width, "batch")
         self.features = nn.Sequential(OrderedDict(parts))
         self.classifier = nn.Linear(width, outputs)
-        blocks.initialise(self)
+        imagenet.initialise(self, self.classifier)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, F)``."""

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError
-from delineate.networks import _blocks as blocks
 from delineate.networks import _imagenet as imagenet
 
 PAPER = "Tan & Le 2019, arXiv:1905.11946"
@@ -172,8 +171,9 @@ class EfficientNet(nn.Module):
             parts.append(nn.Sequential(*layers))
         parts.append(_unit(before, 4 * before, 1, eps=eps))
         self.features = nn.Sequential(*parts)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * before, outputs))
-        blocks.initialise(self)
+        last = nn.Linear(4 * before, outputs)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), last)
+        imagenet.initialise(self, last)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, F)``."""

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError
-from delineate.networks import _blocks as blocks
 from delineate.networks import _imagenet as imagenet
 
 PAPER = "Simonyan & Zisserman 2015, arXiv:1409.1556; Lakshminarayanan et al. 2017, arXiv:1612.01474"
@@ -66,7 +65,6 @@ class Ensemble(nn.Module):
             imagenet.Vgg(depth, config.width, channels, outputs, config.batch_norm, config.dropout)
             for depth in config.depths
         )
-        blocks.initialise(self)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features of all members before their last layers, ``(B, members * 64 width)``."""

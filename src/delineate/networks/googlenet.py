@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from delineate.networks import _blocks as blocks
 from delineate.networks import _imagenet as imagenet
 
 PAPER = "Szegedy et al. 2015, arXiv:1409.4842"
@@ -124,7 +123,8 @@ class GoogLeNet(nn.Module):
             self.add_module(f"aux{i}", Head(found[name], width, outputs))
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(before, outputs)
-        blocks.initialise(self)
+        heads = [part.fc2 for part in self.children() if isinstance(part, Head)]
+        imagenet.initialise(self, self.fc, *heads)
 
     def _maps(self, x: Tensor) -> dict[str, Tensor]:
         """What each module gives, in order."""

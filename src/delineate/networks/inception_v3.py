@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from delineate.networks import _blocks as blocks
 from delineate.networks import _imagenet as imagenet
 
 PAPER = "Szegedy et al. 2016, arXiv:1512.00567"
@@ -217,7 +216,7 @@ class InceptionV3(nn.Module):
         self.AuxLogits = Head(tapped, width, outputs) if config.auxiliary else None
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(before, outputs)
-        blocks.initialise(self)
+        imagenet.initialise(self, self.fc)
 
     def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the tapped module gives, and what the last one gives."""

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError
-from delineate.networks import _blocks as blocks
 from delineate.networks import _imagenet as imagenet
 
 PAPER = "LeCun et al. 1998, doi:10.1109/5.726791"
@@ -100,7 +99,7 @@ class LeNet(nn.Module):
             nn.Linear(25 * two, three), nn.ReLU(), nn.Linear(three, four), nn.ReLU()
         )
         self.head = nn.Linear(four, outputs)
-        blocks.initialise(self)
+        imagenet.initialise(self, self.head)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, 84)``."""

@@ -120,7 +120,7 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*layers))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.fc = nn.Linear(before, outputs)
-        blocks.initialise(self)
+        imagenet.initialise(self, self.fc)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, F)``."""

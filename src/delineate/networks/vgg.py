@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from delineate.networks import _blocks as blocks
 from delineate.networks import _imagenet as imagenet
 
 PAPER = "Simonyan & Zisserman 2015, arXiv:1409.1556"
@@ -48,5 +47,4 @@ def build(config: Config, channels: int, outputs: int) -> imagenet.Vgg:
         config.depth, config.width, channels, outputs, config.batch_norm, config.dropout
     )
     net.config = config
-    blocks.initialise(net)
     return net

@@ -163,11 +163,16 @@ def _by_histogram(values: Array, mask: Mask | None, k: int | Literal["elbow"]) -
     labels = labels if mask is None else labels * mask
     plain = _levels.flat(values)
     shares = np.bincount(table[bins], weights=counts[bins])[1:] / counts.sum()
-    centres = [cv2.mean(plain, _levels.flat(labels == i))[0] for i in range(1, found + 1)]
+    if values.dtype == np.uint8:  # the bins are the values
+        sums = np.bincount(table[bins], weights=counts[bins] * bins)[1:]
+        centres = sums / (shares * counts.sum())
+    else:
+        means = [cv2.mean(plain, _levels.flat(labels == i))[0] for i in range(1, found + 1)]
+        centres = np.array(means)
     mean, std = cv2.meanStdDev(plain, mask=None if mask is None else _levels.flat(mask))
-    between = float(shares @ (np.array(centres) - mean.item()) ** 2)
+    between = float(shares @ (centres - mean.item()) ** 2)
     inertia = max(0.0, 1 - between / (std.item() ** 2 or 1.0))
-    return Clusters(labels, np.array(centres)[:, None], inertia, curve)
+    return Clusters(labels, centres[:, None], inertia, curve)
 
 
 def _trimmed(values: Array, mask: Mask | None) -> tuple[float, float]:

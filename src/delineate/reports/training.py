@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from delineate.reports import audit, evaluation, page
+from delineate.reports import audit, classification, evaluation, page
 from delineate.reports._run_folder import RunFolder
 from delineate.reports.figures import curves
 from delineate.reports.page import (
@@ -47,8 +47,7 @@ def write(path: Path, run: Path) -> Path:
         OutputError: The file cannot be written.
     """
     found = RunFolder.read(run)
-    head = evaluation.headline(found.summary, found.cases)
-    results = evaluation.sections(found.summary, found.cases, found.pictures)
+    results, told, lead = _results(found)
     sections: list[Section] = [
         *results,
         ("Training", _curves(found)),
@@ -61,13 +60,41 @@ def write(path: Path, run: Path) -> Path:
         name,
         sections,
         kind="training report",
-        verdict=_verdict(found, head),
-        lead=evaluation.tiles(head, _time_tile(found)),
+        verdict=_verdict(found, told),
+        lead=lead,
     )
     return page.write(path, html)
 
 
-def _verdict(found: RunFolder, head: Mapping[str, Any]) -> str:
+def _results(found: RunFolder) -> tuple[list[Section], list[str], Markup]:
+    """Sections, sentences and tiles of the held-out cases: outlines, or classes."""
+    if found.summary.get("format") == "delineate-classification":
+        rows = [_answer(row) for row in found.cases]
+        sections = classification.sections(found.summary, rows, [])
+        return (
+            [one for one in sections if one[0] != "Worst mistakes"],  # pictures: validation/
+            classification.verdict(found.summary),
+            classification.tiles(found.summary),
+        )
+    head = evaluation.headline(found.summary, found.cases)
+    told = evaluation.verdict(head)
+    if as_number(head["dice"].get("mean")) is None:
+        told.append("No held-out cases were scored, so nothing can be said of its quality.")
+    sections = evaluation.sections(found.summary, found.cases, found.pictures)
+    return sections, told, evaluation.tiles(head, _time_tile(found))
+
+
+def _answer(row: Mapping[str, str]) -> dict[str, Any]:
+    """A line of ``cases.csv`` of a classifier as its page wants it."""
+    return {
+        **row,
+        "right": row.get("right") == "yes",
+        "confidence": as_number(row.get("confidence")),
+        "probabilities": {},
+    }
+
+
+def _verdict(found: RunFolder, told: list[str]) -> str:
     run = found.run
     network = plain(run.get("network") or as_dict(run.get("plan")).get("network"))
     cases, subjects = _part(found, "train")
@@ -76,9 +103,7 @@ def _verdict(found: RunFolder, head: Mapping[str, Any]) -> str:
         start += f" ({plain(run['method'])})"
     if cases:
         start += f" on {plural(cases, 'case')} of {plural(subjects, 'subject')}"
-    sentences = [f"{start}.", *evaluation.verdict(head)]
-    if as_number(head["dice"].get("mean")) is None:
-        sentences.append("No held-out cases were scored, so nothing can be said of its quality.")
+    sentences = [f"{start}.", *told]
     if found.split.get("leaky"):
         sentences.append(_LEAKY)
     used, budget = duration(run.get("seconds")), duration(run.get("budget_seconds"))
