@@ -38,11 +38,12 @@ def options(name: str) -> list[dict[str, Any]]:
 
 
 VARIANTS = [
-    pytest.param(name, chosen, id="-".join([name, *chosen.values()]))
+    pytest.param(name, kind, chosen, id="-".join([name, kind, *chosen.values()]))
     for name in catalog.members("methods")
+    for kind in catalog.load("methods", name).TRAINS
     for chosen in options(name)
 ]
-every = pytest.mark.parametrize(("name", "chosen"), VARIANTS)
+every = pytest.mark.parametrize(("name", "kind", "chosen"), VARIANTS)
 
 
 def batches(step: int, micro: int, split: int) -> Batch:
@@ -69,15 +70,17 @@ def feed(plan: Plan) -> Callable[[int, int, int], Batch]:
     return pictures if "classifier" in plan.stages[-1].modules else batches
 
 
-def make(name: str, chosen: Mapping[str, Any]) -> Plan:
+def make(name: str, kind: str, chosen: Mapping[str, Any]) -> Plan:
     torch.manual_seed(0)
     module = catalog.load("methods", name)
-    net: nn.Module
-    if module.TRAINS == "segmenter":
-        net = unet.build(unet.Config(ndim=2, width=4, levels=3), 1, SCHEMA.num_outputs)
-    else:
-        shape = resganet_classifier.Config(ndim=2, width=4)
-        net = resganet_classifier.build(shape, 1, len(SCHEMA.classes))
+    # a method that trains no network but its own says which
+    own: str | None = getattr(module, "NETWORKS", {}).get(kind)
+    network: Any = resganet_classifier if kind == "classifier" else unet
+    if own is not None:
+        network = catalog.load("networks", own)
+    size = {"levels": 3} if kind == "segmenter" else {}
+    outputs = len(SCHEMA.classes) if kind == "classifier" else SCHEMA.num_outputs
+    net: nn.Module = network.build(network.Config(ndim=2, width=4, **size), 1, outputs)
     names = {f.name for f in dataclasses.fields(module.Config)}
     small = {key: value for key, value in SMALL.items() if key in names}
     plan: Plan = module.build(module.Config(**small, **chosen), net, 1, SCHEMA)
@@ -114,7 +117,10 @@ class Spy:
 def test_a_method_file_has_what_the_catalog_promises(name: str) -> None:
     module = catalog.load("methods", name)
     assert module.__doc__
-    assert module.TRAINS in ("segmenter", "classifier")
+    assert module.TRAINS
+    assert set(module.TRAINS) <= {"segmenter", "classifier"}
+    for kind, network in getattr(module, "NETWORKS", {}).items():
+        assert catalog.load("networks", network).KIND == kind
     assert module.Config.__dataclass_params__.frozen
     for setting in dataclasses.fields(module.Config):
         assert setting.metadata.get("help"), f"{setting.name} has no help"
@@ -122,8 +128,8 @@ def test_a_method_file_has_what_the_catalog_promises(name: str) -> None:
 
 
 @every
-def test_its_plan_keeps_the_contract(name: str, chosen: Mapping[str, Any]) -> None:
-    plan = make(name, chosen)
+def test_its_plan_keeps_the_contract(name: str, kind: str, chosen: Mapping[str, Any]) -> None:
+    plan = make(name, kind, chosen)
     assert math.isclose(sum(stage.share for stage in plan.stages), 1)
     assert all(stage.share > 0 for stage in plan.stages)
     assert len({stage.name for stage in plan.stages}) == len(plan.stages)
@@ -142,9 +148,9 @@ def test_its_plan_keeps_the_contract(name: str, chosen: Mapping[str, Any]) -> No
 
 @every
 def test_a_step_updates_every_optimiser_once_and_says_its_loss(
-    name: str, chosen: Mapping[str, Any]
+    name: str, kind: str, chosen: Mapping[str, Any]
 ) -> None:
-    plan = make(name, chosen)
+    plan = make(name, kind, chosen)
     for stage in plan.stages:
         for step in range(3):
             spy = Spy()
@@ -159,8 +165,8 @@ def test_a_step_updates_every_optimiser_once_and_says_its_loss(
 
 
 @every
-def test_it_learns(name: str, chosen: Mapping[str, Any], tmp_path: Path) -> None:
-    plan = make(name, chosen)
+def test_it_learns(name: str, kind: str, chosen: Mapping[str, Any], tmp_path: Path) -> None:
+    plan = make(name, kind, chosen)
     for stage in plan.stages:
         for optimiser in stage.optimisers.values():
             for group in optimiser.param_groups:
@@ -173,13 +179,15 @@ def test_it_learns(name: str, chosen: Mapping[str, Any], tmp_path: Path) -> None
 
 
 @every
-def test_it_goes_on_bit_exactly(name: str, chosen: Mapping[str, Any], tmp_path: Path) -> None:
+def test_it_goes_on_bit_exactly(
+    name: str, kind: str, chosen: Mapping[str, Any], tmp_path: Path
+) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
-    one = loop(make(name, chosen), whole, 6).run()
-    first = loop(make(name, chosen), part, 6)
+    one = loop(make(name, kind, chosen), whole, 6).run()
+    first = loop(make(name, kind, chosen), part, 6)
     first.stop = lambda: first.pace.step >= 3
     first.run()
-    two = loop(make(name, chosen), part, 6).run()
+    two = loop(make(name, kind, chosen), part, 6).run()
     for key, tensor in one.predictor.state_dict().items():
         assert torch.equal(tensor, two.predictor.state_dict()[key]), key
     for a, b in zip(log(whole), log(part), strict=True):
@@ -189,12 +197,14 @@ def test_it_goes_on_bit_exactly(name: str, chosen: Mapping[str, Any], tmp_path: 
 
 
 @every
-def test_its_predictor_gives_logits(name: str, chosen: Mapping[str, Any], tmp_path: Path) -> None:
-    predictor = loop(make(name, chosen), tmp_path, 2).run().predictor
+def test_its_predictor_gives_logits(
+    name: str, kind: str, chosen: Mapping[str, Any], tmp_path: Path
+) -> None:
+    predictor = loop(make(name, kind, chosen), tmp_path, 2).run().predictor
     assert not predictor.training
     with torch.no_grad():
         logits = predictor(torch.zeros(2, 1, SIZE, 2 * SIZE))
-    if catalog.load("methods", name).TRAINS == "classifier":
+    if kind == "classifier":
         assert logits.shape == (2, len(SCHEMA.classes))
     else:
         assert logits.shape == (2, SCHEMA.num_outputs, SIZE, 2 * SIZE)

@@ -55,6 +55,7 @@ class Batch:
         spacing_mm: Of the axes ``S``; ones where it is not known.
         klass: ``(B,)`` class indices, int64, where classes are learned.
         weight: ``(B,)`` what each image counts, where they do not count alike.
+        labelled: ``(B,)`` bool, whose label is known (elsewhere it is all 0); None: everyone's.
     """
 
     image: Tensor
@@ -62,6 +63,7 @@ class Batch:
     spacing_mm: tuple[float, ...] = ()
     klass: Tensor | None = None
     weight: Tensor | None = None
+    labelled: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.spacing_mm:

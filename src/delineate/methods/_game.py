@@ -177,7 +177,20 @@ class Game:
             expert = smooth(hot)
         elif self.rules.expert == "scaled":
             expert = scale(hot, guess.detach())
-        image, noise = batch.image, self.rules.noise * max(0.0, 1 - progress / 0.3)
+        return self.view(batch.image, expert, guess, progress)
+
+    def view(
+        self, image: Tensor, expert: Tensor, guess: Tensor, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """The same of maps of any kind: noise, one random view for all, and what is joined.
+
+        Args:
+            image: ``(B, C, *S)``.
+            expert: ``(B, R, *S)``, what the guess should look like.
+            guess: ``(B, R, *S)``.
+            progress: Of the stage, 0 to 1.
+        """
+        noise = self.rules.noise * max(0.0, 1 - progress / 0.3)
         if noise > 0:
             expert, guess = (x + noise * torch.randn_like(x) for x in (expert, guess))
         if self.rules.views:

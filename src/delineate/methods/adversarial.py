@@ -30,7 +30,7 @@ from delineate.losses import _sum
 from delineate.methods._game import Game, Rules, build_critic, with_presets
 from delineate.methods._plan import Plan, Stage, Update
 
-TRAINS = "segmenter"
+TRAINS = ("segmenter",)
 
 #: The game without any of the kit's precautions, as it was played before 2017.
 _PLAIN: Mapping[str, Any] = {

@@ -14,7 +14,7 @@ from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.methods._plan import Plan, Stage, Update
 
-TRAINS = "classifier"
+TRAINS = ("classifier",)
 
 
 @dataclass(frozen=True)

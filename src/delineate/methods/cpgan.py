@@ -22,7 +22,7 @@ from delineate.losses import _sum
 from delineate.methods._game import Game, Rules, build_critic, rise
 from delineate.methods._plan import Plan, Stage, Update
 
-TRAINS = "segmenter"
+TRAINS = ("segmenter",)
 
 
 @dataclass(frozen=True)

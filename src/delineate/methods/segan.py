@@ -29,7 +29,7 @@ from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import _blocks as blocks
 from delineate.networks import segan_critic
 
-TRAINS = "segmenter"
+TRAINS = ("segmenter",)
 
 #: What a preset changes of the defaults of ``Config``.
 PRESETS: Mapping[str, Mapping[str, Any]] = {

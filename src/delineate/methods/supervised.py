@@ -16,7 +16,7 @@ from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import _blocks as blocks
 from delineate.networks import _features as features
 
-TRAINS = "segmenter"
+TRAINS = ("segmenter",)
 
 
 @dataclass(frozen=True)

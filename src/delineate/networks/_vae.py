@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(
             *(unit(nd, before, after, 2) for before, after in pairwise([channels, *widths]))
         )
-        self.grid, self.lengths = (config.grid,) * nd, [config.common, config.unique]
+        self.grid, self.lengths = config.grid, [config.common, config.unique]
         self.head = nn.Linear(widths[-1] * config.grid**nd, 2 * sum(self.lengths))
 
     def forward(self, x: Tensor) -> Codes:
@@ -202,7 +202,7 @@ class Decoder(nn.Module):
 
     def forward(self, common: Tensor, unique: Tensor, size: Sequence[int]) -> Tensor:
         """Picture ``(B, channels, *size)`` of a common and a unique code, ``(B, D)`` each."""
-        x = F.silu(self.head(torch.cat([common, unique], 1))).unflatten(1, self.shape)
+        x = F.silu(self.head(torch.cat([common, unique], 1))).view(-1, *self.shape)
         mode = "trilinear" if len(size) == 3 else "bilinear"
         for i, layer in enumerate([*self.layers, self.last]):
             step = 2 ** (_DEPTH - i)

@@ -11,10 +11,12 @@ code. Another method trains all of it by the outlines.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delineate.networks import _blocks as blocks
@@ -26,7 +28,7 @@ KIND = "segmenter"
 _HIDDEN = 64
 #: Decoder levels that are modulated, from the coarsest.
 _MODULATED = 2
-#: At first a code changes little: the last layers that make factors and offsets are scaled by this.
+#: Size of factors and offsets at first: a code that says nothing yet should change little.
 _GENTLY = 0.1
 
 
@@ -76,15 +78,15 @@ class Stage(nn.Module):
         super().__init__()
         self.first = blocks.conv_unit(nd, before, after, kind, stride)
         self.second = nn.Sequential(blocks.conv(nd, after, after), blocks.norm(nd, after, kind))
-        self.film = nn.Sequential(
-            nn.Linear(length, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, 2 * after)
-        )
+        self.hidden = nn.Linear(length, _HIDDEN)
+        self.film = nn.Linear(_HIDDEN, 2 * after)
         self.activation = nn.LeakyReLU(blocks.SLOPE)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """``(B, before, *S), (B, length) -> (B, after, *S / stride)``."""
         x = self.second(self.first(x))
-        factor, offset = self.film(code).unflatten(1, (2, -1, *(1,) * (x.ndim - 2))).unbind(1)
+        film = self.film(F.silu(self.hidden(code)))
+        factor, offset = film.view(*film.shape, *(1,) * (x.ndim - 2)).chunk(2, 1)
         found: Tensor = self.activation(x * (1 + factor) + offset)
         return found
 
@@ -104,7 +106,9 @@ class FilmUNet(nn.Module):
             for i, (before, width) in enumerate(pairwise([channels, *widths[:-1]]))
         )
         self.bottleneck = Stage(nd, widths[-2], widths[-1], kind, length, stride=2)
-        self.up = nn.ModuleList(blocks.up_conv(nd, coarse, fine) for fine, coarse in pairwise(widths))
+        self.up = nn.ModuleList(
+            blocks.up_conv(nd, coarse, fine) for fine, coarse in pairwise(widths)
+        )
         self.decoder = nn.ModuleList(
             blocks.double_conv(nd, 2 * width, width, kind)
             if i < plain
@@ -113,5 +117,35 @@ class FilmUNet(nn.Module):
         )
         self.heads = blocks.heads(nd, widths, outputs, config.deep_supervision)
         blocks.initialise(self)
-        for stage in [self.bottleneck, *self.decoder[plain:]]:
-            nn.init.kaiming_normal_(stage.film[-1].weight.mul_(1), a=1)
+        for stage in self.modules():
+            if isinstance(stage, Stage):
+                nn.init.normal_(stage.film.weight, std=_GENTLY / math.sqrt(_HIDDEN))
+
+    def segment(self, x: Tensor, code: Tensor) -> Tensor | list[Tensor]:
+        """Logits ``(B, outputs, *S)``; while training with several heads a list, finest first.
+
+        Args:
+            x: ``(B, C, *S)``.
+            code: ``(B, common + 2 unique)``, joined.
+
+        Raises:
+            ConfigError: A size that cannot be halved often enough; the nearest is named.
+        """
+        blocks.require_levels(x.shape[2:], self.config.levels)
+        kept = []
+        for stage in self.encoder:
+            x = stage(x)
+            kept.append(x)
+        x = self.bottleneck(x, code)
+        found: list[Tensor] = []
+        for i in reversed(range(len(self.decoder))):
+            joined, stage = torch.cat([kept.pop(), self.up[i](x)], 1), self.decoder[i]
+            x = stage(joined, code) if isinstance(stage, Stage) else stage(joined)
+            if i < len(self.heads) and (i == 0 or self.training):
+                found.append(self.heads[i](x))
+        found.reverse()
+        return found if self.training and len(found) > 1 else found[0]
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits as ``segment`` gives them, by the image's own code."""
+        return self.segment(x, self.branches.code(x))

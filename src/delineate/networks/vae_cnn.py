@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError
 from delineate.networks import _blocks as blocks
-from delineate.networks import _imagenet as imagenet
 from delineate.networks import _vae as family
 
 PAPER = "Kingma & Welling 2014, arXiv:1312.6114; Zuo et al. 2023, arXiv:2306.09629"
@@ -39,7 +38,8 @@ class Config(family.CodeConfig):
                 "expected ndim 2 or 3, width and hidden >= 1, got "
                 f"{self.ndim}, {self.width}, {self.hidden}"
             )
-        imagenet.require_share(self.dropout)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"expected 0 <= dropout < 1, got {self.dropout}")
         self.require_codes()
 
 

@@ -135,7 +135,7 @@ class Bench:
         self.transfer = transfer
         self.frozen = {part: freeze(network, [part]) for part in self.chosen.freeze}
         method = catalog.load("methods", self.chosen.method)
-        if self.target.kind != method.TRAINS:
+        if self.target.kind not in method.TRAINS:
             raise ConfigError(
                 f"expected a method that trains a {self.target.kind}, got {self.chosen.method!r}",
                 where="method",

@@ -104,7 +104,8 @@ class ClassFeed:
         if self.chosen.augment:
             image, label = self._augment(image, label, moment)
         weight = self._weights(klass) if self.chosen.balance == "weights" else None
-        return Batch(image, label, self._spacing, klass, weight)
+        known = torch.tensor([self.cases[sample.case].label is not None for sample in drawn])
+        return Batch(image, label, self._spacing, klass, weight, known)
 
     def _draw(self, size: int, rng: np.random.Generator) -> list[int]:
         """Pictures of a batch: classes in turn, or every picture as likely as any other."""

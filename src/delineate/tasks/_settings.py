@@ -65,6 +65,9 @@ class RunConfig:
     balance: Literal["sampling", "weights", "none"] = field(
         default="sampling", metadata={"help": "how classes of unlike size are made to count alike"}
     )
+    crf: bool = field(
+        default=False, metadata={"help": "refine outlines with a fully connected CRF"}
+    )
     foreground: float = field(default=1 / 3, metadata={"help": "patches centred on a structure"})
     augment: bool = field(default=True, metadata={"help": "rotate, scale, mirror, noise, gamma …"})
     rotation_degrees: float | None = field(

@@ -118,7 +118,10 @@ class Outlines:
                 "neighbours": feed.neighbours,
                 "mirror_axes": list(feed.mirror_axes),
             },
-            "postprocess": dict(choose_rules(guesses, truths, self.schema)),
+            "postprocess": {
+                **choose_rules(guesses, truths, self.schema),
+                **({"crf": {}} if self.chosen.crf else {}),
+            },
         }
 
 

@@ -26,7 +26,7 @@ def demo(
         budget: Time for training, its figures included.
         subjects: Scans to train and judge on; a quarter as many new ones are outlined.
         spacing_mm: Voxel size of the phantom.
-        method: How to train: supervised or adversarial.
+        method: How to train: supervised, adversarial, segan or cpgan.
         seed: Of the phantom and of the training.
         say: Told what a person should know.
         progress: Shows how far it is.

@@ -1,0 +1,316 @@
+"""S0's DL-GAN-CNN: a generator learns maps of where structures are, a CNN names the class by them.
+
+S0 trains its generator against "real feature maps" that it does not define. Here the real map of a
+label is ``tanh(-d / tau)``, d its signed distance in mm, negative inside (eq. B7 of the project's
+reading): in (-1, 1) as the generator's tanh wants it, steep at boundaries, **positive inside**. So
+a voxel is of a label where its map is above 0, ``sigmoid(kappa F)``; a read-out at F < 0, which one
+line of the reading has, would be the opposite of its own loss.
+
+Two stages. *Features*: adversary + 100 |F - F*| + Dice of ``sigmoid(kappa F)`` against a critic of
+image and map (``_game``: patches, spectral norm, hinge, R1); images without a label take no part,
+and a step that has none but such changes nothing but momentum. *Classify*: cross-entropy with the
+generator at rest, or ``joint``: the game goes on and the generator gets a tenth of the classifier's
+gradient beside. A segmenter (``feature_segmenter``) has the first stage alone.
+
+``preset: literal`` is S0 as printed, eq. (8): no term ties a map to its image; the critic, of 64,
+32 and 16 channels, judges maps alone, for the printed condition is missing where it judges fakes.
+Whatever looks like some map will do. It exists so that a test can show it. (S0's generator is
+``network_settings: {width: 64, norm: batch}``.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW
+
+from delineate.core.case import Batch
+from delineate.core.errors import ConfigError
+from delineate.core.schema import Schema
+from delineate.losses import _distance
+from delineate.losses.dice import soft_dice
+from delineate.methods._game import Game, Rules, build_critic, see, with_presets
+from delineate.methods._plan import Plan, Stage, Update
+from delineate.networks import _blocks as blocks
+from delineate.networks import global_critic
+from delineate.networks._feature_gan import ReadOut
+
+TRAINS = ("classifier", "segmenter")
+#: tanh(-4) is -1 but for a thousandth: no need to know distances beyond so many tau.
+_REACH = 4.0
+
+#: What a preset changes of the defaults of ``Config``.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "stable": {},
+    "literal": {
+        "reconstruction": 0.0,
+        "dice": 0.0,
+        "falling": True,
+        "critic_norm": "batch",
+        "spectral_norm": False,
+        "sees": "mask",
+        "views": False,
+        "noise": 0.0,
+        "game": "nonsaturating",
+        "warm_up": 0.0,
+        "ramp": 0.0,
+        "gate": (0.0, 1.0),
+        "gradient_cap": 0.0,
+        "r1_weight": 0.0,
+        "learning_rate": 2e-4,
+        "critic_rate": 2e-4,
+    },
+}
+
+
+@with_presets(PRESETS)
+@dataclass(frozen=True)
+class Config(Rules):
+    """Settings of both stages."""
+
+    preset: Literal["stable", "literal"] = field(
+        default="stable", metadata={"help": "defaults of the other settings; see the method"}
+    )
+    share: float = field(default=0.5, metadata={"help": "of training for the maps; rest: classes"})
+    real: Literal["distance", "mask"] = field(
+        default="distance", metadata={"help": "real maps: tanh(-distance / tau), or 1 and -1"}
+    )
+    tau_mm: float = field(default=5.0, metadata={"help": "distance at which a map levels off"})
+    reconstruction: float = field(default=100.0, metadata={"help": "weight of |F - F*|"})
+    dice: float = field(default=1.0, metadata={"help": "weight of the Dice loss of the read-out"})
+    weight: float = field(default=1.0, metadata={"help": "of the adversary after the warm-up"})
+    expert: Literal["one_hot"] = field(
+        default="one_hot", metadata={"help": "real maps are shown as they are"}
+    )
+    falling: bool = field(
+        default=False,
+        metadata={"help": "critic of 4, 2 and 1 times critic_width channels, as S0 prints it"},
+    )
+    learning_rate: float = field(
+        default=2e-3, metadata={"help": "generator's peak (Adam, beta 1 of 0.5)"}
+    )
+    joint: bool = field(
+        default=False, metadata={"help": "the generator goes on learning beside the classifier"}
+    )
+    joint_weight: float = field(
+        default=0.1, metadata={"help": "share of the classifier's gradient that it then gets"}
+    )
+    classifier_rate: float = field(default=1e-3, metadata={"help": "classifier's peak, AdamW"})
+    weight_decay: float = field(default=1e-2, metadata={"help": "classifier's"})
+    label_smoothing: float = field(default=0.05, metadata={"help": "classifier's; 0: none"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share < 1 or self.tau_mm <= 0 or not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                "expected 0 < share < 1, tau_mm > 0 and 0 <= label_smoothing < 1, "
+                f"got {self.share}, {self.tau_mm}, {self.label_smoothing}"
+            )
+        if min(self.reconstruction, self.dice, self.joint_weight) < 0:
+            raise ConfigError(
+                "expected reconstruction, dice and joint_weight of 0 or more, "
+                f"got {self.reconstruction}, {self.dice}, {self.joint_weight}"
+            )
+
+
+class Maps:
+    """The game about feature maps; its state is that of its parts."""
+
+    def __init__(
+        self, config: Config, generator: nn.Module, read_out: nn.Module, critic: nn.Module
+    ) -> None:
+        self.config, self.generator, self.read_out = config, generator, read_out
+        self.critic, self.game = critic, Game(config, [critic])
+
+    def play(
+        self, batch: Batch, update: Update, progress: float
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """The critic's turn, and what the generator should minimise in its own.
+
+        Args:
+            batch: Images and labels.
+            update: The engine's side of the step.
+            progress: Of the game, 0 to 1.
+
+        Returns:
+            Maps ``(B, R, *S)``, the generator's loss, and what the log should say.
+        """
+        config, game = self.config, self.game
+        maps = self.generator(batch.image)
+        known = _known(batch)
+        if not bool(known.any()):
+            silence = self.critic(see(config.sees, batch.image, maps.detach()))
+            update(game.rival, 0 * silence.mean())
+            return maps, 0 * self.read_out(maps).mean(), {}
+        image, label, found = batch.image[known], batch.label[known], maps[known].float()
+        real = real_maps(label, found.shape[1], batch.spacing_mm, config)
+        hot = blocks.one_hot(label, found.shape[1] + 1)[:, 1:]
+        inside = self.read_out(found)[:, 1:].sigmoid()
+        apart, dice = F.l1_loss(found, real), soft_dice(inside, hot, background=True)
+        loss = config.reconstruction * apart + config.dice * dice
+        real, fake = game.view(image, real, found, progress)
+        said = game.teach(update, real, fake.detach())
+        term, push = game.push(loss, found, fake, progress)
+        return (
+            maps,
+            loss + term,
+            {"loss_l1": apart.detach(), "loss_dice": dice.detach(), **said, **push},
+        )
+
+
+def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> Plan:
+    """A stage for the maps and, for a classifier, one for the classes.
+
+    Args:
+        config: Settings.
+        network: ``feature_cnn`` or ``feature_segmenter``.
+        channels: Input channels.
+        schema: Labels of the cohort, a map each.
+
+    Raises:
+        ConfigError: Another network, or other maps than labels.
+    """
+    net = cast(Any, network)
+    _require_maps(net, len(schema.labels))
+    read_out = getattr(net, "read_out", None) or ReadOut()
+    critic = _critic(config, int(net.config.ndim), channels, len(schema.labels))
+    maps = Maps(config, net.generator, read_out, critic)
+    drawn = [*net.generator.parameters(), *read_out.parameters()]
+    own = Adam(drawn, config.learning_rate, (0.5, 0.999))
+    modules = {
+        "generator": net.generator,
+        "read_out": read_out,
+        "critic": critic,
+        "referee": maps.game.referee,
+    }
+
+    def features(batch: Batch, update: Update) -> Mapping[str, Tensor]:
+        _, loss, said = maps.play(batch, update, update.progress)
+        update(own, loss)
+        return {"loss": loss.detach(), **said}
+
+    optimisers = {"generator": own, "critic": maps.game.rival}
+    if not hasattr(net, "classify"):
+        return Plan((Stage("features", 1.0, modules, optimisers, features),), network)
+    first = Stage("features", config.share, modules, optimisers, features)
+    return Plan((first, _classify(config, net, maps, modules, drawn)), network)
+
+
+def _classify(
+    config: Config,
+    net: Any,
+    maps: Maps,
+    modules: Mapping[str, nn.Module],
+    drawn: Sequence[nn.Parameter],
+) -> Stage:
+    """The second stage; see the module's docstring."""
+    named = AdamW(
+        net.classifier.parameters(), config.classifier_rate, weight_decay=config.weight_decay
+    )
+    if config.joint:
+        named.add_param_group(
+            {"params": drawn, "lr": config.learning_rate, "betas": (0.5, 0.999), "weight_decay": 0}
+        )
+
+    def alone(batch: Batch, update: Update) -> Mapping[str, Tensor]:
+        net.generator.eval()  # at rest: no noise, and no running statistics that move
+        with torch.no_grad():
+            found = net.generator(batch.image)
+        loss, said = name(net.classify(found, batch.image), batch, config.label_smoothing)
+        update(named, loss)
+        return said
+
+    def together(batch: Batch, update: Update) -> Mapping[str, Tensor]:
+        found, drawing, told = maps.play(batch, update, progress=1.0)
+        heard = found.detach() + config.joint_weight * (found - found.detach())
+        loss, said = name(net.classify(heard, batch.image), batch, config.label_smoothing)
+        update(named, loss + drawing)
+        return {**told, **said}
+
+    if not config.joint:
+        return Stage(
+            "classify", 1 - config.share, {"classifier": net}, {"classifier": named}, alone
+        )
+    optimisers = {"classifier": named, "critic": maps.game.rival}
+    return Stage("classify", 1 - config.share, {**modules, "classifier": net}, optimisers, together)
+
+
+def name(logits: Tensor, batch: Batch, smoothing: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Cross-entropy of every image's class, weighted where the batch says so, and the log's lines.
+
+    Raises:
+        ConfigError: The batch has no classes.
+    """
+    if batch.klass is None:
+        raise ConfigError("expected a class for every image of the batch, got none")
+    each = F.cross_entropy(logits.float(), batch.klass, label_smoothing=smoothing, reduction="none")
+    loss = each.mean() if batch.weight is None else (each * batch.weight).mean()
+    right = (logits.argmax(1) == batch.klass).float().mean()
+    return loss, {"loss": loss.detach(), "train_accuracy": right.detach()}
+
+
+def real_maps(
+    label: Tensor, maps: int, spacing_mm: Sequence[float], config: Config | None = None
+) -> Tensor:
+    """What the generator should draw, ``(B, maps, *S)``: positive inside of a label.
+
+    Args:
+        label: ``(B, *S)`` indices.
+        maps: Labels, the background not counted.
+        spacing_mm: Of the axes ``S``.
+        config: Settings; the defaults if not given.
+    """
+    config = config or Config()
+    if config.real == "mask":
+        return 2 * blocks.one_hot(label, maps + 1)[:, 1:] - 1
+    reach = _REACH * config.tau_mm
+    return torch.tanh(-_distance.signed(label, maps + 1, spacing_mm, reach) / config.tau_mm)
+
+
+def _known(batch: Batch) -> Tensor:
+    """``(B,)`` bool: images with a label."""
+    if batch.labelled is not None:
+        return batch.labelled
+    return torch.ones(len(batch.image), dtype=torch.bool, device=batch.image.device)
+
+
+def _critic(config: Config, ndim: int, channels: int, maps: int) -> nn.Module:
+    """A critic of maps, or of image and maps."""
+    if not config.falling:
+        return build_critic(config, ndim, channels, maps)
+    point = (1,) * ndim
+    seen = see(config.sees, torch.zeros(1, channels, *point), torch.zeros(1, maps, *point))
+    widths = tuple(factor * config.critic_width for factor in (4, 2, 1))
+    shape = global_critic.Config(ndim, widths, config.critic_norm, config.spectral_norm)
+    return global_critic.build(shape, seen.shape[1])
+
+
+def _require_maps(network: Any, labels: int) -> None:
+    """Refuse a network without a generator of one map a label."""
+    if labels == 0:
+        raise ConfigError(
+            "expected label maps to learn feature maps from, got a cohort without labels",
+            where="method",
+            fix="add label maps, or use method: classify",
+            code="no-labels",
+        )
+    if not hasattr(network, "generator") or not hasattr(network.generator, "features"):
+        raise ConfigError(
+            "expected a network with a generator of feature maps, "
+            f"got {type(network.config).__module__.rpartition('.')[2]!r}",
+            where="network",
+            fix="use network: feature_cnn for classes, or feature_segmenter for outlines",
+            code="no-generator",
+        )
+    if network.generator.features != labels:
+        raise ConfigError(
+            f"expected a feature map for each of {labels} labels, got {network.generator.features}",
+            where="network_settings",
+            fix=f"leave features out, or use features: {labels}",
+            code="features",
+        )

@@ -1,0 +1,293 @@
+"""DL-VAE-CNN: features of two variational auto-encoders that share a code, and what they tell.
+
+The input's channels make two pictures (see ``networks/_vae.py``): two sequences, or an image and
+what is derived from it. Of each, an encoder gives a common code and a unique code. Decoders, which
+only training has, make each picture again of the mean of both common codes and its own unique one,
+and once more of the *other's* common code: without that swap, nothing makes a common code common.
+
+- ``vae_cnn`` learns classes from the joined code, and its encoders hear of it.
+- ``film_unet`` learns outlines under the code, and the gradient stops there: its encoders describe
+  the image and nothing else.
+
+One stage, not two: what is minimised is a single sum,
+``reconstruction + beta * KL + 0.1 * cosines + answer``, and the warm-up of beta already gives the
+auto-encoders a time in which they learn freely.
+
+Presets: ``sound``, the default, and ``literal``, the sum with the terms as they were printed. There
+the cosine of the two common codes is itself minimised, which drives apart what should be alike (a
+fault, shown by a test); the distances are not squared, nothing is swapped, and every weight is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from delineate.core.case import Batch
+from delineate.core.errors import ConfigError
+from delineate.core.schema import Schema
+from delineate.losses import _sum
+from delineate.methods._game import rise, with_presets
+from delineate.methods._plan import Plan, Stage, Update
+from delineate.networks import _vae as vae
+from delineate.networks.film_unet import FilmUNet
+from delineate.networks.vae_cnn import VaeCnn
+
+TRAINS = ("classifier", "segmenter")
+#: What it trains of each kind.
+NETWORKS = {"classifier": "vae_cnn", "segmenter": "film_unet"}
+
+#: Variance over a batch above which a number of a code is in use (Burda et al. 2016).
+_ACTIVE = 0.01
+
+#: What a preset changes of the defaults of ``Config``.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "sound": {},
+    "literal": {
+        "distance": "unsquared",
+        "cosine": "printed",
+        "swap_weight": 0.0,
+        "cosine_weight": 1.0,
+        "beta": 1.0,
+        "warm_up": 0.0,
+        "free_nats": 0.0,
+    },
+}
+
+
+@with_presets(PRESETS)
+@dataclass(frozen=True)
+class Config:
+    """Settings of training by the features of auto-encoders."""
+
+    preset: Literal["sound", "literal"] = field(
+        default="sound", metadata={"help": "defaults of the other settings; see the method"}
+    )
+    distance: Literal["mean_squared", "unsquared"] = field(
+        default="mean_squared",
+        metadata={"help": "of a picture and its reconstruction: mean over voxels, or the norm"},
+    )
+    swap_weight: float = field(
+        default=0.5, metadata={"help": "of reconstructions by the other picture's common code"}
+    )
+    cosine: Literal["corrected", "printed"] = field(
+        default="corrected", metadata={"help": "what is asked of the codes' angles"}
+    )
+    cosine_weight: float = field(default=0.1, metadata={"help": "of the codes' angles"})
+    beta: float = field(default=1e-3, metadata={"help": "of the KL divergence after the warm-up"})
+    warm_up: float = field(default=0.3, metadata={"help": "share of training in which beta rises"})
+    free_nats: float = field(
+        default=0.05, metadata={"help": "KL divergence of a code's number that costs nothing"}
+    )
+    answer_weight: float = field(default=1.0, metadata={"help": "of the classes or outlines"})
+    label_smoothing: float = field(default=0.05, metadata={"help": "of classes; 0: none"})
+    losses: _sum.Losses = field(
+        default_factory=lambda: dict(_sum.DEFAULT),
+        metadata={"help": "of outlines: files of losses/ with their weights"},
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak, AdamW"})
+    weight_decay: float = field(default=1e-2, metadata={"help": "AdamW"})
+
+    def __post_init__(self) -> None:
+        weights = {
+            name: getattr(self, name)
+            for name in ("swap_weight", "cosine_weight", "beta", "free_nats", "answer_weight")
+        }
+        if min(weights.values()) < 0:
+            raise ConfigError(f"expected {', '.join(weights)} of 0 or more, got {weights}")
+        if not 0 <= self.warm_up <= 1 or not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                "expected 0 <= warm_up <= 1 and 0 <= label_smoothing < 1, "
+                f"got {self.warm_up} and {self.label_smoothing}"
+            )
+
+
+def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> Plan:
+    """One stage: reconstruct, keep the codes apart that differ, and answer.
+
+    Args:
+        config: Settings.
+        network: ``vae_cnn`` or ``film_unet``.
+        channels: Input channels.
+        schema: Of the cohort.
+
+    Raises:
+        ConfigError: Another network, which has no encoders of that kind.
+    """
+    if not isinstance(network, VaeCnn | FilmUNet):
+        name = type(getattr(network, "config", network)).__module__.rpartition(".")[2]
+        raise ConfigError(
+            f"expected a network with the encoders of two auto-encoders, got {name!r}",
+            where="network",
+            fix="choose vae_cnn for classes, film_unet for outlines",
+            code="method-network",
+        )
+    branches, shape = network.branches, network.config
+    decoders = nn.ModuleList(
+        vae.Decoder(shape.ndim, len(own), shape.width, shape) for own in branches.channels
+    )
+    kind, answer = (
+        ("classifier", _classes(config, network))
+        if isinstance(network, VaeCnn)
+        else ("segmenter", _outlines(config, network))
+    )
+    modules = {kind: network, "decoders": decoders}
+    optimiser = torch.optim.AdamW(
+        [p for module in modules.values() for p in module.parameters()],
+        config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
+    answer = (
+        _classes(config, network) if isinstance(network, VaeCnn) else _outlines(config, network)
+    )
+
+    def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
+        codes = branches(batch.image)
+        commons, uniques = ([n.draw() for n in pair] for pair in zip(*codes, strict=True))
+        pictures = branches.pictures(batch.image)
+        both = torch.stack(commons).mean(0)
+        seen = _distance(config, decoders, pictures, [both, both], uniques)
+        swapped = seen.new_zeros(())
+        if config.swap_weight > 0:
+            swapped = _distance(config, decoders, pictures, commons[::-1], uniques)
+        kl, free = divergence(codes, config.free_nats)
+        angles = disentangled(*codes) if config.cosine == "corrected" else printed_cosine(*codes)
+        answered, said = answer(batch, vae.join(commons, uniques), update.progress)
+        beta = config.beta * rise(update.progress, 0.0, config.warm_up)
+        loss = (
+            seen
+            + config.swap_weight * swapped
+            + beta * free
+            + config.cosine_weight * angles
+            + config.answer_weight * answered
+        )
+        update(optimiser, loss)
+        return {
+            "loss": loss.detach(),
+            **said,
+            "loss_answer": answered.detach(),
+            "loss_reconstruction": seen.detach(),
+            "loss_swapped": swapped.detach(),
+            "loss_cosine": angles.detach(),
+            "kl": kl.detach(),
+            "active_units": active_units(codes),
+            "cosine_common": _cosine(codes[0].common.mean, codes[1].common.mean).mean().detach(),
+        }
+
+    stage = Stage("vae_features", 1.0, modules, {"all": optimiser}, step)
+    return Plan((stage,), network)
+
+
+# ------------------------------------------------------------------------------------ the answers
+
+Answer = Callable[[Batch, Tensor, float], tuple[Tensor, Mapping[str, Tensor]]]
+
+
+def _classes(config: Config, network: VaeCnn) -> Answer:
+    """Cross-entropy of the class, as the plain classifier has it; the encoders hear of it."""
+
+    def answer(batch: Batch, code: Tensor, _: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        if batch.klass is None:
+            raise ConfigError("expected a class for every image of the batch, got none")
+        logits = network.classify(code).float()
+        each = F.cross_entropy(
+            logits, batch.klass, label_smoothing=config.label_smoothing, reduction="none"
+        )
+        loss = each.mean() if batch.weight is None else (each * batch.weight).mean()
+        right = (logits.argmax(1) == batch.klass).float().mean()
+        return loss, {"train_accuracy": right.detach()}
+
+    return answer
+
+
+def _outlines(config: Config, network: FilmUNet) -> Answer:
+    """Losses of the outlines under a code through which no gradient goes back."""
+    losses = _sum.build(config.losses)
+
+    def answer(batch: Batch, code: Tensor, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        logits = network.segment(batch.image, code.detach())
+        return losses(logits, batch.label, batch.spacing_mm, progress)
+
+    return answer
+
+
+# ------------------------------------------------------------------------------- the auto-encoders
+
+
+def _distance(
+    config: Config,
+    decoders: nn.ModuleList,
+    pictures: list[Tensor],
+    commons: list[Tensor],
+    uniques: list[Tensor],
+) -> Tensor:
+    """Of both pictures and what the decoders make of the codes."""
+    total = pictures[0].new_zeros(())
+    for decoder, picture, *codes in zip(decoders, pictures, commons, uniques, strict=True):
+        gap = decoder(*codes, picture.shape[2:]).float() - picture
+        if config.distance == "mean_squared":
+            total = total + gap.square().mean()
+        else:
+            total = total + gap.flatten(1).norm(dim=1).mean()
+    return total
+
+
+def kl(code: vae.Normal) -> Tensor:
+    """Divergence from the standard normal, nats: ``(B, D) -> (D,)``, mean over the batch.
+
+    Of each number of a code ``(mu^2 + sigma^2 - 1 - log sigma^2) / 2``.
+    """
+    each = code.mean.square() + code.log_variance.exp() - 1 - code.log_variance
+    return each.mean(0) / 2
+
+
+def divergence(codes: tuple[vae.Codes, vae.Codes], free_nats: float) -> tuple[Tensor, Tensor]:
+    """Sum over all four codes of ``kl``, and the same where the first nats of each are free.
+
+    Args:
+        codes: Of both pictures.
+        free_nats: A number of a code whose divergence is below this costs that much and has no
+            gradient, so that it is not switched off for a small gain (Kingma et al. 2016,
+            arXiv:1606.04934, section 5.1).
+    """
+    each = torch.cat([kl(normal) for pair in codes for normal in pair])
+    return each.sum(), each.clamp_min(free_nats).sum()
+
+
+def active_units(codes: tuple[vae.Codes, vae.Codes]) -> Tensor:
+    """Numbers of all four codes whose mean differs from image to image (arXiv:1509.00519)."""
+    means = torch.cat([normal.mean for pair in codes for normal in pair], 1).detach()
+    return (means.var(0, correction=0) > _ACTIVE).sum().float()
+
+
+def disentangled(first: vae.Codes, second: vae.Codes) -> Tensor:
+    """Common codes alike, unique codes at right angles, to each other and to the common ones.
+
+    ``[1 - cos(c1, c2)] + |cos(u1, u2)| + (|cos(c1, u1)| + |cos(c2, u2)|) / 2``, mean over the
+    batch, of the means. A unique code is shorter than a common one: zeros are put behind it.
+
+    Args:
+        first: Of the first picture.
+        second: Of the second.
+    """
+    alike = 1 - _cosine(first.common.mean, second.common.mean)
+    apart = _cosine(first.unique.mean, second.unique.mean).abs()
+    within = [_cosine(code.common.mean, code.unique.mean).abs() for code in (first, second)]
+    return (alike + apart + (within[0] + within[1]) / 2).mean()
+
+
+def printed_cosine(first: vae.Codes, second: vae.Codes) -> Tensor:
+    """The cosine of the common codes, which as a loss drives them apart (a fault, shown)."""
+    return _cosine(first.common.mean, second.common.mean).mean()
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """``(B, D), (B, D') -> (B,)``; zeros are put behind the shorter one."""
+    most = max(a.shape[1], b.shape[1])
+    a, b = (F.pad(x, (0, most - x.shape[1])) for x in (a, b))
+    return F.cosine_similarity(a, b, dim=1)
