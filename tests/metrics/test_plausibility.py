@@ -44,3 +44,10 @@ def test_what_the_documents_print():
 def test_rounding_is_given_the_benefit_of_the_doubt():
     assert verdicts(iou=0.50, dice=0.67, rounding=0.01) == []
     assert verdicts(iou=0.50, dice=0.69, rounding=0.01) == ["impossible for one set of units"]
+
+
+def test_no_honest_table_is_accused_of_its_rounding():
+    rng = np.random.default_rng(2)
+    for p, r in rng.uniform(0.02, 1, (5000, 2)):
+        row = {"precision": round(p, 2), "recall": round(r, 2), "f1": round(2 * p * r / (p + r), 2)}
+        assert verdicts(**row, rounding=0.01) == []

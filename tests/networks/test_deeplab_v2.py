@@ -57,3 +57,11 @@ def test_three_dimensions_and_refusals() -> None:
     for wrong in ({"rates": ()}, {"rates": (6, 0)}, {"dropout": -0.1}, {"width": 0}):
         with pytest.raises(ConfigError):
             make(**wrong)
+
+
+def test_rates_follow_the_patch_so_that_no_tap_falls_outside():
+    assert deeplab_v2.derived((321, 321)) == {"rates": (6, 12, 18, 24)}
+    assert deeplab_v2.derived((128, 128)) == {"rates": (2, 5, 7, 10)}
+    assert deeplab_v2.derived((32, 64, 32)) == {"rates": (1, 1, 2, 2)}
+    for side in (64, 128, 256, 512):
+        assert max(deeplab_v2.derived((side, side))["rates"]) < side / 8

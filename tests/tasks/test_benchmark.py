@@ -39,6 +39,18 @@ def test_a_misspelt_suite_network_or_arm_is_told_with_the_nearest():
         small(contrasts=(Contrast("x", "A", "C"),))
 
 
+def test_what_would_be_overruled_or_fail_after_hours_is_refused_at_once():
+    for settings in ({"width": 32}, {"patch": (64, 64)}):
+        with pytest.raises(ConfigError, match=next(iter(settings))):
+            small(arms=(Arm("A", "unet", settings=settings), Arm("B", "unet"))).check()
+    with pytest.raises(ConfigError, match="hd95"):
+        small(metrics=("dice", "hd95")).check()
+    with pytest.raises(ConfigError, match="folders"):  # one would take the other's runs for its own
+        small(arms=(Arm("U-Net", "unet"), Arm("U Net", "segnet")))
+    with pytest.raises(ConfigError, match="names of networks"):
+        small().of_networks(("",))
+
+
 def test_networks_replace_the_arms_and_keep_the_contrasts_that_are_left():
     suite = _suite.load("s1")
     chosen = suite.of_networks(("unet,segnet", "unet+adversarial"))
@@ -92,6 +104,15 @@ def test_what_nothing_scores_needs_no_training():
     assert told["WT", "accuracy"] == pytest.approx(0.97)
 
 
+def test_an_arm_that_lost_a_run_is_told_and_does_not_thin_out_the_baseline():
+    found = _standings.rows(table()[:9], Run("a-0", "A", 0, 1.0, 10), ("dice",))
+    found += _standings.rows(table(), Run("b-0", "B", 0, 1.0, 10), ("dice",))
+    entries = _standings.summary(found, ("dice",))
+    told = {e["arm"]: e["n"] for e in entries if e["region"] == "WT"}
+    assert told == {"A": 3, "B": 6, _standings.NOTHING: 6}
+    assert "A 3" in _standings.notes(small(), found)[0]
+
+
 def test_a_planned_contrast_is_paired_and_corrected():
     metrics = ("dice", "accuracy")
     found = _standings.rows(table(0.1), Run("a-0", "A", 0, 1.0, 10), metrics)
@@ -104,6 +125,20 @@ def test_a_planned_contrast_is_paired_and_corrected():
     assert on["WT", "dice"]["p"] == pytest.approx(2 / 2**6)
     assert on["WT", "dice"]["p_holm"] > on["WT", "dice"]["p"]
     assert on["ET", "dice"]["p"] == 1.0
+
+
+def test_a_planned_contrast_is_not_punished_for_what_is_looked_at_beside_it():
+    metrics = ("dice",)
+    found = []
+    for arm, shift in (("A", 0.1), ("B", 0.0), ("C", 0.02)):
+        found += _standings.rows(table(shift), Run(arm, arm, 0, 1.0, 10), ("dice", "accuracy"))
+    arms = (Arm("A", "unet"), Arm("B", "unet"), Arm("C", "segnet"))
+    given = {"arms": arms, "metrics": metrics, "contrasts": (Contrast("on-off", "A", "B"),)}
+    alone = _standings.contrasts(found, small(**given))
+    beside = _standings.contrasts(found, small(**given, reference="B"))
+    mine = [e for e in beside if e["name"] == "on-off"]
+    assert [e["p_holm"] for e in mine] == [e["p_holm"] for e in alone]
+    assert len(beside) > len(alone)
 
 
 def test_the_printed_tables_are_checked():
@@ -125,6 +160,12 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
     assert "delineate" in (tmp_path / "runs" / "one.log").read_text()
 
 
+def test_a_run_that_is_killed_is_told_as_killed(tmp_path: Path):
+    log = tmp_path / "one.log"
+    log.write_text("plan: unet\n")
+    assert "signal 9" in _runs._last_words(log, -9)
+
+
 def test_finished_runs_are_not_done_again(tmp_path: Path):
     folder = tmp_path / "one"
     (folder / "validation").mkdir(parents=True)
@@ -133,7 +174,8 @@ def test_finished_runs_are_not_done_again(tmp_path: Path):
     assert _runs.race([Run("one", "A", 0, 1.0, 1)], {}, tmp_path, 1, QUIET) == {}
 
 
-def test_stopping_a_benchmark_stops_its_runs(tmp_path: Path):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_stopping_a_benchmark_stops_its_runs(tmp_path: Path, number: str):
     """The children are in sessions of their own; none may go on alone."""
     code = (
         "import pathlib, sys\n"
@@ -151,7 +193,7 @@ def test_stopping_a_benchmark_stops_its_runs(tmp_path: Path):
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
         assert time.monotonic() < until
         time.sleep(0.05)
-    parent.send_signal(signal.SIGINT)
+    parent.send_signal(signal.Signals[number])
     parent.wait(30)
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):

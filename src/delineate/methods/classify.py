@@ -16,6 +16,9 @@ from delineate.methods._plan import Plan, Stage, Update
 
 TRAINS = ("classifier",)
 
+#: Weight of the heads half-way that some networks train with (Szegedy et al. 2015).
+AUXILIARY = 0.3
+
 
 @dataclass(frozen=True)
 class Config:
@@ -44,16 +47,24 @@ def build(config: Config, classifier: nn.Module, channels: int, schema: Schema) 
     )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        logits = classifier(batch.image).float()
+        found = classifier(batch.image)
+        heads = [found] if isinstance(found, Tensor) else list(found)
         klass = batch.klass
         if klass is None:
             raise ConfigError("expected a class for every image of the batch, got none")
-        each = F.cross_entropy(
-            logits, klass, label_smoothing=config.label_smoothing, reduction="none"
-        )
-        loss = each.mean() if batch.weight is None else (each * batch.weight).mean()
+
+        def one(logits: Tensor) -> Tensor:
+            smoothing = config.label_smoothing
+            each = F.cross_entropy(
+                logits.float(), klass, label_smoothing=smoothing, reduction="none"
+            )
+            return each.mean() if batch.weight is None else (each * batch.weight).mean()
+
+        loss = one(heads[0])
+        for head in heads[1:]:
+            loss = loss + AUXILIARY * one(head)
         update(optimiser, loss)
-        right = (logits.argmax(1) == klass).float().mean()
+        right = (heads[0].argmax(1) == klass).float().mean()
         return {"loss": loss.detach(), "train_accuracy": right.detach()}
 
     stage = Stage("classify", 1.0, {"classifier": classifier}, {"classifier": optimiser}, step)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +38,14 @@ from delineate.methods._game import Game, Rules, build_critic, see, with_presets
 from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import _blocks as blocks
 from delineate.networks import global_critic
-from delineate.networks._feature_gan import ReadOut
+from delineate.networks._feature_gan import Generator, ReadOut
+from delineate.networks.feature_cnn import FeatureCNN
+from delineate.networks.feature_segmenter import FeatureSegmenter
 
 TRAINS = ("classifier", "segmenter")
+#: What it trains of each kind.
+NETWORKS = {"classifier": "feature_cnn", "segmenter": "feature_segmenter"}
+
 #: tanh(-4) is -1 but for a thousandth: no need to know distances beyond so many tau.
 _REACH = 4.0
 
@@ -122,7 +127,7 @@ class Maps:
     """The game about feature maps; its state is that of its parts."""
 
     def __init__(
-        self, config: Config, generator: nn.Module, read_out: nn.Module, critic: nn.Module
+        self, config: Config, generator: Generator, read_out: ReadOut, critic: nn.Module
     ) -> None:
         self.config, self.generator, self.read_out = config, generator, read_out
         self.critic, self.game = critic, Game(config, [critic])
@@ -146,7 +151,8 @@ class Maps:
         if not bool(known.any()):
             silence = self.critic(see(config.sees, batch.image, maps.detach()))
             update(game.rival, 0 * silence.mean())
-            return maps, 0 * self.read_out(maps).mean(), {}
+            nothing = 0 * self.read_out(maps).mean()
+            return maps, nothing, {"loss": nothing.detach()}
         image, label, found = batch.image[known], batch.label[known], maps[known].float()
         real = real_maps(label, found.shape[1], batch.spacing_mm, config)
         hot = blocks.one_hot(label, found.shape[1] + 1)[:, 1:]
@@ -154,13 +160,10 @@ class Maps:
         apart, dice = F.l1_loss(found, real), soft_dice(inside, hot, background=True)
         loss = config.reconstruction * apart + config.dice * dice
         real, fake = game.view(image, real, found, progress)
-        said = game.teach(update, real, fake.detach())
+        scores = game.teach(update, real, fake.detach())
         term, push = game.push(loss, found, fake, progress)
-        return (
-            maps,
-            loss + term,
-            {"loss_l1": apart.detach(), "loss_dice": dice.detach(), **said, **push},
-        )
+        parts = {"loss": loss, "loss_l1": apart, "loss_dice": dice}
+        return maps, loss + term, {k: v.detach() for k, v in {**parts, **scores, **push}.items()}
 
 
 def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> Plan:
@@ -175,15 +178,22 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
     Raises:
         ConfigError: Another network, or other maps than labels.
     """
-    net = cast(Any, network)
-    _require_maps(net, len(schema.labels))
-    read_out = getattr(net, "read_out", None) or ReadOut()
-    critic = _critic(config, int(net.config.ndim), channels, len(schema.labels))
-    maps = Maps(config, net.generator, read_out, critic)
-    drawn = [*net.generator.parameters(), *read_out.parameters()]
+    if not isinstance(network, FeatureCNN | FeatureSegmenter):
+        found = type(getattr(network, "config", network)).__module__.rpartition(".")[2]
+        raise ConfigError(
+            f"expected a network with a generator of feature maps, got {found!r}",
+            where="network",
+            fix="choose feature_cnn for classes, feature_segmenter for outlines",
+            code="method-network",
+        )
+    _require_maps(network.generator.features, len(schema.labels))
+    read_out = network.read_out if isinstance(network, FeatureSegmenter) else ReadOut()
+    critic = _critic(config, network.config.ndim, channels, len(schema.labels))
+    maps = Maps(config, network.generator, read_out, critic)
+    drawn = [*network.generator.parameters(), *read_out.parameters()]
     own = Adam(drawn, config.learning_rate, (0.5, 0.999))
     modules = {
-        "generator": net.generator,
+        "generator": network.generator,
         "read_out": read_out,
         "critic": critic,
         "referee": maps.game.referee,
@@ -192,28 +202,28 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
     def features(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         _, loss, said = maps.play(batch, update, update.progress)
         update(own, loss)
-        return {"loss": loss.detach(), **said}
+        return said
 
     optimisers = {"generator": own, "critic": maps.game.rival}
-    if not hasattr(net, "classify"):
+    if isinstance(network, FeatureSegmenter):
         return Plan((Stage("features", 1.0, modules, optimisers, features),), network)
     first = Stage("features", config.share, modules, optimisers, features)
-    return Plan((first, _classify(config, net, maps, modules, drawn)), network)
+    return Plan((first, _classify(config, network, maps, modules, drawn)), network)
 
 
 def _classify(
     config: Config,
-    net: Any,
+    net: FeatureCNN,
     maps: Maps,
     modules: Mapping[str, nn.Module],
     drawn: Sequence[nn.Parameter],
 ) -> Stage:
     """The second stage; see the module's docstring."""
-    named = AdamW(
+    own = AdamW(
         net.classifier.parameters(), config.classifier_rate, weight_decay=config.weight_decay
     )
     if config.joint:
-        named.add_param_group(
+        own.add_param_group(
             {"params": drawn, "lr": config.learning_rate, "betas": (0.5, 0.999), "weight_decay": 0}
         )
 
@@ -221,26 +231,26 @@ def _classify(
         net.generator.eval()  # at rest: no noise, and no running statistics that move
         with torch.no_grad():
             found = net.generator(batch.image)
-        loss, said = name(net.classify(found, batch.image), batch, config.label_smoothing)
-        update(named, loss)
+        loss, said = cross_entropy(net.classify(found, batch.image), batch, config.label_smoothing)
+        update(own, loss)
         return said
 
     def together(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         found, drawing, told = maps.play(batch, update, progress=1.0)
         heard = found.detach() + config.joint_weight * (found - found.detach())
-        loss, said = name(net.classify(heard, batch.image), batch, config.label_smoothing)
-        update(named, loss + drawing)
+        loss, said = cross_entropy(net.classify(heard, batch.image), batch, config.label_smoothing)
+        update(own, loss + drawing)
         return {**told, **said}
 
     if not config.joint:
-        return Stage(
-            "classify", 1 - config.share, {"classifier": net}, {"classifier": named}, alone
-        )
-    optimisers = {"classifier": named, "critic": maps.game.rival}
+        return Stage("classify", 1 - config.share, {"classifier": net}, {"classifier": own}, alone)
+    optimisers = {"classifier": own, "critic": maps.game.rival}
     return Stage("classify", 1 - config.share, {**modules, "classifier": net}, optimisers, together)
 
 
-def name(logits: Tensor, batch: Batch, smoothing: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+def cross_entropy(
+    logits: Tensor, batch: Batch, smoothing: float
+) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Cross-entropy of every image's class, weighted where the batch says so, and the log's lines.
 
     Raises:
@@ -290,8 +300,8 @@ def _critic(config: Config, ndim: int, channels: int, maps: int) -> nn.Module:
     return global_critic.build(shape, seen.shape[1])
 
 
-def _require_maps(network: Any, labels: int) -> None:
-    """Refuse a network without a generator of one map a label."""
+def _require_maps(maps: int, labels: int) -> None:
+    """Refuse anything but one map a label."""
     if labels == 0:
         raise ConfigError(
             "expected label maps to learn feature maps from, got a cohort without labels",
@@ -299,17 +309,9 @@ def _require_maps(network: Any, labels: int) -> None:
             fix="add label maps, or use method: classify",
             code="no-labels",
         )
-    if not hasattr(network, "generator") or not hasattr(network.generator, "features"):
+    if maps != labels:
         raise ConfigError(
-            "expected a network with a generator of feature maps, "
-            f"got {type(network.config).__module__.rpartition('.')[2]!r}",
-            where="network",
-            fix="use network: feature_cnn for classes, or feature_segmenter for outlines",
-            code="no-generator",
-        )
-    if network.generator.features != labels:
-        raise ConfigError(
-            f"expected a feature map for each of {labels} labels, got {network.generator.features}",
+            f"expected a feature map for each of {labels} labels, got {maps}",
             where="network_settings",
             fix=f"leave features out, or use features: {labels}",
             code="features",

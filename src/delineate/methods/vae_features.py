@@ -20,7 +20,7 @@ fault, shown by a test); the distances are not squared, nothing is swapped, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -150,11 +150,7 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
         codes = branches(batch.image)
         commons, uniques = ([n.draw() for n in pair] for pair in zip(*codes, strict=True))
         pictures = branches.pictures(batch.image)
-        both = torch.stack(commons).mean(0)
-        seen = _distance(config, decoders, pictures, [both, both], uniques)
-        swapped = seen.new_zeros(())
-        if config.swap_weight > 0:
-            swapped = _distance(config, decoders, pictures, commons[::-1], uniques)
+        seen, swapped = reconstruction(config, decoders, pictures, commons, uniques)
         kl, free = divergence(codes, config.free_nats)
         angles = disentangled(*codes) if config.cosine == "corrected" else printed_cosine(*codes)
         answered, said = answer(batch, vae.join(commons, uniques), update.progress)
@@ -219,22 +215,44 @@ def _outlines(config: Config, network: FilmUNet) -> Answer:
 # ------------------------------------------------------------------------------- the auto-encoders
 
 
-def _distance(
+def reconstruction(
     config: Config,
     decoders: nn.ModuleList,
-    pictures: list[Tensor],
-    commons: list[Tensor],
-    uniques: list[Tensor],
-) -> Tensor:
-    """Of both pictures and what the decoders make of the codes."""
-    total = pictures[0].new_zeros(())
-    for decoder, picture, *codes in zip(decoders, pictures, commons, uniques, strict=True):
-        gap = decoder(*codes, picture.shape[2:]).float() - picture
-        if config.distance == "mean_squared":
-            total = total + gap.square().mean()
-        else:
-            total = total + gap.flatten(1).norm(dim=1).mean()
-    return total
+    pictures: Sequence[Tensor],
+    commons: Sequence[Tensor],
+    uniques: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """How far both pictures are from what the decoders make of the codes.
+
+    Args:
+        config: Which distance, and whether codes are swapped.
+        decoders: Of both pictures.
+        pictures: ``(B, C', *S)`` each.
+        commons: ``(B, D)`` each, drawn.
+        uniques: ``(B, D')`` each, drawn.
+
+    Returns:
+        By the mean of both common codes, and by the other picture's, each summed over the pictures.
+    """
+    both = torch.stack(list(commons)).mean(0)
+    seen, swapped = pictures[0].new_zeros(2)
+    for decoder, picture, other, unique in zip(
+        decoders, pictures, commons[::-1], uniques, strict=True
+    ):
+        used = [both, other] if config.swap_weight > 0 else [both]
+        made = decoder(torch.cat(used), torch.cat([unique] * len(used)), picture.shape[2:])
+        gaps = [_distance(config, one.float() - picture) for one in made.chunk(len(used))]
+        seen = seen + gaps[0]
+        swapped = swapped + sum(gaps[1:])
+    return seen, swapped
+
+
+def _distance(config: Config, gap: Tensor) -> Tensor:
+    """Mean square over voxels and images, or the norm of each image's, mean over images."""
+    if config.distance == "mean_squared":
+        return gap.square().mean()
+    norms: Tensor = torch.linalg.vector_norm(gap.flatten(1), dim=1)
+    return norms.mean()
 
 
 def kl(code: vae.Normal) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Any
 
 #: Pixel accuracy of an answer that finds nothing in a BraTS volume, of which about 1.7 % is tumour.
 BACKGROUND_ACCURACY = 0.983
+#: Decimal digits are no binary fractions.
+_TINY = 1e-12
 
 
 def most_f1(precision: float, recall: float, rounding: float = 0.0) -> float:
@@ -48,13 +50,16 @@ def contradictions(row: Mapping[str, Any], rounding: float) -> list[dict[str, st
     precision, recall, f1 = row.get("precision"), row.get("recall"), row.get("f1")
     if precision is not None and recall is not None and f1 is not None:
         harmonic = _harmonic(precision, recall)
+        half = rounding / 2 + _TINY
+        least = _harmonic(max(0.0, precision - half), max(0.0, recall - half)) - half
+        most = _harmonic(precision + half, recall + half) + half
         arithmetic = (
             f"precision {_p(precision)} and recall {_p(recall)}: harmonic mean {_p(harmonic)}, "
             f"arithmetic mean {_p((precision + recall) / 2)}"
         )
         if f1 > most_f1(precision, recall, rounding):
             found.append(_finding(method, "F1", f1, arithmetic, "impossible, however averaged"))
-        elif abs(f1 - harmonic) > rounding:
+        elif not least <= f1 <= most:
             verdict = "not the harmonic mean; possible only as an average over unlike classes"
             found.append(_finding(method, "F1", f1, arithmetic, verdict))
     iou, dice = row.get("iou"), row.get("dice")

@@ -243,6 +243,9 @@ def _rows(tensor: Tensor, mine: Tensor, axis: int, ends: Ends) -> tuple[Tensor, 
     shared = [name for name in new if name in old]
     if not set(shared) - {"background"}:
         return None
+    here, there = (t.shape[:axis] + t.shape[axis + 1 :] for t in (tensor, mine))
+    if here != there:  # the caller says so
+        return tensor, []
     made = mine.clone()
     for name in shared:
         made.select(axis, new.index(name)).copy_(tensor.select(axis, old.index(name)))

@@ -112,3 +112,11 @@ def require_size(size: Sequence[int], least: int) -> None:
             fix=f"pad to {(2 * least,) * len(size)}",
             code="size",
         )
+
+
+def scaled_rate(rate: int, patch: Sequence[int]) -> int:
+    """An atrous rate published for crops of 321 pixels, for patches of another size.
+
+    Taps beyond the features' border would see zeros and learn nothing.
+    """
+    return max(1, round(rate * min(patch) / 321))

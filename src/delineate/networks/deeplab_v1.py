@@ -11,7 +11,9 @@ eighth of the patch's side; the published ones are for photographs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,6 +51,11 @@ class Config:
 def divisor(config: Config) -> int:
     """Every spatial size must be a multiple of this."""
     return 8
+
+
+def derived(patch: Sequence[int]) -> dict[str, Any]:
+    """The rate for patches of this size: the published one is for crops of 321 pixels."""
+    return {"rate": vgg.scaled_rate(12, patch)}
 
 
 def build(config: Config, channels: int, outputs: int) -> DeepLabV1:

@@ -11,7 +11,9 @@ eighth of the patch's side; the published ones are for photographs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,11 @@ class Config:
 def divisor(config: Config) -> int:
     """Every spatial size must be a multiple of this."""
     return 8
+
+
+def derived(patch: Sequence[int]) -> dict[str, Any]:
+    """The rates for patches of this size: the published ones are for crops of 321 pixels."""
+    return {"rates": tuple(vgg.scaled_rate(rate, patch) for rate in (6, 12, 18, 24))}
 
 
 def build(config: Config, channels: int, outputs: int) -> DeepLabV2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from delineate.data.cache import PreparedCase
 from delineate.engine.budget import Candidate
 from delineate.engine.loop import is_memory
 from delineate.engine.update import EngineUpdate
-from delineate.methods._plan import Plan
+from delineate.methods._plan import Plan, Stage
 from delineate.networks._cost import Counter
 from delineate.networks._transfer import Transfer, freeze
 from delineate.preprocess.presets import Preparation
@@ -93,9 +94,12 @@ class Bench:
             "width": candidate.width,
             "levels": levels,
             "deep_supervision": max(0, levels - 3),  # all but the two coarsest, as nnU-Net
+            "features": max(1, len(self.target.schema.labels)),
         }
         names = {f.name for f in dataclasses.fields(module.Config)}
         values = {k: v for k, v in derived.items() if k in names}
+        if hasattr(module, "derived"):  # what else in a network follows from the patch
+            values |= module.derived(candidate.patch)
         wanted = {**values, **self.chosen.network_settings}
         return settings.from_dict(wanted, module.Config, "network_settings")
 
@@ -155,41 +159,44 @@ class Bench:
     def measure(
         self, candidate: Candidate, cases: Sequence[PreparedCase], compiled: bool = False
     ) -> float:
-        """Seconds a step of a candidate, sampling and augmentation included."""
-        once = self._step_of(candidate, cases, compiled)
-        times = []
-        for step in range(_TIMED):
-            start = time.perf_counter()
-            once(step)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return sorted(times[1:])[(_TIMED - 1) // 2] * self.chosen.loop.accumulate
+        """Seconds a step of a candidate, sampling and augmentation included; mean over stages."""
+        seconds = 0.0
+        for share, once in self._steps_of(candidate, cases, compiled):
+            times = []
+            for step in range(_TIMED):
+                start = time.perf_counter()
+                once(step)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+            seconds += share * sorted(times[1:])[(_TIMED - 1) // 2]
+        return seconds * self.chosen.loop.accumulate
 
     def count(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
         """Billion multiplications a step, of all that the method computes, backward included.
 
-        The mean over some steps, for methods need not do the same in each.
+        The mean over stages and some steps of each, for methods need not do the same in each.
         """
-        once = self._step_of(candidate, cases)
-        with Counter() as counter:
-            for step in range(_COUNTED):
-                once(step)
-        return counter.macs / 1e9 / _COUNTED * self.chosen.loop.accumulate
+        macs = 0.0
+        for share, once in self._steps_of(candidate, cases):
+            with Counter() as counter:
+                for step in range(_COUNTED):
+                    once(step)
+            macs += share * counter.macs
+        return macs / 1e9 / _COUNTED * self.chosen.loop.accumulate
 
-    def _step_of(
+    def _steps_of(
         self, candidate: Candidate, cases: Sequence[PreparedCase], compiled: bool = False
-    ) -> Callable[[int], None]:
-        """The last stage's step of a candidate, fed and guarded, as a function of its number."""
+    ) -> list[tuple[float, Callable[[int], None]]]:
+        """Share and step of every stage, fed and guarded, as a function of the step's number."""
         plan, feed = self.build(candidate), self.feed(candidate, cases)
         if compiled:
             plan.predictor.compile()
-        stage = plan.stages[-1]
-        for module in stage.modules.values():
-            module.to(self.device).train()
         update = EngineUpdate(self.fabric, 1, self.chosen.loop.clip, progress=0.5)
 
-        def once(step: int) -> None:
+        def once(stage: Stage, step: int) -> None:
+            for module in stage.modules.values():
+                module.to(self.device).train()
             batch = feed(step, 0, 1)
             moved: dict[str, Any] = {
                 name: part.to(self.device)
@@ -210,4 +217,4 @@ class Bench:
                     code="out-of-memory",
                 ) from error
 
-        return once
+        return [(stage.share, partial(once, stage)) for stage in plan.stages]

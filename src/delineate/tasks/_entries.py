@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,9 @@ from delineate.tasks._suite import Arm, Suite
 from delineate.tasks._training import Job
 
 #: Start, scoring and report of one training run, in seconds, before the first has been seen.
-OVERHEAD = 20.0
+OVERHEAD = 40.0
+#: Steps take so much longer where several runs share the processors than one alone.
+CROWDED = 1.5
 _LEAST_STEPS = 20
 
 
@@ -92,31 +95,30 @@ def measure(
     Raises:
         ConfigError: No arm can.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted start left would be taken up
+    folder.mkdir(parents=True)
     jobs = [
         Job(settings(arm), cohort, folder, {"hashes": {}}, time.monotonic(), silent, progress,
             lambda: False, cohort.root, {})
         for arm in suite.arms
     ]  # fmt: skip
-    cases: list[PreparedCase] = []
-    for job in jobs:
-        cases = job.ready(cache)[1]["train"]
-    wanted = _candidate(suite, jobs[0], cases)
+    cases = [job.ready(cache)[1]["train"] for job in jobs]  # arms may derive other channels
+    wanted = _candidate(suite, jobs[0], cases[0])
     failures: list[dict[str, Any]] = []
     entries: list[Entry] = []
     common = 1
-    fitting: list[tuple[Arm, Job]] = []
-    for arm, job in zip(suite.arms, jobs, strict=True):
+    fitting: list[tuple[Arm, Job, list[PreparedCase]]] = []
+    for arm, job, seen in zip(suite.arms, jobs, cases, strict=True):
         try:
             common = math.lcm(common, job.bench.divisor(wanted))
         except DelineateError as error:
             failures.append(_failure(arm, error))
             continue
-        fitting.append((arm, job))
+        fitting.append((arm, job, seen))
     candidate = dataclasses.replace(wanted, patch=_planning.round_to(wanted.patch, common))
-    for arm, job in progress.track(fitting, "measuring a step of every arm", len(fitting)):
+    for arm, job, seen in progress.track(fitting, "measuring a step of every arm", len(fitting)):
         try:
-            entries.append(_entry(arm, job, candidate, cases))
+            entries.append(_entry(arm, job, candidate, seen))
         except DelineateError as error:
             failures.append(_failure(arm, error))
     told = [f"{failure['arm']} cannot take part: {failure['reason']}" for failure in failures]

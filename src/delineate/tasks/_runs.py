@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from delineate.core import run
 from delineate.core.progress import Bar, Progress
@@ -27,6 +31,8 @@ class Run:
         number: Which of the arm's runs.
         seconds: It should take.
         steps: It has.
+        condition: Of a benchmark of classifiers.
+        table: What it learns from, where that differs from run to run.
     """
 
     name: str
@@ -34,6 +40,8 @@ class Run:
     number: int
     seconds: float
     steps: int
+    condition: str = ""
+    table: Path | None = None
 
 
 def finished(folder: Path) -> bool:
@@ -51,7 +59,8 @@ def race(
 ) -> dict[str, str]:
     """Do all runs that are not finished, several at a time.
 
-    Ctrl-C, or an error, ends the runs too; the same call goes on where they stood.
+    Ctrl-C, SIGTERM, a closed terminal or an error ends the runs too; the same call goes on where
+    they stood.
 
     Args:
         runs: In the order in which they begin.
@@ -69,6 +78,7 @@ def race(
     with progress.task(sum(one.seconds for one in runs), "training every arm") as bar:
         bar.advance(sum(one.seconds for one in runs if one not in waiting))
         shown: dict[str, float] = {}
+        before = _as_interrupts()
         try:
             while waiting or going:
                 while waiting and len(going) < jobs:
@@ -84,12 +94,29 @@ def race(
                     del going[name]
                     if code != 0:
                         failed[name] = _last_words(folder / f"{name}.log", code)
+                    elif finished(folder / name):  # nothing will go on from them
+                        shutil.rmtree(folder / name / "checkpoints", ignore_errors=True)
         finally:
             for _, process in going.values():
                 process.terminate()
             for _, process in going.values():
                 process.wait()
+            for number, handler in before.items():
+                signal.signal(number, handler)
     return failed
+
+
+def _as_interrupts() -> dict[signal.Signals, Any]:
+    """Let what would end this process at once end the runs first; the handlers there were."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # somebody else owns the signals
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    known = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ends = [one for one in known if signal.getsignal(one) == signal.SIG_DFL]  # nohup ignores one
+    return {one: signal.signal(one, stop) for one in ends}
 
 
 def _start(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -97,10 +124,14 @@ def _start(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
     if record.get("status") in ("finished", "interrupted"):  # but not scored, or stopped half-way
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Apart, so that Ctrl-C reaches this process alone.
+    apart: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     with folder.with_name(f"{folder.name}.log").open("wb") as log:
-        return subprocess.Popen(  # in a session of its own: Ctrl-C reaches this process alone
+        return subprocess.Popen(
             [sys.executable, "-m", "delineate", *words],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **apart,
         )  # fmt: skip
 
 
@@ -123,6 +154,8 @@ def _share(folder: Path, steps: int) -> float:
 
 
 def _last_words(log: Path, code: int) -> str:
-    """The last lines that a failed run wrote."""
+    """The last lines that a failed run wrote; one that was killed cannot say so itself."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return " ".join(line.strip() for line in lines[-3:]) or f"ended with exit code {code}"
+    told = " ".join(line.strip() for line in lines[-3:])
+    killed = f"killed by signal {-code} (9: often for want of memory); last words:"
+    return f"{killed} {told or 'none'}" if code < 0 else told or f"ended with exit code {code}"

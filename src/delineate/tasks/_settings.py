@@ -51,6 +51,9 @@ class RunConfig:
         default=None, metadata={"help": "cross-validation: hold out one of so many parts instead"}
     )
     fold: int = field(default=0, metadata={"help": "which of the parts, counted from 0"})
+    leaky: bool = field(
+        default=False, metadata={"help": "let declared parts share subjects; figures mean nothing"}
+    )
     validation: float = field(default=0.1, metadata={"help": "subjects that choose the clean-up"})
     width: int | None = field(default=None, metadata={"help": "channels at full resolution"})
     patch: tuple[int, ...] | None = field(default=None, metadata={"help": "size of a patch"})

@@ -61,7 +61,7 @@ def summary(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[
     for region in _regions(found):
         for metric in metrics:
             for arm in [*arms, NOTHING]:
-                mine = _of(found, arms[0] if arm == NOTHING else arm, region)
+                mine = _once(found, region) if arm == NOTHING else _of(found, arm, region)
                 values = [row["_nothing"][metric] if arm == NOTHING else row[metric]
                           for row in mine]  # fmt: skip
                 if all(value is None for value in values):
@@ -81,12 +81,13 @@ def summary(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[
 def contrasts(found: Sequence[Mapping[str, Any]], suite: Suite) -> list[dict[str, Any]]:
     """Paired differences: those the suite names, and every arm against its reference.
 
-    P-values of the first metric are corrected together (Holm), those of the other metrics apart.
+    P-values are corrected by Holm within a metric, the planned ones apart from the others.
     """
     from delineate.metrics.statistics import compare_paired, holm
 
     arms = list(dict.fromkeys(row["arm"] for row in found))
-    pairs = {(c.a, c.b): c.name for c in suite.contrasts}
+    named = {(c.a, c.b): c.name for c in suite.contrasts}
+    pairs = dict(named)
     if suite.reference:
         for arm in arms:
             if arm != suite.reference:
@@ -115,9 +116,11 @@ def contrasts(found: Sequence[Mapping[str, Any]], suite: Suite) -> list[dict[str
                         "p": _or_none(told["p_value"]), "n": told["n_subjects"],
                     }
                 )  # fmt: skip
-        corrected = holm(_array([entry["p"] for entry in family]))
-        for entry, p in zip(family, corrected, strict=True):
-            entry["p_holm"] = _or_none(float(p))
+        planned = [entry for entry in family if (entry["a"], entry["b"]) in named]
+        for group in (planned, [entry for entry in family if entry not in planned]):
+            corrected = holm(_array([entry["p"] for entry in group]))
+            for entry, p in zip(group, corrected, strict=True):
+                entry["p_holm"] = _or_none(float(p))
         entries += family
     return entries
 
@@ -136,16 +139,28 @@ def printed(suite: Suite) -> dict[str, Any] | None:
 
 def notes(suite: Suite, found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know to read the table."""
-    subjects = len({row["subject"] for row in found})
+    judged = {arm: {row["subject"] for row in found if row["arm"] == arm}
+              for arm in dict.fromkeys(row["arm"] for row in found)}  # fmt: skip
+    subjects = len(set().union(*judged.values()))
+    short = [f"{arm} {len(mine)}" for arm, mine in judged.items() if len(mine) < subjects]
+    missing = f"not every arm judged all {subjects} subjects ({', '.join(short)}): its mean is of "
+    missing += "other subjects than the others'; paired contrasts use those that both judged"
+    alike = "one learning rate, loss and width for all, and weights drawn at random: what an "
+    alike += "architecture reaches with its own schedule, pretraining or random field is not asked"
     return [
+        *([missing] if short else []),
         f"every run holds out another of {suite.runs} parts of the subjects and draws its own "
-        f"weights; each of {subjects} subjects is judged once by every arm, by a model that never "
-        "saw it",
+        f"weights; each of {subjects} subjects is judged by a model that never saw it",
         "equal compute: multiplications counted in a training step, backward pass and critics "
         "included; a cheaper network gets more steps",
         "intervals: 95 % bootstrap over subjects; p: Wilcoxon's signed-rank test over subjects, "
-        "corrected by Holm within a metric",
-        "intervals do not hold the spread between seeds apart from that between subjects",
+        "corrected by Holm within a metric, planned contrasts apart from the others",
+        "the U-Net has deep supervision, as nnU-Net trains it; the others are as published",
+        f"intervals and p speak of the {suite.runs} models that were trained, and of new subjects; "
+        "training again, with other seeds, would move figures beyond them",
+        *([] if any(arm.settings for arm in suite.arms) else [alike]),
+        "a structure that is missed, or found where there is none, has a Dice of 0 and the image's "
+        "diagonal as its distances",
         "all background: what an answer that finds nothing would score on the same cases",
     ]
 
@@ -156,6 +171,11 @@ def _regions(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _of(found: Sequence[Mapping[str, Any]], arm: str, region: str) -> list[Mapping[str, Any]]:
     return [row for row in found if row["arm"] == arm and row["region"] == region]
+
+
+def _once(found: Sequence[Mapping[str, Any]], region: str) -> list[Mapping[str, Any]]:
+    """One row of every case, whichever arm judged it."""
+    return list({row["case"]: row for row in found if row["region"] == region}.values())
 
 
 def _number(text: str) -> float | None:

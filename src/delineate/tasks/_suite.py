@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from delineate.core import catalog
 from delineate.core import config as settings
 from delineate.core.errors import ConfigError
+from delineate.tasks._conditions import Condition
 from delineate.tasks._settings import RunConfig
 
 _FOLDER = Path(__file__).with_name("suites")
+#: Settings of a run that the plan makes: for all runs, and alike for all arms.
+_PLANNED = {"network", "method", "width", "steps", "seed", "folds", "fold", "threads", "device"}
+_SHARED = {"patch", "batch"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class Arm:
     method: str = field(default="supervised", metadata={"help": "a file of methods/"})
     settings: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "settings of a training run that differ"}
+    )
+    exhibit: bool = field(
+        default=False, metadata={"help": "classes: runs under every condition, not the first alone"}
     )
 
 
@@ -53,7 +61,13 @@ class Suite:
     title: str = field(metadata={"help": "heading of the report"})
     question: str = field(metadata={"help": "what it is to answer"})
     arms: tuple[Arm, ...] = field(metadata={"help": "competitors"})
-    metrics: tuple[str, ...] = field(metadata={"help": "columns of cases.csv that are reported"})
+    metrics: tuple[str, ...] = field(metadata={"help": "what is reported, the first in the lead"})
+    target: Literal["outline", "class", "presence"] = field(
+        default="outline", metadata={"help": "what is learned, see the settings of a run"}
+    )
+    conditions: tuple[Condition, ...] = field(
+        default=(Condition("by subject"),), metadata={"help": "classes: splits and labels"}
+    )
     reference: str | None = field(
         default=None, metadata={"help": "arm all others are held against"}
     )
@@ -82,6 +96,12 @@ class Suite:
             raise ConfigError(
                 f"expected arms of different names and 2 runs or more, got {names}, {self.runs}"
             )
+        folders = [slug(name) for name in names]
+        if "" in folders or len(set(folders)) != len(folders):
+            raise ConfigError(
+                "expected arms whose names differ in letters (a to z) or digits, for they name "
+                f"folders, got {names}"
+            )
         used = [self.reference] if self.reference else []
         used += [name for contrast in self.contrasts for name in (contrast.a, contrast.b)]
         for name in used:
@@ -100,6 +120,20 @@ class Suite:
             catalog.load("networks", arm.network)
             catalog.load("methods", arm.method)
             settings.from_dict({**self.settings, **arm.settings}, RunConfig, arm.name)
+            for name in [*(_PLANNED & {*self.settings, *arm.settings}), *_SHARED & {*arm.settings}]:
+                raise ConfigError(
+                    f"expected settings that the benchmark leaves open, got {name!r}",
+                    where=arm.name,
+                    fix="leave it out: the plan gives it, for equal compute",
+                )
+        if self.target == "outline":
+            from delineate.tasks.evaluate import METRICS
+
+            for name in self.metrics:
+                if name not in METRICS:
+                    raise ConfigError(
+                        f"expected a metric, got {name!r}", fix=settings.nearest(name, METRICS)
+                    )
 
     def of_networks(self, wanted: tuple[str, ...]) -> Suite:
         """The same suite with other arms: ``NETWORK`` or ``NETWORK+METHOD`` each."""
@@ -107,8 +141,10 @@ class Suite:
         arms = []
         for word in dict.fromkeys(name for text in wanted for name in text.split(",") if name):
             network, _, method = word.partition("+")
-            method = method or "supervised"
+            method = method or ("supervised" if self.target == "outline" else "classify")
             arms.append(known.get((network, method), Arm(word, network, method)))
+        if not arms:
+            raise ConfigError(f"expected names of networks, got {wanted}", where="--networks")
         names = {arm.name for arm in arms}
         return replace(
             self,
@@ -116,6 +152,11 @@ class Suite:
             reference=self.reference if self.reference in names else arms[0].name,
             contrasts=tuple(c for c in self.contrasts if {c.a, c.b} <= names),
         )
+
+
+def slug(name: str) -> str:
+    """A name as a part of a folder's."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def names() -> list[str]:

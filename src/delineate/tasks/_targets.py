@@ -249,9 +249,7 @@ class Classes:
             if not known:
                 continue
             some = [place for place, _ in known]
-            logits.append(
-                classes.logits(network, case.image, self.axis, some, feed.patch, device)
-            )
+            logits.append(classes.logits(network, case.image, self.axis, some, feed.patch, device))
             truth += [klass for _, klass in known]
             subjects += [case.subject] * len(known)
         if not logits:

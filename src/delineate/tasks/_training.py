@@ -96,7 +96,7 @@ class Job:
         """Subjects for training, for choosing the clean-up, and for the figures."""
         kept = run.read_json(self.out / "split.json")
         split = splits.Split.from_dict(kept) if kept else self._new_split()
-        splits.check(self.cohort, split)
+        splits.check(self.cohort, split, allow_leaky=self.chosen.leaky)
         run.write_json(self.out / "split.json", split.to_dict())
         self.record["hashes"]["split"] = split.hash()
         told = ", ".join(f"{len(ids)} {name}" for name, ids in split.parts.items())
@@ -119,7 +119,7 @@ class Job:
             rest = cohort.subset(parts["train"])
             inner = splits.holdout(rest, chosen.validation, chosen.seed)
             parts |= {"train": inner["train"], "validation": inner["test"]}
-        return splits.Split("train-validation-test", chosen.seed, parts)
+        return splits.Split("train-validation-test", chosen.seed, parts, chosen.leaky)
 
     def _plan_preparation(self, training: Cohort) -> Preparation:
         """Planned on the training cases alone."""

@@ -1,0 +1,98 @@
+"""From the answers of all runs to a table of classifiers, by condition."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from delineate.tasks import _standings
+from delineate.tasks._runs import Run
+from delineate.tasks._suite import Suite
+
+#: What always answering the commonest class would score.
+MAJORITY = "majority class"
+
+
+def rows(
+    table: Iterable[Mapping[str, str]], one: Run, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of one run's ``cases.csv``: a picture each."""
+    return [
+        {
+            "arm": one.arm, "run": one.number, "seed": one.number, "fold": one.number,
+            "case": line["case"], "subject": line["subject"], "region": one.condition,
+            "accuracy": float(line["right"] == "yes"),
+            "_truth": line["truth"],
+            "_p": {k[2:-1]: float(v) for k, v in line.items() if k.startswith("p(")},
+        }
+        for line in table
+    ]  # fmt: skip
+
+
+def summary(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Figures of every arm and condition, with 95 % bootstrap intervals over subjects."""
+    from delineate.metrics.classification import classification_figures
+
+    entries: list[dict[str, Any]] = []
+    for region in dict.fromkeys(row["region"] for row in found):
+        baseline: Mapping[str, Any] = {}
+        for arm in dict.fromkeys(row["arm"] for row in found):
+            mine = [row for row in found if (row["arm"], row["region"]) == (arm, region)]
+            if not mine:
+                continue
+            classes = sorted(mine[0]["_p"])
+            figures = classification_figures(
+                [[row["_p"][name] for name in classes] for row in mine],
+                [classes.index(row["_truth"]) for row in mine],
+                [row["subject"] for row in mine],
+                classes,
+            )
+            baseline = baseline or figures["majority"]
+            entries += [_entry(arm, region, metric, figures[metric], figures["n_subjects"])
+                        for metric in metrics]  # fmt: skip
+        entries += [
+            _entry(MAJORITY, region, metric, {"value": baseline.get(metric)}, 0)
+            for metric in metrics
+            if baseline.get(metric) is not None
+        ]
+    return entries
+
+
+def contrasts(found: Sequence[Mapping[str, Any]], suite: Suite) -> list[dict[str, Any]]:
+    """Paired differences in accuracy, within subjects, under the first condition."""
+    first = suite.conditions[0].name
+    mine = [row for row in found if row["region"] == first]
+    return _standings.contrasts(mine, dataclasses.replace(suite, metrics=("accuracy",)))
+
+
+def notes(suite: Suite, found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know to read the table."""
+    told = [f"{c.name}: split by {c.split}, {c.labels} labels" for c in suite.conditions]
+    subjects = len({row["subject"] for row in found})
+    return [
+        f"conditions: {'; '.join(told)}",
+        "random labels are drawn once for each subject: whatever beats chance on them has "
+        "recognised subjects, not disease",
+        "a split by slice puts neighbouring slices of one subject on both sides, as many published "
+        "results do; its figures say nothing of new subjects",
+        f"every run holds out another part of {subjects} subjects and draws its own weights",
+        "equal compute: multiplications counted in a training step; a cheaper network gets more "
+        "steps",
+        "intervals: 95 % bootstrap over subjects; contrasts: accuracy, Wilcoxon's test over "
+        "subjects, corrected by Holm",
+        "no temperature is fitted (no validation cases), so calibration errors are of raw "
+        "probabilities",
+    ]
+
+
+def _entry(arm: str, region: str, metric: str, figure: Mapping[str, Any], n: int) -> dict[str, Any]:
+    return {
+        "arm": arm, "region": region, "metric": metric, "mean": _known(figure.get("value")),
+        "low": _known(figure.get("ci_low")), "high": _known(figure.get("ci_high")),
+        "median": None, "n": n,
+    }  # fmt: skip
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if value is not None and value == value else None  # NaN is not itself
