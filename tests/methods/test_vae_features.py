@@ -82,7 +82,7 @@ class Codes:
         half = len(drawn[0]) // 2
         known, new = (np.concatenate([d[i] for d in drawn]) for i in (np.s_[:half], np.s_[half:]))
         which = np.repeat([0, 1], half)
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
         return float(model.fit(known, which).score(new, which))
 
 

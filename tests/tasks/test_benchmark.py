@@ -208,7 +208,7 @@ def test_a_small_benchmark_from_end_to_end_and_again(tmp_path: Path):
     from delineate.tasks.benchmark import benchmark
     from delineate.tasks.phantom import phantom
 
-    data = phantom(tmp_path / "data", 6, 8.0, 0, missing=0.0)
+    data = phantom(tmp_path / "data", 6, 6.0, 0, missing=0.0)
     given = {"data": data, "out": tmp_path / "out", "networks": ("unet", "segnet"), "runs": 2,
              "width": 4}  # fmt: skip
     told = benchmark("s1", gmac=60.0, **given)

@@ -1,10 +1,9 @@
 """S0's DL-GAN-CNN: a generator learns maps of where structures are, a CNN names the class by them.
 
 S0 trains its generator against "real feature maps" that it does not define. Here the real map of a
-label is ``tanh(-d / tau)``, d its signed distance in mm, negative inside (eq. B7 of the project's
-reading): in (-1, 1) as the generator's tanh wants it, steep at boundaries, **positive inside**. So
-a voxel is of a label where its map is above 0, ``sigmoid(kappa F)``; a read-out at F < 0, which one
-line of the reading has, would be the opposite of its own loss.
+label is ``tanh(-d / tau)``, d its signed distance in mm, negative inside: in (-1, 1) as the tanh at
+the generator's end wants it, steep at boundaries, and **positive inside**. So a voxel is of a label
+where its map is above 0, and ``sigmoid(kappa F)`` is how likely.
 
 Two stages. *Features*: adversary + 100 |F - F*| + Dice of ``sigmoid(kappa F)`` against a critic of
 image and map (``_game``: patches, spectral norm, hinge, R1); images without a label take no part,

@@ -119,7 +119,11 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
     Raises:
         ConfigError: Another network, which has no encoders of that kind.
     """
-    if not isinstance(network, VaeCnn | FilmUNet):
+    if isinstance(network, VaeCnn):
+        kind, answer = "classifier", _classes(config, network)
+    elif isinstance(network, FilmUNet):
+        kind, answer = "segmenter", _outlines(config, network)
+    else:
         name = type(getattr(network, "config", network)).__module__.rpartition(".")[2]
         raise ConfigError(
             f"expected a network with the encoders of two auto-encoders, got {name!r}",
@@ -131,49 +135,24 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
     decoders = nn.ModuleList(
         vae.Decoder(shape.ndim, len(own), shape.width, shape) for own in branches.channels
     )
-    kind, answer = (
-        ("classifier", _classes(config, network))
-        if isinstance(network, VaeCnn)
-        else ("segmenter", _outlines(config, network))
-    )
     modules = {kind: network, "decoders": decoders}
     optimiser = torch.optim.AdamW(
         [p for module in modules.values() for p in module.parameters()],
         config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    answer = (
-        _classes(config, network) if isinstance(network, VaeCnn) else _outlines(config, network)
-    )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         codes = branches(batch.image)
         commons, uniques = ([n.draw() for n in pair] for pair in zip(*codes, strict=True))
-        pictures = branches.pictures(batch.image)
-        seen, swapped = reconstruction(config, decoders, pictures, commons, uniques)
-        kl, free = divergence(codes, config.free_nats)
-        angles = disentangled(*codes) if config.cosine == "corrected" else printed_cosine(*codes)
-        answered, said = answer(batch, vae.join(commons, uniques), update.progress)
-        beta = config.beta * rise(update.progress, 0.0, config.warm_up)
-        loss = (
-            seen
-            + config.swap_weight * swapped
-            + beta * free
-            + config.cosine_weight * angles
-            + config.answer_weight * answered
-        )
+        loss, said = auto_encoding(
+            config, decoders, branches.pictures(batch.image), codes, commons, uniques,
+            config.beta * rise(update.progress, 0.0, config.warm_up),
+        )  # fmt: skip
+        answered, more = answer(batch, vae.join(commons, uniques), update.progress)
+        loss = loss + config.answer_weight * answered
         update(optimiser, loss)
-        return {
-            "loss": loss.detach(),
-            **said,
-            "loss_answer": answered.detach(),
-            "loss_reconstruction": seen.detach(),
-            "loss_swapped": swapped.detach(),
-            "loss_cosine": angles.detach(),
-            "kl": kl.detach(),
-            "active_units": active_units(codes),
-            "cosine_common": _cosine(codes[0].common.mean, codes[1].common.mean).mean().detach(),
-        }
+        return {"loss": loss.detach(), "loss_answer": answered.detach(), **more, **said}
 
     stage = Stage("vae_features", 1.0, modules, {"all": optimiser}, step)
     return Plan((stage,), network)
@@ -213,6 +192,42 @@ def _outlines(config: Config, network: FilmUNet) -> Answer:
 
 
 # ------------------------------------------------------------------------------- the auto-encoders
+
+
+def auto_encoding(
+    config: Config,
+    decoders: nn.ModuleList,
+    pictures: Sequence[Tensor],
+    codes: tuple[vae.Codes, vae.Codes],
+    commons: Sequence[Tensor],
+    uniques: Sequence[Tensor],
+    beta: float,
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Everything that is minimised but the answer, and what the log should say.
+
+    Args:
+        config: Weights of the terms.
+        decoders: Of both pictures.
+        pictures: ``(B, C', *S)`` each.
+        codes: Of both pictures.
+        commons: ``(B, D)`` each, drawn.
+        uniques: ``(B, D')`` each, drawn.
+        beta: Weight of the KL divergence by now.
+    """
+    seen, swapped = reconstruction(config, decoders, pictures, commons, uniques)
+    nats, free = divergence(codes, config.free_nats)
+    alike = printed_cosine(*codes)
+    angles = disentangled(*codes) if config.cosine == "corrected" else alike
+    loss = seen + config.swap_weight * swapped + beta * free + config.cosine_weight * angles
+    said = {
+        "loss_reconstruction": seen,
+        "loss_swapped": swapped,
+        "loss_cosine": angles,
+        "cosine_common": alike,
+        "kl": nats,
+        "active_units": active_units(codes),
+    }
+    return loss, {name: value.detach() for name, value in said.items()}
 
 
 def reconstruction(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
+from delineate.core import catalog
 from delineate.core.case import Batch
 from delineate.core.errors import InputError
 from delineate.data.cache import PreparedCase
@@ -269,7 +270,9 @@ def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
     if method == "auto":
         method = "supervised" if target == "outline" else "classify"
     if network == "auto" and chosen.weights is None:
-        network = "unet" if target == "outline" else "cnn"
+        kind = "segmenter" if target == "outline" else "classifier"
+        own = getattr(catalog.load("methods", method), "NETWORKS", {})  # some train only these
+        network = own.get(kind, "unet" if target == "outline" else "cnn")
     return replace(chosen, target=target, method=method, network=network)
 
 

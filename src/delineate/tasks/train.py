@@ -54,7 +54,8 @@ def train(
         steps: A fixed number of steps instead of a budget; makes a run repeatable to the bit.
         target: What the model is to give: an outline, the class of a case, or the presence of
             anything outlined in each slice; auto: outlines where there are label maps.
-        method: How to train: supervised, adversarial, segan or cpgan; classify for classes.
+        method: How to train: supervised, adversarial, segan or cpgan; classify for classes;
+            gan_features or vae_features for either.
         network: What to train, see ``delineate networks``; by default that of the weights, or unet,
             or cnn for classes.
         weights: File to start from: a model of Delineate, of any labels and channels, or the
