@@ -1,4 +1,4 @@
-"""Delineate: from a folder of medical images to a segmenter, its figures and its report.
+"""Delineate: from a folder of medical images to a model, its figures and its report.
 
 Every name below is loaded when it is first used, so ``import delineate`` is quick and does not
 import torch.
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from delineate.data.cohort import Cohort
     from delineate.data.readers import read
     from delineate.tasks.audit import audit
+    from delineate.tasks.benchmark import benchmark
     from delineate.tasks.demo import demo
     from delineate.tasks.evaluate import evaluate
     from delineate.tasks.phantom import phantom
@@ -31,6 +32,7 @@ __all__ = [
     "Schema",
     "__version__",
     "audit",
+    "benchmark",
     "demo",
     "evaluate",
     "load_model",

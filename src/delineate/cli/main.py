@@ -18,7 +18,7 @@ import delineate
 from delineate.core import catalog
 from delineate.core.errors import ConfigError, DelineateError
 
-ABOUT = "Delineate: from a folder of medical images to a segmenter, its figures and its report."
+ABOUT = "Delineate: from a folder of medical images to a model, its figures and its report."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

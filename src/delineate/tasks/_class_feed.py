@@ -18,9 +18,7 @@ from delineate.core.case import Batch
 from delineate.core.errors import InputError
 from delineate.data.cache import PreparedCase
 from delineate.preprocess import views
-from delineate.tasks._settings import RunConfig
-
-ABSENT, PRESENT = "absent", "present"
+from delineate.tasks._settings import PRESENCE, RunConfig
 
 
 @dataclass(frozen=True)
@@ -178,4 +176,4 @@ def pictures(
 
 def class_names(target: str, schema_classes: Sequence[str]) -> tuple[str, ...]:
     """Classes of a target, in index order."""
-    return (ABSENT, PRESENT) if target == "presence" else tuple(schema_classes)
+    return PRESENCE if target == "presence" else tuple(schema_classes)

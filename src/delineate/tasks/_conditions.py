@@ -20,7 +20,7 @@ from delineate.core.case import Case
 from delineate.core.errors import InputError
 from delineate.data import readers, splits
 from delineate.data.cohort import Cohort
-from delineate.tasks._class_feed import ABSENT, PRESENT
+from delineate.tasks._settings import PRESENCE
 from delineate.tasks._tables import table
 
 _COLUMNS = ("id", "subject", "site", "class", "split", "label")
@@ -71,9 +71,7 @@ def _blank(case: Case) -> bool:
 
 
 def _presence(case: Case) -> str:
-    if case.label is None:
-        return ABSENT
-    return PRESENT if readers.read_label(case.label).array.any() else ABSENT
+    return PRESENCE[int(case.label is not None and readers.read_label(case.label).array.any())]
 
 
 def write(

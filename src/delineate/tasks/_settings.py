@@ -11,6 +11,9 @@ from delineate.core.config import parse_duration
 from delineate.core.errors import ConfigError
 from delineate.engine.settings import Settings
 
+#: Classes of a slice, by whether anything is outlined in it.
+PRESENCE = ("absent", "present")
+
 
 @dataclass(frozen=True)
 class RunConfig:

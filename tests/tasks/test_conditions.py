@@ -1,0 +1,110 @@
+"""Benchmarks of classifiers: what each condition puts on which side, and what the table says."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from delineate.core.errors import InputError
+from delineate.data.cohort import Cohort
+from delineate.data.phantom import generate
+from delineate.tasks import _class_standings, _conditions, _suite
+from delineate.tasks._conditions import Condition
+from delineate.tasks._runs import Run
+
+CONDITIONS = (
+    Condition("by subject"),
+    Condition("by slice", "slice"),
+    Condition("chance", "slice", "random"),
+    Condition("by site", "site"),
+)
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    folder = tmp_path_factory.mktemp("cohort") / "data"
+    generate(folder, 6, 6.0, seed=1, anatomy="ellipsoid", controls=0.0, twins=0.0, layout="kaggle")
+    return _conditions.pictures(Cohort.open(folder), "presence")
+
+
+@pytest.fixture(scope="module")
+def tables(flat: Cohort, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("tables")
+    found = _conditions.write(flat, CONDITIONS, 3, folder)
+    return {key: list(csv.DictReader(path.read_text().splitlines())) for key, path in found.items()}
+
+
+def subjects(rows: list[dict[str, str]], part: str) -> set[str]:
+    return {row["subject"] for row in rows if row["split"] == part}
+
+
+def test_every_picture_is_held_out_once_a_condition(flat: Cohort, tables: dict):
+    for condition in CONDITIONS:
+        held = [r["id"] for (name, _), rows in tables.items() if name == condition.name
+                for r in rows if r["split"] == "test"]  # fmt: skip
+        assert sorted(held) == sorted(case.id for case in flat.cases)
+
+
+def test_subjects_and_sites_stay_together_and_slices_do_not(tables: dict):
+    for (name, _), rows in tables.items():
+        shared = subjects(rows, "train") & subjects(rows, "test")
+        assert bool(shared) == (name in ("by slice", "chance")), name
+    for (name, _), rows in tables.items():
+        if name == "by site":
+            assert len({row["site"] for row in rows if row["split"] == "test"}) == 1
+
+
+def test_random_labels_are_of_the_subject_and_true_ones_of_the_slice(tables: dict):
+    random, true = defaultdict(set), defaultdict(set)
+    for row in tables["chance", 0]:
+        random[row["subject"]].add(row["class"])
+    for row in tables["by slice", 0]:
+        true[row["subject"]].add(row["class"])
+    assert all(len(classes) == 1 for classes in random.values())
+    assert {next(iter(classes)) for classes in random.values()} == {"absent", "present"}
+    assert all(classes == {"absent", "present"} for classes in true.values())
+
+
+def test_the_tables_are_cohorts(flat: Cohort, tmp_path: Path):
+    path = next(iter(_conditions.write(flat, CONDITIONS[:1], 2, tmp_path / "t").values()))
+    cohort = Cohort.open(path)
+    assert cohort.schema.classes == ("absent", "present")
+    assert {case.split for case in cohort.cases} == {"train", "test"}
+    assert set(cohort.modalities.values()) == set(flat.modalities.values()) == {"MR"}
+
+
+def test_volumes_in_one_file_are_refused_with_what_to_do(tmp_path: Path):
+    folder = generate(tmp_path / "d", 2, 6.0, anatomy="ellipsoid", controls=0.0, twins=0.0)
+    with pytest.raises(InputError, match="at least two classes"):
+        _conditions.pictures(Cohort.open(folder), "presence")
+
+
+def rows(arm: str, right: list[int]) -> list[dict]:
+    run = Run(arm, arm, 0, 1.0, 1, "by subject")
+    lines = [
+        {"case": f"c{i}", "subject": f"s{i % 4}", "truth": "present" if i % 2 else "absent",
+         "right": "yes" if ok else "no", "p(absent)": str(p), "p(present)": str(1 - p)}
+        for i, ok in enumerate(right)
+        for p in [0.8 if bool(ok) == (i % 2 == 0) else 0.2]
+    ]  # fmt: skip
+    return _class_standings.rows(lines, run, ("accuracy",))
+
+
+def test_figures_are_by_condition_beside_the_majority():
+    found = rows("good", [1] * 7 + [0]) + rows("bad", [0] * 7 + [1])
+    entries = _class_standings.summary(found, ("balanced_accuracy", "accuracy"))
+    told = {(e["arm"], e["metric"]): e["mean"] for e in entries}
+    assert told["good", "accuracy"] == pytest.approx(7 / 8)
+    assert told["bad", "accuracy"] == pytest.approx(1 / 8)
+    assert told[_class_standings.MAJORITY, "balanced_accuracy"] == pytest.approx(0.5)
+    suite = _suite.load("s0-s2")
+    arms = (_suite.Arm("good", "cnn", "classify"), _suite.Arm("bad", "cnn", "classify"))
+    contrast = _suite.Contrast("x", "good", "bad")
+    suite = dataclasses.replace(suite, arms=arms, contrasts=(contrast,), reference=None)
+    entry = _class_standings.contrasts(found, suite)[0]
+    assert entry["difference"] == pytest.approx(0.75)
+    assert entry["n"] == 4
