@@ -55,7 +55,7 @@ def view_label(
 ) -> Tensor:
     """Label indices ``(*size)`` uint8 of what ``view`` shows; of each place the nearest voxel's."""
     array = label if axis is None or place is None else np.take(label, place, axis=axis)
-    taken = torch.from_numpy(np.ascontiguousarray(array))
+    taken = torch.from_numpy(np.array(array, order="C"))
     shown = F.interpolate(taken[None, None].float(), tuple(size), mode="nearest-exact")
     return shown[0, 0].to(torch.uint8)
 
@@ -72,7 +72,7 @@ def view(image: NDArray[Any], axis: int | None, place: int | None, size: Sequenc
         size: Of the result.
     """
     array = image if axis is None or place is None else np.take(image, place, axis=axis + 1)
-    taken = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    taken = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
     shape = tuple(taken.shape[1:])
     if shape == tuple(size):
         return taken
