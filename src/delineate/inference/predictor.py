@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from delineate.core import catalog, config, model_file
+from delineate.core import config, model_file
 from delineate.core.case import Prediction
 from delineate.core.errors import (
     DelineateError,
@@ -26,6 +26,7 @@ from delineate.core.image import Grid, Image
 from delineate.core.schema import Schema
 from delineate.inference import crf as dense_crf
 from delineate.inference._facts import peak_memory, sizes, spacing_warnings
+from delineate.inference._loading import build, fill
 from delineate.inference.classes import classify
 from delineate.inference.postprocess import keep_largest_components
 from delineate.inference.sliding_window import Tick, estimate_bytes, sliding_window, sweep
@@ -82,8 +83,8 @@ class Predictor:
         where = choose_device(device)
         file = model_file.load(path)
         try:
-            network = _build(file.document)
-            _fill(network, file.tensors)
+            network = build(file.document)
+            fill(network, file.tensors)
             return Predictor(file.document, network.to(where).eval(), where)
         except ModelFileError as error:
             error.where = os.fspath(path)
@@ -363,51 +364,6 @@ def choose_device(name: str = "auto") -> torch.device:
             code="device",
         ) from error
     return device
-
-
-def _build(document: Mapping[str, Any]) -> nn.Module:
-    """The network that the document names, with fresh weights."""
-    name = document["network"]["name"]
-    try:
-        module = catalog.load("networks", name)
-        settings = config.from_dict(document["network"]["config"], module.Config)
-        schema = Schema.from_dict(document["schema"])
-        shape = document["input"]
-        neighbours = shape.get("neighbours", 0)
-        # With those that the preparation derives; older files have none and do not say.
-        channels = len(shape.get("channels", document["channels"])) * (2 * neighbours + 1)
-        classes = document.get("classes", {}).get("names")
-        outputs = len(classes) if classes else schema.num_outputs
-        network: nn.Module = module.build(settings, channels, outputs)
-    except (DelineateError, KeyError, TypeError) as error:
-        message = error.message if isinstance(error, DelineateError) else repr(error)
-        raise ModelFileError(
-            f"expected a network of this version of Delineate, got {name!r}: {message}",
-            fix="install the version that trained it, see provenance in the file",
-            code="model-file-network",
-        ) from error
-    return network
-
-
-def _fill(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Load weights; every name and shape must fit."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    given = {name: tuple(array.shape) for name, array in tensors.items()}
-    problems = [f"{name} is missing" for name in wanted.keys() - given.keys()]
-    problems += [f"{name} is unknown" for name in given.keys() - wanted.keys()]
-    problems += [
-        f"{name} is {given[name]} instead of {wanted[name]}"
-        for name in wanted.keys() & given.keys()
-        if wanted[name] != given[name]
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:4]) + (" …" if len(problems) > 4 else "")
-        raise ModelFileError(
-            f"expected the {len(wanted)} tensors of the network, got others: {shown}",
-            fix="this file was not written for this network; train anew or fetch it again",
-            code="model-file-weights",
-        )
-    network.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
 
 
 def _resource_error(error: Exception, memory_bytes: int) -> Exception:
