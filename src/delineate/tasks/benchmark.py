@@ -200,6 +200,8 @@ def _publish(result: dict[str, Any], out: Path, say: Say) -> dict[str, Any]:
     first = result["summary"][0]["metric"] if result["summary"] else None
     told: dict[str, Any] = {"report": page}
     for entry in result["summary"]:
+        if entry["mean"] is None:
+            continue
         if entry["metric"] == first and entry["region"] in ("mean", result["summary"][0]["region"]):
             told[f"{first} {entry['region']}: {entry['arm']}"] = (
                 f"{entry['mean']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
