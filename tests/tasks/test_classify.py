@@ -79,7 +79,7 @@ def test_its_answers_are_a_table_and_are_scored_like_any_others(
     assert len(rows) == 40
     assert {row["class"] for row in rows} == {"large", "small"}
     for row, case in zip(rows, index["cases"], strict=True):
-        assert float(row["p(large)"]) + float(row["p(small)"]) == pytest.approx(1, abs=1e-5)
+        assert float(row["p_large"]) + float(row["p_small"]) == pytest.approx(1, abs=1e-5)
         assert case["files"] == {}
     summary = evaluate(tmp_path / "answers", discs, tmp_path / "scores")
     right = sum(row["class"] == row["case"].split("_")[0].split("/")[0] for row in rows)

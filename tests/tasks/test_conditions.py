@@ -87,7 +87,7 @@ def rows(arm: str, right: list[int]) -> list[dict]:
     run = Run(arm, arm, 0, 1.0, 1, "by subject")
     lines = [
         {"case": f"c{i}", "subject": f"s{i % 4}", "truth": "present" if i % 2 else "absent",
-         "right": "yes" if ok else "no", "p(absent)": str(p), "p(present)": str(1 - p)}
+         "right": "yes" if ok else "no", "p_absent": str(p), "p_present": str(1 - p)}
         for i, ok in enumerate(right)
         for p in [0.8 if bool(ok) == (i % 2 == 0) else 0.2]
     ]  # fmt: skip

@@ -24,7 +24,7 @@ def rows(
             "case": line["case"], "subject": line["subject"], "region": one.condition,
             "accuracy": float(line["right"] == "yes"),
             "_truth": line["truth"],
-            "_p": {k[2:-1]: float(v) for k, v in line.items() if k.startswith("p(")},
+            "_p": {k[2:]: float(v) for k, v in line.items() if k.startswith("p_")},
         }
         for line in table
     ]  # fmt: skip

@@ -250,12 +250,12 @@ def _class_table(cases: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> 
             "case": case["id"],
             "subject": case["subject"],
             "class": max(classes, key=lambda name: case["classes"][name]),
-            **{f"p({name})": float(case["classes"][name]) for name in classes},
+            **{f"p_{name}": float(case["classes"][name]) for name in classes},
         }
         for case in cases
         if "classes" in case
     ]
-    return table(["case", "subject", "class", *(f"p({name})" for name in classes)], rows)
+    return table(["case", "subject", "class", *(f"p_{name}" for name in classes)], rows)
 
 
 # --- predictions.json -----------------------------------------------------------------------------
