@@ -90,6 +90,15 @@ def test_existing_entries_are_reused(tmp_path: Path, cases: list[Case]) -> None:
     assert [case.id for case in again] == [case.id for case in cases]
 
 
+def test_a_class_is_what_the_cohort_says_now(tmp_path: Path, cases: list[Case]) -> None:
+    maker = Maker()
+    for klass in ("benign", "malignant"):
+        said = [dataclasses.replace(case, klass=klass) for case in cases]
+        found = cache.prepare(said, "recipe", maker, tmp_path / "cache")
+        assert {case.klass for case in found} == {klass}
+    assert len(maker.made) == len(cases)
+
+
 def test_another_file_recipe_or_subject_is_another_entry(tmp_path: Path, cases: list[Case]) -> None:
     maker, folder = Maker(), tmp_path / "cache"
     case = cases[1]

@@ -211,8 +211,8 @@ class Case:
 
     def __init__(self, klass: str, level: float) -> None:
         self.image = np.full((1, 8, 8), level, np.float32)
-        self.label, self.meta, self.shape = None, {"class": klass}, (1, 8, 8)
-        self.grid = FLAT
+        self.label, self.klass, self.shape = None, klass, (1, 8, 8)
+        self.grid, self.subject = FLAT, klass
 
 
 def feed(balance: str) -> ClassFeed:

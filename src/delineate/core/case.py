@@ -56,6 +56,7 @@ class Batch:
         klass: ``(B,)`` class indices, int64, where classes are learned.
         weight: ``(B,)`` what each image counts, where they do not count alike.
         labelled: ``(B,)`` bool, whose label is known (elsewhere it is all 0); None: everyone's.
+        subject: ``(B,)`` int64, a number for each subject, so that nothing is chosen across them.
     """
 
     image: Tensor
@@ -64,6 +65,7 @@ class Batch:
     klass: Tensor | None = None
     weight: Tensor | None = None
     labelled: Tensor | None = None
+    subject: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.spacing_mm:

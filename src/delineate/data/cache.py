@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class PreparedCase:
         original: Grid of the first image file.
         grid: Grid of ``image``.
         meta: What the preparation kept.
+        klass: Class of the case as the cohort gives it now; never kept in the cache.
     """
 
     id: str
@@ -95,6 +96,7 @@ class PreparedCase:
     original: Grid
     grid: Grid
     meta: Mapping[str, Any]
+    klass: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -189,7 +191,8 @@ def prepare(
             pool.shutdown(wait=True, cancel_futures=True)
     if failed:
         _raise_failed(cases, failed)
-    return [done[i] for i in range(len(cases))]
+    # What a table says of a case may change while its files do not.
+    return [replace(done[i], klass=case.klass) for i, case in enumerate(cases)]
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,12 @@ class ClassFeed:
         return found
 
     @cached_property
+    def _subjects(self) -> list[int]:
+        """Number of the subject of every case."""
+        order = {name: k for k, name in enumerate(sorted({case.subject for case in self.cases}))}
+        return [order[case.subject] for case in self.cases]
+
+    @cached_property
     def _by_class(self) -> list[NDArray[np.int64]]:
         classes = np.array([sample.klass for sample in self.samples])
         return [np.flatnonzero(classes == k) for k in range(len(self.classes))]
@@ -103,7 +109,8 @@ class ClassFeed:
             image, label = self._augment(image, label, moment)
         weight = self._weights(klass) if self.chosen.balance == "weights" else None
         known = torch.tensor([self.cases[sample.case].label is not None for sample in drawn])
-        return Batch(image, label, self._spacing, klass, weight, known)
+        subject = torch.tensor([self._subjects[sample.case] for sample in drawn])
+        return Batch(image, label, self._spacing, klass, weight, known, subject)
 
     def _draw(self, size: int, rng: np.random.Generator) -> list[int]:
         """Pictures of a batch: classes in turn, or every picture as likely as any other."""
@@ -167,10 +174,9 @@ def pictures(
         moved = np.asarray(case.label)
         moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
         return [(place, int(moved[place or 0].any())) for place in views.places(case.image, axis)]
-    name = str(case.meta.get("class"))
-    if name not in classes:
+    if case.klass not in classes:
         return []
-    klass = list(classes).index(name)
+    klass = list(classes).index(case.klass)
     return [(place, klass) for place in views.places(case.image, axis)]
 
 

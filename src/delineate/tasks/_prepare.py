@@ -137,7 +137,6 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
         facts["voxels_cropped"] = presets.cropped_away(full, prepared)
         facts["voxels"] = dict(zip(names, before.tolist(), strict=True))
     original = image.grid
-    facts |= {"class": case.klass, "site": case.site}
     return PreparedArrays(prepared.array, label, prepared.history, original, prepared.grid, facts)
 
 
