@@ -119,3 +119,17 @@ def test_a_training_step_counts_its_backward_pass() -> None:
     with _cost.Counter() as counter:
         layer(x).sum().backward()
     assert counter.macs == 3 * 64 * 2 * 4 * 9  # forward, gradient of the input, of the weights
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [(nn.Conv2d(8, 12, 3, stride=2), 8), (nn.ConvTranspose2d(8, 12, 3, stride=2), 8),
+     (nn.Conv2d(8, 8, 3, groups=8), 8), (nn.Conv2d(8, 16, 3, groups=4), 8)],
+)  # fmt: skip
+def test_a_backward_pass_costs_twice_the_forward_pass(layer: nn.Module, channels: int):
+    x = torch.zeros(2, channels, 9, 9, requires_grad=True)
+    with _cost.Counter() as forward:
+        y = layer(x)
+    with _cost.Counter() as backward:
+        y.sum().backward()
+    assert backward.macs == 2 * forward.macs > 0
