@@ -21,6 +21,7 @@ from delineate.core.schema import Label, Schema
 from delineate.engine.budget import Pace
 from delineate.engine.loop import Loop, Outcome
 from delineate.engine.settings import Settings
+from delineate.methods import _classes
 from delineate.methods import gan_features as method
 from delineate.methods._plan import Plan
 from delineate.networks import _feature_gan, cnn, feature_cnn, feature_segmenter, unet
@@ -255,4 +256,4 @@ def test_other_networks_and_cohorts_are_refused() -> None:
             method.Config(**wrong)
     batch = dataclasses.replace(discs(0, 0, 1), klass=None)
     with pytest.raises(ConfigError, match="a class for every image"):
-        method.cross_entropy(torch.zeros(8, 2), batch, 0.0)
+        _classes.cross_entropy(torch.zeros(8, 2), batch)

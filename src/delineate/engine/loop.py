@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -26,12 +24,10 @@ from delineate.core.errors import ConfigError, ResourceError, TrainingError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.engine import checkpoint
 from delineate.engine.budget import Pace
+from delineate.engine.log import Log, trim
 from delineate.engine.settings import Settings
 from delineate.engine.update import EngineUpdate, NotFiniteError
 from delineate.methods._plan import Plan, Stage
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 #: Batches: (step, micro-batch, divisor of the batch size) -> Batch; pure, so steps can be replayed.
 Batches = Callable[[int, int, int], Batch]
@@ -90,6 +86,7 @@ class Loop:
         self.averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
         self.rate, self.split = 1.0, 1
         self.skipped = self.rolled = 0
+        self.turn = 0  # stage that has begun; those before have ended
         self.events: list[str] = []
         self.peaks = {
             (stage.name, name): [group["lr"] for group in optimiser.param_groups]
@@ -113,25 +110,29 @@ class Loop:
         looked = self._looks()
         status = "finished"
         # the bar shows progress, which is even in time even where the number of steps is revised
-        with self._log() as log, self._board() as board, self.bars.task(1.0, "training") as bar:
+        with Log(self.folder, self.fabric, self.pace) as log, self.bars.task(1, "training") as bar:
             bar.advance(self.pace.progress)
             while not self.pace.done:
                 if self.stop():
                     status = "interrupted"
                     break
                 before = self.pace.progress
+                stage = self.plan.stages[self.turn]
                 numbers = self._step()
                 self.pace.tick()
+                numbers.update(self._turn())
                 bar.advance(self.pace.progress - before, loss=numbers.get("loss", math.nan))
                 if self.validate is not None and self._looks() > looked and not self.pace.done:
                     looked = self._looks()
                     numbers.update(self.validate(self.averaged))
                     bar.advance(0, dice=numbers.get("val_dice", math.nan))
-                self._write(log, board, numbers)
+                log.write(stage, numbers)
                 due = time.monotonic() - saved > self.settings.checkpoint_seconds
                 if due and self.skipped == 0:  # a roll-back must land before the trouble
                     self._save()
                     saved = time.monotonic()
+        if status == "interrupted" and any(s.end for s in self.plan.stages[self.turn :]):
+            self._note("stopped early: what a stage finds out at its end is not in the model")
         self._save()
         predictor = self.averaged if self.settings.ema > 0 else self.plan.predictor
         return Outcome(
@@ -142,18 +143,41 @@ class Loop:
         """How many looks at the validation cases are due by now."""
         return int(self.pace.progress * self.settings.validations)
 
-    def _stage(self) -> tuple[Stage, float]:
-        """The stage at the present progress, and the progress within it."""
+    def _due(self) -> tuple[int, float]:
+        """Index of the stage at the present progress, and the progress within it."""
         begin = 0.0
-        for stage in self.plan.stages:
+        for index, stage in enumerate(self.plan.stages):
             if self.pace.progress < begin + stage.share or stage is self.plan.stages[-1]:
-                return stage, min(1.0, (self.pace.progress - begin) / stage.share)
+                return index, min(1.0, (self.pace.progress - begin) / stage.share)
             begin += stage.share
         raise ConfigError("expected a plan with at least one stage, got none")
 
+    def _turn(self) -> dict[str, float]:
+        """End the stages that are over, and begin the one that is due."""
+        stages, said = self.plan.stages, dict[str, float]()
+        due = len(stages) if self.pace.done else self._due()[0]
+        while self.turn < due:
+            said.update(self._end(stages[self.turn]))
+            self.turn += 1
+            if self.turn < len(stages) and stages[self.turn].end is not None:
+                self.plan.predictor.load_state_dict(self.averaged.state_dict())
+        return said
+
+    def _end(self, stage: Stage) -> Mapping[str, float]:
+        """What a stage does at its end, done by one process for all; see ``methods._plan``."""
+        if stage.end is None:
+            return {}
+        said = stage.end(self.say) if self.fabric.global_rank == 0 else {}
+        state = self.plan.predictor.state_dict()
+        if self.fabric.world_size > 1:
+            for tensor in state.values():
+                tensor.copy_(self.fabric.broadcast(tensor))
+        self.averaged.load_state_dict(state)
+        return said
+
     def _step(self) -> dict[str, float]:
         """One optimiser step, guarded against NaN and lack of memory."""
-        stage, progress = self._stage()
+        stage, progress = self.plan.stages[self.turn], self._due()[1]
         self._schedule(stage, progress)
         for module in stage.modules.values():
             module.train()
@@ -256,7 +280,7 @@ class Loop:
             # the clock does not run backwards, and neither does the count of roll-backs
             self.pace.steps, self.pace.spent = reached, spent
             self.rate, self.rolled, self.skipped = rate / 2, rolled, 0
-            self._trim_log()
+            trim(self.folder, self.pace.step)
             self._note(f"rolled back to step {self.pace.step} with half the learning rate")
         return {"loss": math.nan}
 
@@ -294,6 +318,7 @@ class Loop:
             "seed": self.seed,
             "rate": self.rate,
             "split": self.split,
+            "turn": self.turn,
             "skipped": self.skipped,
             "rolled": self.rolled,
         }
@@ -326,67 +351,10 @@ class Loop:
         self.averaged.load_state_dict(state["averaged"])
         self.pace.load(state["pace"])
         self.rate, self.split = float(state["rate"]), int(state["split"])
+        self.turn = int(state.get("turn", self._due()[0]))
         self.skipped, self.rolled = int(state["skipped"]), int(state["rolled"])
         if self.pace.step:
             self.say(f"going on from step {self.pace.step} of {self.pace.steps}")
-
-    @contextmanager
-    def _log(self) -> Iterator[TextIO | None]:
-        """``log.jsonl``, open for new lines; one process writes for all."""
-        if self.fabric.global_rank != 0:
-            yield None
-            return
-        self._trim_log()
-        with (self.folder / "log.jsonl").open("a", buffering=1) as file:
-            yield file
-
-    def _trim_log(self) -> None:
-        """Drop the lines of steps that will be done again."""
-        path = self.folder / "log.jsonl"
-        kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= self.pace.step:
-                        kept.append(line)
-                except (ValueError, KeyError):
-                    continue  # the last line of a killed run may be half written
-        path.write_text("".join(line + "\n" for line in kept))
-
-    @contextmanager
-    def _board(self) -> Iterator[SummaryWriter | None]:
-        """The same numbers for TensorBoard."""
-        if self.fabric.global_rank != 0:
-            yield None
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        purge = self.pace.step + 1 if self.pace.step else None
-        board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
-        try:
-            yield board
-        finally:
-            board.close()
-
-    def _write(
-        self, log: TextIO | None, board: SummaryWriter | None, numbers: Mapping[str, float]
-    ) -> None:
-        """One line a step: the rate, the losses, what validation said."""
-        if log is None or board is None:
-            return
-        stage, _ = self._stage()
-        rate = next(iter(stage.optimisers.values())).param_groups[0]["lr"]
-        line = {
-            "step": self.pace.step,
-            "steps": self.pace.steps,
-            "seconds": round(self.pace.spent, 3),
-            "stage": stage.name,
-            "lr": rate,
-            **{k: (v if math.isfinite(v) else None) for k, v in numbers.items()},
-        }
-        log.write(json.dumps(line) + "\n")
-        for name, value in {"lr": rate, **numbers}.items():
-            board.add_scalar(name, value, self.pace.step)
 
 
 def is_memory(error: BaseException) -> bool:

@@ -6,6 +6,12 @@ over processes, clipping, the optimiser's step. ``update`` sends gradient only i
 of the optimiser it is given, so a segmenter's loss never leaks into its critic.
 
 Whatever must survive a crash lives in ``modules`` (counters as buffers) or ``optimisers``.
+
+A stage with an ``end`` finds something out at once, when its steps are done, and leaves it in the
+predictor. The predictor begins such a stage with its averaged weights, and what ``end`` leaves in
+it are the averaged weights from then on; between, the stage leaves it alone. ``end`` depends on
+``modules`` alone: after a crash it may be called again. Of several processes one calls it, with
+what it has seen itself.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from delineate.core.case import Batch
+from delineate.core.progress import Say
 
 
 class Update(Protocol):
@@ -31,6 +38,7 @@ class Update(Protocol):
 
 
 Step = Callable[[Batch, Update], Mapping[str, Tensor]]
+End = Callable[[Say], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,10 @@ class Stage:
         name: Shown in the progress bar and the log.
         share: Part of the budget, 0 to 1; shares of a plan add up to 1.
         modules: Everything with weights or counters, by name.
-        optimisers: By name; learning rates are peaks, the engine schedules them.
+        optimisers: By name; learning rates are peaks, the engine schedules them. None where a
+            stage only looks.
         step: See the module's docstring. Returns scalars for the log.
+        end: See the module's docstring. Says in words what was found; returns scalars for the log.
     """
 
     name: str
@@ -50,6 +60,7 @@ class Stage:
     modules: Mapping[str, nn.Module]
     optimisers: Mapping[str, Optimizer]
     step: Step
+    end: End | None = None
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
+from delineate.methods import _classes
 from delineate.methods._plan import Plan, Stage, Update
 
 TRAINS = ("classifier",)
-
-#: Weight of the heads half-way that some networks train with (Szegedy et al. 2015).
-AUXILIARY = 0.3
 
 
 @dataclass(frozen=True)
@@ -47,25 +44,9 @@ def build(config: Config, classifier: nn.Module, channels: int, schema: Schema) 
     )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        found = classifier(batch.image)
-        heads = [found] if isinstance(found, Tensor) else list(found)
-        klass = batch.klass
-        if klass is None:
-            raise ConfigError("expected a class for every image of the batch, got none")
-
-        def one(logits: Tensor) -> Tensor:
-            smoothing = config.label_smoothing
-            each = F.cross_entropy(
-                logits.float(), klass, label_smoothing=smoothing, reduction="none"
-            )
-            return each.mean() if batch.weight is None else (each * batch.weight).mean()
-
-        loss = one(heads[0])
-        for head in heads[1:]:
-            loss = loss + AUXILIARY * one(head)
+        loss, said = _classes.cross_entropy(classifier(batch.image), batch, config.label_smoothing)
         update(optimiser, loss)
-        right = (heads[0].argmax(1) == klass).float().mean()
-        return {"loss": loss.detach(), "train_accuracy": right.detach()}
+        return said
 
     stage = Stage("classify", 1.0, {"classifier": classifier}, {"classifier": optimiser}, step)
     return Plan((stage,), classifier)

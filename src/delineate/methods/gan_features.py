@@ -33,6 +33,7 @@ from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _distance
 from delineate.losses.dice import soft_dice
+from delineate.methods import _classes
 from delineate.methods._game import Game, Rules, build_critic, see, with_presets
 from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import _blocks as blocks
@@ -230,14 +231,18 @@ def _classify(
         net.generator.eval()  # at rest: no noise, and no running statistics that move
         with torch.no_grad():
             found = net.generator(batch.image)
-        loss, said = cross_entropy(net.classify(found, batch.image), batch, config.label_smoothing)
+        loss, said = _classes.cross_entropy(
+            net.classify(found, batch.image), batch, config.label_smoothing
+        )
         update(own, loss)
         return said
 
     def together(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         found, drawing, told = maps.play(batch, update, progress=1.0)
         heard = found.detach() + config.joint_weight * (found - found.detach())
-        loss, said = cross_entropy(net.classify(heard, batch.image), batch, config.label_smoothing)
+        loss, said = _classes.cross_entropy(
+            net.classify(heard, batch.image), batch, config.label_smoothing
+        )
         update(own, loss + drawing)
         return {**told, **said}
 
@@ -245,22 +250,6 @@ def _classify(
         return Stage("classify", 1 - config.share, {"classifier": net}, {"classifier": own}, alone)
     optimisers = {"classifier": own, "critic": maps.game.rival}
     return Stage("classify", 1 - config.share, {**modules, "classifier": net}, optimisers, together)
-
-
-def cross_entropy(
-    logits: Tensor, batch: Batch, smoothing: float
-) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Cross-entropy of every image's class, weighted where the batch says so, and the log's lines.
-
-    Raises:
-        ConfigError: The batch has no classes.
-    """
-    if batch.klass is None:
-        raise ConfigError("expected a class for every image of the batch, got none")
-    each = F.cross_entropy(logits.float(), batch.klass, label_smoothing=smoothing, reduction="none")
-    loss = each.mean() if batch.weight is None else (each * batch.weight).mean()
-    right = (logits.argmax(1) == batch.klass).float().mean()
-    return loss, {"loss": loss.detach(), "train_accuracy": right.detach()}
 
 
 def real_maps(

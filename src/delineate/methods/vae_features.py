@@ -32,6 +32,7 @@ from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _sum
+from delineate.methods import _classes
 from delineate.methods._game import rise, with_presets
 from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import _vae as vae
@@ -120,7 +121,7 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
         ConfigError: Another network, which has no encoders of that kind.
     """
     if isinstance(network, VaeCnn):
-        kind, answer = "classifier", _classes(config, network)
+        kind, answer = "classifier", _named(config, network)
     elif isinstance(network, FilmUNet):
         kind, answer = "segmenter", _outlines(config, network)
     else:
@@ -163,19 +164,12 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
 Answer = Callable[[Batch, Tensor, float], tuple[Tensor, Mapping[str, Tensor]]]
 
 
-def _classes(config: Config, network: VaeCnn) -> Answer:
+def _named(config: Config, network: VaeCnn) -> Answer:
     """Cross-entropy of the class, as the plain classifier has it; the encoders hear of it."""
 
     def answer(batch: Batch, code: Tensor, _: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        if batch.klass is None:
-            raise ConfigError("expected a class for every image of the batch, got none")
-        logits = network.classify(code).float()
-        each = F.cross_entropy(
-            logits, batch.klass, label_smoothing=config.label_smoothing, reduction="none"
-        )
-        loss = each.mean() if batch.weight is None else (each * batch.weight).mean()
-        right = (logits.argmax(1) == batch.klass).float().mean()
-        return loss, {"train_accuracy": right.detach()}
+        loss, said = _classes.cross_entropy(network.classify(code), batch, config.label_smoothing)
+        return loss, {"train_accuracy": said["train_accuracy"]}
 
     return answer
 

@@ -1,14 +1,13 @@
 """Deep belief network, ``(B, C, *S) -> (B, outputs)``, in 2D or 3D.
 
-Restricted Boltzmann machines one upon the other, trained one after the other without labels by
-``pretrain``, then all together as a classifier (Hinton et al. 2006). Images are averaged to a
-coarse grid, and a sigmoid brings normalised intensities into (0, 1), where they count as
-probabilities. Without ``pretrain`` it is a perceptron with sigmoid units.
+Restricted Boltzmann machines one upon the other, trained one after the other without labels, then
+all together as a classifier (Hinton et al. 2006): ``method: layerwise``. By another method it is a
+perceptron with sigmoid units. Images are averaged to a coarse grid, and a sigmoid brings normalised
+intensities into (0, 1), where they count as probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -20,8 +19,6 @@ from delineate.core.errors import ConfigError
 
 PAPER = "Hinton et al. 2006, doi:10.1162/neco.2006.18.7.1527"
 KIND = "classifier"
-#: Epochs of small momentum, 0.5; thereafter 0.9 (Hinton 2012, doi:10.1007/978-3-642-35289-8_32).
-_FIRST_EPOCHS = 5
 
 
 @dataclass(frozen=True)
@@ -93,77 +90,32 @@ class DeepBelief(nn.Module):
         return logits
 
 
-@torch.no_grad()
-def pretrain(
-    network: DeepBelief,
-    batches: Iterable[Tensor],
-    *,
-    epochs: int = 20,
-    rate: float = 0.05,
-    seed: int = 0,
-) -> list[list[float]]:
-    """Train the machines one after the other by contrastive divergence with one step (CD-1).
+def contrast(network: DeepBelief, level: int, seen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Contrastive divergence of one machine with one step (CD-1), as a loss to be minimised.
 
-    Their weights are drawn anew; the last layer stays as it is. Momentum is 0.5 and from the sixth
-    epoch on 0.9.
+    The free energy of what the machine sees less that of what it makes of it. Its gradient is the
+    rule of Hinton 2002, doi:10.1162/089976602760128018: for the weights, what hidden and visible
+    units do together when they reconstruct, less what they do together on the images.
 
     Args:
-        network: Changed in place.
-        batches: Images ``(B, C, *S)``; gone through anew in every epoch.
-        epochs: For each machine.
-        rate: Learning rate.
-        seed: Of weights and samples.
+        network: The machines below are left alone.
+        level: Index of the machine.
+        seen: Biases of the units that the machine sees, flat; only needed here.
+        x: Images ``(B, C, *S)``.
 
     Returns:
-        Mean squared error of the reconstruction, for each machine by epoch.
-
-    Raises:
-        ConfigError: ``batches`` is empty, or can be gone through only once.
+        The loss, whose value means little, and the mean squared error of the reconstruction.
     """
-    if isinstance(batches, Iterator):
-        raise ConfigError(
-            "expected batches that can be gone through again, got an iterator",
-            fix="give a list, or an object whose __iter__ begins anew",
-        )
-    draw = torch.Generator().manual_seed(seed)
-    return [
-        _train(network, level, batches, epochs, rate, draw)
-        for level in range(len(network.machines))
-    ]
+    machine = network.machines[level]
+    weight, bias = machine.get_parameter("weight").flatten(1), machine.get_parameter("bias")
+    with torch.no_grad():
+        below = network.hidden(x, level).float()
+        up = torch.sigmoid(F.linear(below, weight, bias))
+        down = torch.sigmoid(F.linear(torch.bernoulli(up), weight.T, seen)).float()
 
+    def energy(visible: Tensor) -> Tensor:
+        hidden = F.softplus(F.linear(visible, weight, bias).float()).sum(1)
+        return -(visible @ seen) - hidden
 
-def _train(
-    network: DeepBelief, level: int, batches: Iterable[Tensor], epochs: int, rate: float,
-    draw: torch.Generator,
-) -> list[float]:  # fmt: skip
-    """Errors of one machine by epoch."""
-    parts = dict(network.machines[level].named_parameters())
-    parts["weight"].copy_(0.01 * torch.randn(parts["weight"].shape, generator=draw))
-    weight, bias = parts["weight"].flatten(1), parts["bias"].zero_()
-    seen = weight.new_zeros(weight.shape[1])  # biases of the units below, only needed here
-    speed = [torch.zeros_like(tensor) for tensor in (weight, bias, seen)]
-    found: list[float] = []
-    for epoch in range(epochs):
-        momentum = 0.5 if epoch < _FIRST_EPOCHS else 0.9
-        total, count = 0.0, 0
-        for images in batches:
-            below = network.hidden(images.to(weight), level)
-            up = torch.sigmoid(F.linear(below, weight, bias))
-            sample = (torch.rand(up.shape, generator=draw).to(up) < up).to(up)
-            down = torch.sigmoid(F.linear(sample, weight.T, seen))
-            again = torch.sigmoid(F.linear(down, weight, bias))
-            size = len(below)
-            slopes = (
-                (up.T @ below - again.T @ down) / size,
-                (up - again).mean(0),
-                (below - down).mean(0),
-            )
-            for tensor, moved, slope in zip((weight, bias, seen), speed, slopes, strict=True):
-                moved.mul_(momentum).add_(slope, alpha=rate)
-                tensor.add_(moved)
-            total += float((below - down).square().mean()) * size
-            count += size
-        if not count:
-            raise ConfigError("expected batches of images, got none")
-        found.append(total / count)
-    return found
+    loss = (energy(below) - energy(down)).mean()
+    return loss, (below - down).square().mean()

@@ -2,13 +2,15 @@
 
 VGG-16 and VGG-19 side by side; their probabilities are averaged, which is all that the paper's
 name for it says. Logits are logarithms of the mean probabilities, so that a softmax gives these
-back, and members learn together from the loss of their mean.
+back, and members learn together from the loss of their mean. ``mean: logits`` averages logits: then
+all is linear in the features of both, as a support vector machine behind them is.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,9 @@ class Config(imagenet.Flat):
     )
     batch_norm: bool = field(default=True, metadata={"help": "a norm after every convolution"})
     dropout: float = field(default=0.5, metadata={"help": "dropout behind the dense layers"})
+    mean: Literal["probabilities", "logits"] = field(
+        default="probabilities", metadata={"help": "what is averaged: probabilities or logits"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,6 +42,8 @@ class Config(imagenet.Flat):
         for depth in self.depths:
             imagenet.require_one_of("depths among", depth, list(imagenet.VGG_STAGES))
         imagenet.require_share(self.dropout)
+        if self.mean not in ("probabilities", "logits"):
+            raise ConfigError(f"expected mean probabilities or logits, got {self.mean!r}")
 
 
 def divisor(config: Config) -> int:
@@ -66,11 +73,19 @@ class Ensemble(nn.Module):
             for depth in config.depths
         )
 
+    @property
+    def heads(self) -> list[nn.Linear]:
+        """The last layer of every member, in the order of ``embed``."""
+        return [member.classifier[-1] for member in self.members]  # type: ignore[index, misc]
+
     def embed(self, x: Tensor) -> Tensor:
         """Features of all members before their last layers, ``(B, members * 64 width)``."""
         return torch.cat([member.embed(x) for member in self.members], 1)  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logarithms of the mean probabilities, ``(B, outputs)``."""
-        logs = torch.stack([member(x).float().log_softmax(1) for member in self.members])
+        """Logarithms of the mean probabilities, or mean logits, ``(B, outputs)``."""
+        logits = torch.stack([member(x).float() for member in self.members])
+        if self.config.mean == "logits":
+            return logits.mean(0)
+        logs = logits.log_softmax(2)
         return logs.logsumexp(0) - math.log(len(self.members))

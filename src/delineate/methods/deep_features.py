@@ -1,0 +1,244 @@
+"""Deep features, a choice among them, and a support vector machine: hybrids of the literature.
+
+A network is trained as a classifier; what goes into its last layer are the features of a picture;
+few of them are selected, and a linear SVM decides by these: recursive elimination behind AlexNet
+and VGG-16 (Toğaçar et al. 2020, doi:10.1016/j.eswa.2020.113274), or boosted trees behind a ResNet.
+
+Two stages. *Train*: cross-entropy. *Collect*: the network at rest, with its averaged weights; the
+features of what the feed gives are kept, pictures augmented where the feed augments them. At the
+end they are scaled, selected and fitted (``_linear``), C and the scale of the probabilities chosen
+in folds of subjects that repeat all of it; with fewer than 3 subjects C is 1. The network knows
+these subjects, so what is said of the folds flatters; a temperature found on validation subjects
+mends the probabilities. All of it is affine in the features and becomes the weights of the last
+layer, 0 for features left out: the model is an ordinary one. A kernel of radial functions is not
+offered, for it does not fold.
+
+``share: 0`` trains nothing and takes the features of the network as it is, for ``--weights`` of a
+pre-trained one. With ``balance: sampling`` classes come alike, and ``smote`` has nothing to do: it
+is for ``balance: none``. Several networks side by side: ``ensemble`` with ``mean: logits``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from delineate.core.case import Batch
+from delineate.core.errors import ConfigError
+from delineate.core.progress import Say
+from delineate.core.schema import Schema
+from delineate.methods import _classes, _linear
+from delineate.methods._linear import Fitted, Recipe, Samples
+from delineate.methods._plan import Plan, Stage, Update
+
+TRAINS = ("classifier",)
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Settings of both stages."""
+
+    share: float = field(
+        default=0.8, metadata={"help": "of the steps that train; the rest collects features"}
+    )
+    capacity: int = field(default=2048, metadata={"help": "pictures kept, the latest"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak, AdamW"})
+    weight_decay: float = field(default=1e-2, metadata={"help": "AdamW"})
+    label_smoothing: float = field(default=0.05, metadata={"help": "0: none"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.share < 1 or self.capacity < 2 or not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                "expected 0 <= share < 1, capacity >= 2 and 0 <= label_smoothing < 1, "
+                f"got {self.share}, {self.capacity}, {self.label_smoothing}"
+            )
+
+
+def build(config: Config, classifier: nn.Module, channels: int, schema: Schema) -> Plan:
+    """Train, then collect and fit.
+
+    Args:
+        config: Settings.
+        classifier: ``(B, channels, *S) -> (B, classes)``. Its logits are what its last linear layer
+            gives, or the mean of what several give that its ``heads`` names.
+        channels: Input channels.
+        schema: Of the cohort.
+
+    Raises:
+        ConfigError: A network without a linear layer.
+    """
+    ends = heads(classifier)
+    kept = Collected(config.capacity, sum(head.in_features for head in ends))
+
+    def train(batch: Batch, update: Update) -> Mapping[str, Tensor]:
+        loss, said = _classes.cross_entropy(classifier(batch.image), batch, config.label_smoothing)
+        update(optimiser, loss)
+        return said
+
+    def collect(batch: Batch, update: Update) -> Mapping[str, Tensor]:
+        classifier.eval()  # no dropout, and no running statistics that move
+        found, logits = look(classifier, ends, batch.image)
+        _, said = _classes.cross_entropy(logits, batch)
+        kept.add(found, batch)
+        return {**said, "collected": kept.count.float()}
+
+    def end(say: Say) -> Mapping[str, float]:
+        samples, classes = kept.samples(), ends[0].out_features
+        _require_classes(samples, classes)
+        fitted = _linear.fit(samples, classes, config)
+        fold(ends, fitted)
+        say(_sentence(config, samples, fitted))
+        return {
+            "svm_cost": fitted.cost,
+            "svm_scale": fitted.scale,
+            "svm_folds": fitted.folds,
+            "svm_balanced_accuracy": fitted.accuracy,
+        }
+
+    modules = {"classifier": classifier, "collected": kept}
+    last = Stage("collect", 1 - config.share, modules, {}, collect, end)
+    if config.share == 0:
+        return Plan((last,), classifier)
+    optimiser = torch.optim.AdamW(
+        classifier.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    first = Stage(
+        "train", config.share, {"classifier": classifier}, {"classifier": optimiser}, train
+    )
+    return Plan((first, last), classifier)
+
+
+class Collected(nn.Module):
+    """The latest pictures' features, classes and subjects; buffers, so that a crash loses none.
+
+    Args:
+        capacity: Pictures.
+        features: Of each.
+    """
+
+    features: Tensor
+    klass: Tensor
+    subject: Tensor
+    weight: Tensor
+    count: Tensor
+
+    def __init__(self, capacity: int, features: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(capacity, features))
+        self.register_buffer("klass", torch.zeros(capacity, dtype=torch.int64))
+        self.register_buffer("subject", torch.zeros(capacity, dtype=torch.int64))
+        self.register_buffer("weight", torch.zeros(capacity))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def add(self, features: Tensor, batch: Batch) -> None:
+        """Keep the features ``(B, F)`` of a batch; the oldest give way.
+
+        Where subjects are not known, all pictures count as one's.
+        """
+        klass = _classes.require(batch)
+        slots = (self.count + torch.arange(len(klass), device=klass.device)) % len(self.klass)
+        self.features[slots] = features
+        self.klass[slots] = klass
+        self.subject[slots] = torch.zeros_like(klass) if batch.subject is None else batch.subject
+        self.weight[slots] = (
+            torch.ones_like(features[:, 0]) if batch.weight is None else batch.weight
+        )
+        self.count += len(klass)
+
+    def samples(self) -> Samples:
+        """All that is kept."""
+        count = min(int(self.count), len(self.klass))
+        parts = (self.features.double(), self.klass, self.subject, self.weight.double())
+        return Samples(*(part[:count].cpu().numpy() for part in parts))
+
+
+def heads(network: nn.Module) -> list[nn.Linear]:
+    """The layers whose mean are the logits: those that the network names, or its last linear one.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    linear = [part for part in network.modules() if isinstance(part, nn.Linear)]
+    found = list(getattr(network, "heads", linear[-1:]))
+    if not found:
+        raise _no_head(network)
+    return found
+
+
+def look(network: nn.Module, ends: Sequence[nn.Linear], image: Tensor) -> tuple[Tensor, Tensor]:
+    """Features ``(B, F)``, those of several layers side by side, and logits ``(B, K)``.
+
+    In full precision, as the model will be used; without gradient.
+
+    Raises:
+        ConfigError: The logits are not what these layers give: nothing could be folded into them.
+    """
+    seen: list[Tensor] = []
+    hooks = [head.register_forward_pre_hook(lambda _, x: seen.append(x[0])) for head in ends]
+    try:
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            logits = network.forward(image)  # uncompiled, where hooks are heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(seen) == len(ends) and all(x.ndim == 2 for x in seen) and isinstance(logits, Tensor):
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            given = [head(x) for head, x in zip(ends, seen, strict=True)]
+            mean = torch.stack(given).mean(0)
+        if mean.shape == logits.shape and torch.allclose(mean, logits, 1e-3, 1e-4):
+            return torch.cat(seen, 1), logits
+    raise _no_head(network)
+
+
+@torch.no_grad()
+def fold(ends: Sequence[nn.Linear], fitted: Fitted) -> None:
+    """Give the layers weights whose mean output are the logits that were fitted."""
+    widths = [head.in_features for head in ends]
+    parts = np.split(fitted.weight, np.cumsum(widths)[:-1], 1)
+    for head, part in zip(ends, parts, strict=True):
+        head.weight.copy_(torch.from_numpy(len(ends) * part))
+        head.bias.copy_(torch.from_numpy(fitted.bias))
+
+
+def _no_head(network: nn.Module) -> ConfigError:
+    name = type(getattr(network, "config", network)).__module__.rpartition(".")[2]
+    return ConfigError(
+        f"expected a network whose logits come from a linear layer, got {name!r}",
+        where="network",
+        fix="choose resnet, vgg or cnn; for ensemble set mean: logits in network_settings",
+        code="no-features",
+    )
+
+
+def _require_classes(samples: Samples, classes: int) -> None:
+    """Refuse to tell apart what was never seen."""
+    counts = np.bincount(samples.klass, minlength=classes)
+    if counts.min() == 0:
+        shown = ", ".join(f"{n} of class {k}" for k, n in enumerate(counts))
+        raise ConfigError(
+            f"expected pictures of every class among those collected, got {shown}",
+            where="method",
+            fix="collect for longer (a smaller share, or more steps), or set balance: sampling",
+            code="class-not-collected",
+        )
+
+
+def _sentence(config: Config, samples: Samples, fitted: Fitted) -> str:
+    """What was fitted, in words."""
+    subjects, all_features = len(np.unique(samples.subject)), samples.features.shape[1]
+    kept = int((fitted.weight != 0).any(0).sum())
+    how = (
+        f"chosen in {fitted.folds} folds of subjects, balanced accuracy there {fitted.accuracy:.3f}"
+        if fitted.folds
+        else "not chosen, for that takes 3 subjects and 2 of every class: "
+        "probabilities are not calibrated"
+    )
+    return (
+        f"{config.head} on {len(samples.klass)} pictures of {subjects} subjects: {kept} of "
+        f"{all_features} features, C {fitted.cost:g}, scale {fitted.scale:.3g}, {how}"
+    )
