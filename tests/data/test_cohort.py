@@ -191,6 +191,31 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     assert [case.id for case in Cohort.open(tmp_path)] == ["a"]
 
 
+def test_any_column_of_the_table_can_be_the_class(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.png").touch()
+    table = "image,class,histology,sex\na.png,x,1,F\nb.png,y,2,M\nc.png,y,,F\n"
+    (tmp_path / "cohort.csv").write_text(table)
+    by = {c: Cohort.open(tmp_path, class_column=c) for c in ("histology", "sex")}
+    assert [case.klass for case in by["histology"]] == ["1", "2", None]
+    assert by["histology"].schema.classes == ("1", "2")
+    assert [case.klass for case in by["sex"]] == ["F", "M", "F"]
+    with pytest.raises(ConfigError, match=r"(?s)got 'grade'.*columns here: histology"):
+        Cohort.open(tmp_path, class_column="grade")
+
+
+def test_a_stack_of_slices_is_a_cell_of_a_table(tmp_path: Path) -> None:
+    for name in ("a", "b", "c; d"):
+        (tmp_path / f"{name}.png").touch()
+    (tmp_path / "cohort.csv").write_text("id,image\n1,a.png;b.png\n2,c; d.png\n")
+    first, second = (case.images["image"] for case in Cohort.open(tmp_path))
+    assert first == (tmp_path / "a.png", tmp_path / "b.png")
+    assert second == tmp_path / "c; d.png"
+    (tmp_path / "cohort.csv").write_text("id,image\n1,a.png;z.png\n")
+    with pytest.raises(LayoutError, match=r"no such file: z\.png"):
+        Cohort.open(tmp_path)
+
+
 def test_subject_pattern(tmp_path: Path) -> None:
     pairs(tmp_path, "p1_left", "p1_right", "p2_left")
     cohort = Cohort.open(tmp_path, subject_pattern=r"(p\d)_")

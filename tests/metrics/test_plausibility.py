@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from delineate.metrics.plausibility import contradictions, most_dice, most_f1
+from delineate.metrics.plausibility import contradictions, most_dice, most_f1, repetitions
 
 
 def test_dice_of_averages_is_bounded_by_the_iou():
@@ -51,3 +51,14 @@ def test_no_honest_table_is_accused_of_its_rounding():
     for p, r in rng.uniform(0.02, 1, (5000, 2)):
         row = {"precision": round(p, 2), "recall": round(r, 2), "f1": round(2 * p * r / (p + r), 2)}
         assert verdicts(**row, rounding=0.01) == []
+
+
+def test_rows_of_two_studies_with_the_same_digits_are_told():
+    rows = [
+        {"method": "A: CNN", "accuracy": 0.9539, "precision": 0.91, "recall": 0.95, "f1": 0.93},
+        {"method": "A: VGG", "accuracy": 0.9369, "precision": 0.91, "recall": 0.95, "f1": 0.93},
+        {"method": "B: CNN", "accuracy": 0.9544, "precision": 0.91, "recall": 0.95, "f1": 0.93},
+        {"method": "B: VGG", "accuracy": 0.9374, "precision": 0.92, "recall": 0.94, "f1": 0.93},
+    ]
+    told = [finding["claim"] for finding in repetitions(rows)]
+    assert told == ["A: CNN and B: CNN, on unlike data", "A: VGG and B: CNN, on unlike data"]

@@ -11,7 +11,7 @@ from skimage.measure import regionprops
 from sklearn.cluster import KMeans
 
 from delineate.core.errors import ConfigError, InputError
-from delineate.preprocess import cluster
+from delineate.preprocess import cluster, regions
 from delineate.preprocess.cluster import COORDINATES, kmeans
 
 
@@ -108,6 +108,19 @@ def test_the_elbow_finds_how_many_tissues_there_are() -> None:
         assert (found.labels == truth).mean() > 0.97
 
 
+def test_the_curve_alone_is_that_of_the_elbow() -> None:
+    values, mask, _ = tissues((32, 34, 30))
+    assert cluster.inertias(values[:1], mask) == kmeans(values[:1], mask, k="elbow").curve
+    curve = cluster.inertias(values, mask)
+    whole = kmeans(values, mask, k="elbow").curve
+    assert list(curve) == list(whole)
+    assert list(curve.values()) == pytest.approx(list(whole.values()), rel=0.05)
+    assert cluster.elbow(curve) == 4
+    few = np.array([[[1, 2, 3]], [[5, 7, 9]]], np.float32)
+    assert list(cluster.inertias(few)) == [2, 3]
+    assert cluster.inertias(few, np.zeros((1, 3), bool)) == {}
+
+
 def test_a_number_means_the_same_in_every_scan() -> None:
     for seed in range(4):
         values, mask, truth = tissues(seed=seed)
@@ -198,7 +211,7 @@ def test_regions_are_described_as_scikit_image_does() -> None:
     labels[((rows - 20) / 8) ** 2 + ((columns - 40) / 24) ** 2 < 1] = 1
     labels[40:50, 10:20] = 2
     values = np.stack([np.full((60, 80), 50.0), np.where(labels == 2, 30.0, 10.0)])
-    rows_ = cluster.describe(labels, values)
+    rows_ = regions.describe(labels, values)
     for row, referee in zip(rows_, regionprops(labels), strict=True):
         assert row["voxels"] == referee.area
         assert row["eccentricity"] == pytest.approx(referee.eccentricity, abs=0.01)
@@ -206,16 +219,16 @@ def test_regions_are_described_as_scikit_image_does() -> None:
     assert rows_[1]["mean"] == [50, 30]
     whole = values[1][labels > 0].mean()
     assert rows_[1]["ratio"] == pytest.approx([1, 30 / whole])
-    scaled = cluster.describe(labels, values, (0.5, 2.0))
+    scaled = regions.describe(labels, values, (0.5, 2.0))
     assert scaled[0]["size"] == rows_[0]["voxels"]
     assert scaled[1]["eccentricity"] == pytest.approx(np.sqrt(1 - 1 / 16))
-    cube = cluster.describe(np.ones((5, 5, 5), np.uint8), np.ones((1, 5, 5, 5)))
+    cube = regions.describe(np.ones((5, 5, 5), np.uint8), np.ones((1, 5, 5, 5)))
     assert cube[0]["eccentricity"] == pytest.approx(0, abs=1e-6)
 
 
 def test_regions_are_drawn_in_colours_of_their_own() -> None:
     labels = np.array([[0, 1], [2, 9]], np.uint8)
-    colours = cluster.render(labels)
+    colours = regions.render(labels)
     assert colours.shape == (3, 2, 2)
     assert colours.dtype == np.uint8
     assert colours[:, 0, 0].tolist() == [0, 0, 0]

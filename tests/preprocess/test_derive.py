@@ -114,7 +114,7 @@ def test_plans_survive_json_and_those_of_old_files_derive_nothing() -> None:
 
 @pytest.mark.parametrize("wrong", [["equalized"], ["clusters", "clusters"]])
 def test_what_cannot_be_derived_is_refused(wrong: list[str]) -> None:
-    with pytest.raises(ConfigError, match="at most once of equalised, clusters"):
+    with pytest.raises(ConfigError, match="at most once of equalised, clahe, clusters"):
         planned(head(), derived=wrong)
     with pytest.raises(ConfigError, match="got 1"):
         planned(head(), clusters=1)

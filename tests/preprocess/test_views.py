@@ -26,6 +26,21 @@ def test_shrinking_averages_and_enlarging_keeps_the_range():
     assert mixed.mean() == pytest.approx(image.mean())
 
 
+def test_a_whole_volume_is_brought_to_size_along_every_axis():
+    image = np.random.default_rng(0).normal(size=(2, 8, 6, 3)).astype(np.float32)
+    shrunk = views.view(image, None, None, (4, 3, 3))
+    assert shrunk.numpy() == pytest.approx(
+        image.reshape(2, 4, 2, 3, 2, 3).mean((2, 4)), abs=1e-6
+    )  # what is shrunk is averaged; nothing is mixed along the axis that stays
+    ramp = np.broadcast_to(np.arange(3, dtype=np.float32), (1, 8, 6, 3))
+    mixed = views.view(ramp, None, None, (4, 6, 6))  # fewer rows, more slices
+    assert mixed.shape == (1, 4, 6, 6)
+    assert mixed[0, 1, 2].tolist() == pytest.approx([0, 0.25, 0.75, 1.25, 1.75, 2])
+    label = np.zeros((8, 6, 3), np.uint8)
+    label[..., 2] = 7
+    assert views.view_label(label, None, None, (4, 6, 6))[..., 4:].unique().tolist() == [7]
+
+
 def test_labels_stay_labels():
     label = np.zeros((4, 4), np.uint8)
     label[2:, 2:] = 3

@@ -13,6 +13,7 @@ import torch
 from delineate.core import model_file
 from delineate.core.errors import ConfigError, InputError
 from delineate.core.image import Grid, Image
+from delineate.data.cohort import Cohort
 from delineate.data.phantom import generate
 from delineate.data.readers import write
 from delineate.tasks._class_feed import ClassFeed
@@ -70,6 +71,15 @@ def test_a_folder_of_classes_becomes_a_classifier_with_honest_figures(trained: P
     assert any("val_balanced_accuracy" in line for line in lines)
 
 
+def known(root: Path) -> list[dict[str, str]]:
+    """Every second image with its class, the others without."""
+    cases = Cohort.open(root).cases
+    return [
+        {"id": c.id, "file": str(c.images["image"]), "klass": str(c.klass) if i % 2 else ""}
+        for i, c in enumerate(cases)
+    ]
+
+
 def test_its_answers_are_a_table_and_are_scored_like_any_others(
     trained: Path, discs: Path, tmp_path: Path
 ):
@@ -84,6 +94,13 @@ def test_its_answers_are_a_table_and_are_scored_like_any_others(
     summary = evaluate(tmp_path / "answers", discs, tmp_path / "scores")
     right = sum(row["class"] == row["case"].split("_")[0].split("/")[0] for row in rows)
     assert summary["figures"]["accuracy"]["value"] == pytest.approx(right / 40)
+    table = tmp_path / "some.csv"  # half of them without a class
+    lines = [f"{c['file']},{c['id']},{c['klass']}" for c in known(discs)]
+    table.write_text("image,id,class\n" + "\n".join(lines) + "\n")
+    said: list[str] = []
+    summary = evaluate(tmp_path / "answers", table, tmp_path / "half", say=said.append)
+    assert summary["figures"]["n_samples"] == 20
+    assert any("want of a true class: 20 cases" in line for line in said)
 
 
 def test_the_same_seed_gives_the_same_classifier(discs: Path, settings: Path, tmp_path: Path):

@@ -7,9 +7,12 @@ import dataclasses
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from delineate.core.errors import InputError
+from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.data.phantom import generate
 from delineate.tasks import _class_standings, _conditions, _suite
@@ -28,7 +31,7 @@ CONDITIONS = (
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     folder = tmp_path_factory.mktemp("cohort") / "data"
     generate(folder, 6, 6.0, seed=1, anatomy="ellipsoid", controls=0.0, twins=0.0, layout="kaggle")
-    return _conditions.pictures(Cohort.open(folder), "presence")
+    return _conditions.pictures(Cohort.open(folder), "presence")[0]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,61 @@ def test_the_tables_are_cohorts(flat: Cohort, tmp_path: Path):
     assert cohort.schema.classes == ("absent", "present")
     assert {case.split for case in cohort.cases} == {"train", "test"}
     assert set(cohort.modalities.values()) == set(flat.modalities.values()) == {"MR"}
+
+
+def write_images(root: Path, copies: int) -> Path:
+    """Flat images of two classes in declared parts; some of the test part are in training too."""
+    generator = np.random.default_rng(0)
+    for part, count in (("Training", 8), ("Testing", 4)):
+        for klass, low in (("bright", 150), ("dark", 0)):
+            folder = root / part / klass
+            folder.mkdir(parents=True)
+            for i in range(count):
+                array = generator.integers(low, low + 100, (9, 9), np.uint8)
+                if part == "Testing" and i < copies:
+                    array = np.array(Image.open(root / "Training" / klass / f"{i}.png"))
+                Image.fromarray(array).save(folder / f"{i}.png")
+    return root
+
+
+def test_copies_count_as_one_subject_and_can_be_taken_out_of_the_test(tmp_path: Path):
+    cohort = Cohort.open(write_images(tmp_path / "data", 3))
+    flat, notes = _conditions.pictures(cohort, "class")
+    assert any(note.startswith("6 images are copies") for note in notes)
+    assert len({case.subject for case in flat.cases}) == 24 - 6
+    wanted = (Condition("declared", "declared"), Condition("distinct", "distinct"),
+              Condition("by site", "site"))  # fmt: skip
+    kept, left_out = _conditions.fitting(flat, wanted, 2)
+    assert [condition.name for condition in kept] == ["declared", "distinct"]
+    assert left_out[0].startswith("left out, by site: expected two sites")
+    found = _conditions.write(flat, kept, 2, tmp_path / "tables")
+    rows = {key: list(csv.DictReader(path.read_text().splitlines())) for key, path in found.items()}
+    assert sum(row["split"] == "test" for row in rows["declared", 1]) == 8
+    assert sum(row["split"] == "test" for row in rows["distinct", 1]) == 2
+    assert not subjects(rows["distinct", 0], "test") & subjects(rows["distinct", 0], "train")
+
+
+def test_conditions_that_say_nothing_new_are_left_out(tmp_path: Path):
+    flat, notes = _conditions.pictures(Cohort.open(write_images(tmp_path / "data", 0)), "class")
+    assert notes == []
+    kept, left_out = _conditions.fitting(flat, (Condition("a"), Condition("b", "slice"),
+                                                Condition("c", "distinct")), 2)  # fmt: skip
+    assert [condition.name for condition in kept] == ["a"]
+    assert len(left_out) == 2
+
+
+def test_whole_stacks_are_cases_of_a_table(tmp_path: Path):
+    folder = tmp_path / "data"
+    generate(folder, 6, 6.0, seed=1, anatomy="ellipsoid", twins=0.0, layout="kaggle")
+    cohort = Cohort.open(folder)
+    whole, _ = _conditions.pictures(cohort, "class", "case")
+    assert len(whole) == sum(case.klass is not None for case in cohort.cases) > 1
+    path = _conditions.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
+    again = Cohort.open(path)
+    first, second = (next(iter(c.cases[0].images.values())) for c in (whole, again))
+    assert isinstance(second, tuple)
+    np.testing.assert_array_equal(readers.read(first).array, readers.read(second).array)
+    assert again.cases[0].klass == whole.cases[0].klass
 
 
 def test_volumes_in_one_file_are_refused_with_what_to_do(tmp_path: Path):

@@ -73,7 +73,7 @@ def test_prepared_labels_come_home_to_the_file(cohort: Cohort, tmp_path: Path) -
     truth = nib.load(cohort.cases[1].label).get_fdata()
     np.testing.assert_array_equal(SCHEMA.to_values(back), truth)
     assert middle.meta["voxels"] == {"organ": 44, "lesion": 1}
-    assert middle.meta["class"] == "ill"
+    assert middle.klass == "ill"
     assert prepared[0].shape[1:] == (10, 12, 11)
 
 
@@ -110,7 +110,7 @@ def test_unlabelled_cases_are_prepared_too(cohort: Cohort, tmp_path: Path) -> No
 def test_cases_with_other_channels_are_named(cohort: Cohort) -> None:
     case = cohort.cases[2]
     odd = change(cohort, 2, images={"t2": case.images["t1"]})
-    with pytest.raises(InputError, match="expected the channels t1 as in c0, got t2"):
+    with pytest.raises(InputError, match="expected the channels t1 as most cases have, got t2"):
         plan_preparation(odd)
 
 

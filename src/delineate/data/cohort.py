@@ -80,6 +80,7 @@ class Cohort:
         root: str | os.PathLike[str],
         layout: str | None = None,
         subject_pattern: str | None = None,
+        class_column: str | None = None,
     ) -> Cohort:
         """List a folder, a table (CSV, TSV) or a single scan.
 
@@ -87,10 +88,11 @@ class Cohort:
             root: Folder or file.
             layout: Name of a layout; by default the most specific that recognises it.
             subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+            class_column: The class of a case is this column of the data's table, not the layout's.
 
         Raises:
             LayoutError: Nothing there, no layout fits, or the folder lists no case.
-            ConfigError: Unknown layout, or a pattern that is not one.
+            ConfigError: Unknown layout or column, or a pattern that is not one.
         """
         root = Path(root).resolve()
         if not root.exists():
@@ -129,11 +131,14 @@ class Cohort:
                 *(note for note in notes if note != OWN_SUBJECT),
                 f"subjects are taken from case ids by {subject_pattern!r}",
             )
+        schema = listing.schema
+        if class_column is not None:
+            cases, schema = _classes(cases, schema, class_column, root)
         return Cohort(
             root=root.parent if root.is_file() else root,
             layout=name,
             cases=cases,
-            schema=listing.schema,
+            schema=schema,
             notes=notes,
             modalities=dict(listing.modalities),
             unpaired=unpaired,
@@ -317,6 +322,27 @@ def _subjects(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
         for case in cases
         if (match := matches[case.id]) is not None
     )
+
+
+def _classes(
+    cases: tuple[Case, ...], schema: Schema, column: str, root: Path
+) -> tuple[tuple[Case, ...], Schema]:
+    """Cases with the class that a column of the data's own table gives them."""
+    told = [{**case.meta, "site": case.site, "sex": case.sex}.get(column) for case in cases]
+    if not any(told):
+        known = sorted({k for case in cases for k, v in case.meta.items() if isinstance(v, str)})
+        raise ConfigError(
+            f"expected a column of the data's table, got {column!r}",
+            where=root,
+            fix=f"columns here: {', '.join(known) or 'none'}",
+            code="class-column",
+        )
+    found = tuple(
+        dataclasses.replace(case, klass=str(value) if value else None)
+        for case, value in zip(cases, told, strict=True)
+    )
+    names = tuple(sorted({case.klass for case in found if case.klass}))
+    return found, dataclasses.replace(schema, classes=names)
 
 
 def _unknown(ids: Iterable[str], root: Path) -> InputError:

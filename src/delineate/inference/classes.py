@@ -38,11 +38,11 @@ def classify(
     device: torch.device,
     prepared: Image,
     original: Grid,
-) -> tuple[dict[str, float], list[dict[str, Any]], int | None]:
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Calibrated probabilities of a case, and of each of its slices that has content.
 
     A case's class is the mean over its slices; what is looked for in each slice ("presence") is in
-    the case if it is in any slice.
+    the case if it is in any slice. A network that sees the volume whole answers for the case alone.
 
     Args:
         document: Of the model file.
@@ -52,8 +52,10 @@ def classify(
         original: Its grid before that.
 
     Returns:
-        Class name -> probability; ``{"slice", "probabilities"}`` a slice, its number counted along
-        the original array's slice axis (None for an image seen whole); and that axis.
+        Class name -> probability, and facts: ``slices``, ``{"slice", "probabilities"}`` a slice,
+        its number counted along the original array's ``slice_axis`` (both None for an image seen
+        whole). Where a network attends to slices also ``attention``, ``{"slice", "weight"}`` for
+        every one of them; the weights sum to 1.
     """
     classes, shape = document["classes"], document["input"]
     axis = shape["slice_axis"]
@@ -75,7 +77,46 @@ def classify(
         {"slice": number, "probabilities": dict(zip(names, map(float, row), strict=True))}
         for number, row in zip(numbers, each, strict=True)
     ]
-    return dict(zip(names, case, strict=True)), slices, along
+    facts: dict[str, Any] = {"slices": slices, "slice_axis": along}
+    facts |= attention(network, prepared, original, shape["patch"], device)
+    return dict(zip(names, case, strict=True)), facts
+
+
+def attention(
+    network: Any,
+    prepared: Image,
+    original: Grid,
+    size: Sequence[int],
+    device: torch.device,
+) -> dict[str, Any]:
+    """What every slice of the original counted, for a network that weighs slices; else nothing.
+
+    The network sees fewer or more slices than there are. Each shares its weight among those that it
+    shows, by how much of them it shows.
+    """
+    if not hasattr(network, "attention"):
+        return {}
+    with torch.inference_mode():
+        found = network.attention(views.view(prepared.array, None, None, size)[None].to(device))
+    if found is None:
+        return {}
+    axis = int(network.config.axis)
+    count = prepared.array.shape[axis + 1]
+    shares = overlap(count, found.shape[1]) @ found[0].double().cpu().numpy()
+    along, numbers = original_slices(prepared.grid, original, axis, list(range(count)))
+    total: dict[int | None, float] = {}
+    for number, share in zip(numbers, shares.tolist(), strict=True):
+        total[number] = total.get(number, 0.0) + share
+    weights = [{"slice": number, "weight": share} for number, share in sorted(total.items())]
+    return {"slice_axis": along, "attention": weights}
+
+
+def overlap(count: int, shown: int) -> NDArray[np.float64]:
+    """Share ``(count, shown)`` of what is shown that falls to each slice; columns sum to 1."""
+    slices, windows = np.arange(count)[:, None], np.arange(shown)[None] * count / shown
+    end = np.minimum(slices + 1, windows + count / shown)
+    shares: NDArray[np.float64] = np.clip(end - np.maximum(slices, windows), 0, None)
+    return shares * (shown / count)
 
 
 def original_slices(

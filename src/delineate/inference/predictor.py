@@ -174,9 +174,7 @@ class Predictor:
     ) -> Prediction:
         """Classes of a case and of its slices."""
         started = time.perf_counter()
-        case, slices, along = classify(
-            self.document, self.network, self.device, prepared, image.grid
-        )
+        case, found = classify(self.document, self.network, self.device, prepared, image.grid)
         facts = {
             "seconds": {
                 "prepare": round(seconds, 3),
@@ -185,8 +183,7 @@ class Predictor:
             **peak_memory(self.device),
             "device": str(self.device),
             "confidence": max(case.values()),
-            "slices": slices,
-            "slice_axis": along,
+            **found,
             "warnings": warnings,
         }
         return Prediction(None, image.grid, None, case, facts)

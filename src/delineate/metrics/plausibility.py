@@ -6,7 +6,8 @@ rounding of the printed digits, so that what is reported is arithmetic, not tast
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 #: Pixel accuracy of an answer that finds nothing in a BraTS volume, of which about 1.7 % is tumour.
@@ -72,6 +73,28 @@ def contradictions(row: Mapping[str, Any], rounding: float) -> list[dict[str, st
         found.append(
             _finding(method, "pixel accuracy", pixels, arithmetic, "not plain pixel accuracy")
         )
+    return found
+
+
+def repetitions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Rows of unlike studies that agree to the last digit in most of three figures or more.
+
+    Args:
+        rows: As for ``contradictions``; what stands before a colon in ``method`` is the study.
+
+    Returns:
+        The same as ``contradictions``.
+    """
+    found = []
+    for first, second in combinations(rows, 2):
+        studies = [str(row.get("method", "?")).partition(":")[0] for row in (first, second)]
+        keys = [k for k, v in first.items() if isinstance(v, float) and k in second]
+        same = [k for k in keys if first[k] == second[k]]
+        if studies[0] != studies[1] and len(keys) >= 3 and 2 * len(same) > len(keys):
+            told = ", ".join(f"{k} {_p(first[k])}" for k in same)
+            claim = f"{first['method']} and {second['method']}, on unlike data"
+            verdict = "copied rather than measured, or a coincidence in every digit"
+            found.append({"claim": claim, "arithmetic": f"the same {told}", "verdict": verdict})
     return found
 
 

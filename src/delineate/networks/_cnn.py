@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -36,6 +37,38 @@ class PlainConfig:
         blocks.norm(2, 1, self.norm)
 
 
+def widths(config: PlainConfig) -> list[int]:
+    """Channels by block."""
+    return [min(config.width * 2**i, config.max_width) for i in range(config.depth)]
+
+
+def stack(config: PlainConfig, nd: int, channels: int, convolutions: int = 1) -> nn.Sequential:
+    """The blocks, ``(B, channels, *S) -> (B, widths[-1], *S')``, each halving upwards."""
+    layers: list[nn.Module] = []
+    for before, width in pairwise([channels, *widths(config)]):
+        for i in range(convolutions):
+            layers.append(blocks.conv(nd, width if i else before, width))
+            layers.append(blocks.norm(nd, width, config.norm))
+            layers.append(nn.ReLU())
+        layers.append(imagenet.HalvingPool())
+    return nn.Sequential(*layers)
+
+
+def require_voxels(size: Sequence[int], depth: int) -> None:
+    """Refuse sizes of which the last block would see a single voxel.
+
+    Raises:
+        ConfigError: Names a size that works.
+    """
+    least = 2 ** (depth - 1)
+    if all(n <= least for n in size):
+        raise ConfigError(
+            f"expected more than one voxel in the last block, got {tuple(size)}",
+            fix=f"pad to {(least + 1,) * len(size)}, or use a smaller depth",
+            code="size",
+        )
+
+
 class PlainClassifier(nn.Module):
     """Blocks of convolution, norm and ReLU; the mean over space; two dense layers.
 
@@ -51,29 +84,15 @@ class PlainClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        widths = [min(config.width * 2**i, config.max_width) for i in range(config.depth)]
-        layers: list[nn.Module] = []
-        for before, width in pairwise([channels, *widths]):
-            for i in range(convolutions):
-                layers.append(blocks.conv(config.ndim, width if i else before, width))
-                layers.append(blocks.norm(config.ndim, width, config.norm))
-                layers.append(nn.ReLU())
-            layers.append(imagenet.HalvingPool())
-        self.features = nn.Sequential(*layers)
-        self.dense = nn.Sequential(nn.Linear(widths[-1], config.hidden), nn.ReLU())
+        self.features = stack(config, config.ndim, channels, convolutions)
+        self.dense = nn.Sequential(nn.Linear(widths(config)[-1], config.hidden), nn.ReLU())
         last = nn.Linear(config.hidden, outputs)
         self.head = nn.Sequential(nn.Dropout(config.dropout), last)
         imagenet.initialise(self, last)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, hidden)``."""
-        least = 2 ** (self.config.depth - 1)
-        if all(n <= least for n in x.shape[2:]):
-            raise ConfigError(
-                f"expected more than one voxel in the last block, got {tuple(x.shape[2:])}",
-                fix=f"pad to {(least + 1,) * self.config.ndim}, or use a smaller depth",
-                code="size",
-            )
+        require_voxels(x.shape[2:], self.config.depth)
         found: Tensor = self.dense(self.features(x).flatten(2).mean(2))
         return found
 

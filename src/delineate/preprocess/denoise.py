@@ -23,18 +23,29 @@ _MAD = 1.482602218505602
 _WAVELETS = ("haar", "db2")
 
 
-def denoise(image: Image, rules: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Image:
+def denoise(
+    image: Image,
+    rules: Sequence[tuple[str, str, Mapping[str, Any]]],
+    slice_axis: int | None = None,
+) -> Image:
     """Apply one rule to each channel of ``(C, *S)``.
 
     Args:
         image: Any image.
         rules: ``(kind of noise, name of the rule, parameters)`` by channel, see ``MODALITIES``.
+        slice_axis: Across which a stack is cut into slices, each treated by itself: they lie too
+            far apart to be mixed.
     """
     array = np.empty(image.array.shape, np.float32)
     done = []
     for i, (noise, name, parameters) in enumerate(rules):
         forth, back, facts = even_scale(np.asarray(image.array[i], np.float32), noise)
-        array[i] = back(rule(name)(forth, **parameters))
+        if slice_axis is None or forth.ndim == 2:
+            array[i] = back(rule(name)(forth, **parameters))
+        else:
+            slices = np.ascontiguousarray(np.moveaxis(forth, slice_axis, 0))
+            each = np.stack([rule(name)(one, **parameters) for one in slices], slice_axis)
+            array[i] = back(each)
         done.append({"noise": noise, "rule": name, **parameters, **facts})
     return image.with_step("denoise", array, channels=done)
 

@@ -4,6 +4,8 @@
   of them and not FLAIR alone: each sequence has a scale and a shading of its own to be rid of, and
   no cohort need have a FLAIR. Scaled like the channels beside it: a uniform distribution of mean 0
   and variance 1 in the tissue, 0 in the background.
+- ``clahe``: the same by tiles with limited contrast, whatever the modality: what is faint beside
+  its surroundings shows, and the shading goes.
 - ``clusters``: the clusters of K-means, one map of 0 and 1 each. Not one map of numbers: where an
   augmentation or a convolution mixes two neighbours, half of cluster 1 and half of cluster 3 would
   read as cluster 2. Their number is fixed, as a network's input is; they are ordered by FLAIR,
@@ -23,7 +25,8 @@ from delineate.core.image import Image
 from delineate.preprocess import cluster, equalise, normalise
 
 #: What can be derived.
-KINDS = ("equalised", "clusters")
+KINDS = ("equalised", "clahe", "clusters")
+_CLAHE: tuple[str, Mapping[str, Any]] = ("adaptive", {"clip": 2.0})
 #: Standard deviation of a uniform distribution from 0 to 1.
 _UNIFORM_STD = 1 / math.sqrt(12)
 
@@ -32,8 +35,8 @@ def names(channels: Sequence[str], derived: Sequence[str], clusters: int) -> tup
     """Names of the derived channels, in order."""
     found: list[str] = []
     for kind in derived:
-        if kind == "equalised":
-            found += [f"equalised:{channel}" for channel in channels]
+        if kind != "clusters":
+            found += [f"{kind}:{channel}" for channel in channels]
         else:
             found += [f"cluster:{i}" for i in range(1, clusters + 1)]
     return tuple(found)
@@ -72,8 +75,8 @@ def append(
     added: list[NDArray[Any]] = []
     facts: dict[str, Any] = {}
     for kind in derived:
-        if kind == "equalised":
-            rules = [_rule(modality) for _, modality in channels]
+        if kind != "clusters":
+            rules = [_CLAHE if kind == "clahe" else _rule(m) for _, m in channels]
             added += [
                 _equalised(values, mask, *rule)
                 for values, mask, rule in zip(image.array, masks, rules, strict=True)

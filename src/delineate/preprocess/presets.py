@@ -1,24 +1,22 @@
 """The preparation of a cohort: planned once, kept in the model file, applied to every image.
 
-    orient -> crop -> normalise -> resample -> derive  (apply, apply_label)
+    orient -> crop -> bias correction -> denoise -> normalise -> resample -> derive  (apply)
     resample back -> put into the full field -> orient back            (home, home_labels)
 
+Bias correction and denoising are done where they are asked for, in this order (see ``restore``).
 Intensities are scaled before resampling, while a constant background is still constant.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from delineate.core.errors import ConfigError, GeometryError, InputError
+from delineate.core.errors import GeometryError, InputError
 from delineate.core.image import Grid, Image
-from delineate.preprocess import crop, derive, normalise, orient, resample
+from delineate.preprocess import crop, derive, normalise, orient, resample, restore
 from delineate.preprocess.geometry import (
     apply_label,
     cropped_away,
@@ -26,6 +24,7 @@ from delineate.preprocess.geometry import (
     home_labels,
     stack_channels,
 )
+from delineate.preprocess.preparation import Channel, Preparation
 
 __all__ = [
     "Channel", "Preparation", "apply", "apply_label", "cropped_away", "home", "home_labels", "plan",
@@ -36,131 +35,6 @@ __all__ = [
 ARITHMETIC = 1
 #: Stacks with fewer slices than this and thick slices are treated slice by slice.
 FEW_SLICES = 16
-
-
-@dataclass(frozen=True)
-class Channel:
-    """How one channel is brought to a common scale.
-
-    Args:
-        name: Name in the cohort; ``"rgb.0"``, ``"rgb.1"`` … for sources of several channels.
-        modality: MR, CT, PET, XR, US, OCT, RGB or unknown.
-        rule: Member of ``normalise``.
-        parameters: Of the rule.
-    """
-
-    name: str
-    modality: str
-    rule: str
-    parameters: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        normalise.rule(self.rule)
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """Everything that is done to an image before a network sees it.
-
-    Args:
-        channels: One rule a channel, in order.
-        ndim: 2 where a network sees slices or flat images, 3 where it sees volumes.
-        spacing_mm: Target voxel size by axis after orientation; None for an axis keeps that axis,
-            None keeps all. Axes within 1 % of it are left alone.
-        crop: Cut off constant margins.
-        slice_axis: Axis (after orientation) along which a stack is cut into slices; None for 3D
-            and for flat images.
-        orient: Bring the axes to RAS+; False where the files do not say how they lie.
-        reasons: Why the plan is as it is, one sentence each.
-        derived: Channels computed from these and appended to them, see ``derive``.
-        clusters: How many, where they are derived.
-    """
-
-    channels: tuple[Channel, ...]
-    ndim: int
-    spacing_mm: tuple[float | None, ...] | None = None
-    crop: bool = True
-    slice_axis: int | None = None
-    orient: bool = True
-    reasons: tuple[str, ...] = ()
-    derived: tuple[str, ...] = ()
-    clusters: int = 3
-
-    def __post_init__(self) -> None:
-        if self.ndim not in (2, 3) or (self.ndim == 3 and self.slice_axis is not None):
-            raise ConfigError(
-                f"expected ndim 2, or 3 without slice_axis, got {self.ndim} and {self.slice_axis}"
-            )
-        if self.spacing_mm and any(mm is not None and not mm > 0 for mm in self.spacing_mm):
-            raise ConfigError(f"expected positive spacings in mm, got {self.spacing_mm}")
-        strange = sorted(set(self.derived) - set(derive.KINDS))
-        if strange or len(set(self.derived)) != len(self.derived):
-            raise ConfigError(
-                f"expected each at most once of {', '.join(derive.KINDS)}, "
-                f"got {', '.join(self.derived)}",
-                where="derived",
-                code="unknown-name",
-            )
-        ordered = tuple(kind for kind in derive.KINDS if kind in self.derived)
-        object.__setattr__(self, "derived", ordered)  # those that show intensities come first
-        if not 2 <= self.clusters <= 16:
-            raise ConfigError(f"expected 2 to 16 clusters, got {self.clusters}", where="clusters")
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the channels that a network sees: those of the files, then the derived ones."""
-        own = tuple(channel.name for channel in self.channels)
-        return own + derive.names(own, self.derived, self.clusters)
-
-    @property
-    def sources(self) -> tuple[int | None, ...]:
-        """Of every output the channel that it shows, None for those that show no intensities."""
-        own = tuple(range(len(self.channels)))
-        shown: dict[str, tuple[int | None, ...]] = {
-            "equalised": own, "clusters": (None,) * self.clusters,
-        }  # fmt: skip
-        return sum((shown[kind] for kind in self.derived), start=own)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        data = dataclasses.asdict(self)
-        lists = {k: list(v) for k, v in data.items() if isinstance(v, tuple)}
-        return {**data, **lists, "channels": [dataclasses.asdict(c) for c in self.channels]}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Preparation:
-        """The inverse of ``to_dict``.
-
-        What older versions did not write has its default.
-
-        Raises:
-            ConfigError: A key is missing or unknown.
-        """
-        data = {"derived": (), "clusters": 3, **data}
-        _same_keys(data, Preparation)
-        for channel in data["channels"]:
-            _same_keys(channel, Channel)
-        spacing = data["spacing_mm"]
-        return Preparation(
-            **{
-                **data,
-                "channels": tuple(Channel(**c) for c in data["channels"]),
-                "spacing_mm": None if spacing is None else tuple(spacing),
-                "reasons": tuple(data["reasons"]),
-                "derived": tuple(data["derived"]),
-            }
-        )
-
-
-def _same_keys(data: Mapping[str, Any], kind: type) -> None:
-    expected = {f.name for f in dataclasses.fields(kind)}
-    if set(data) != expected:
-        raise ConfigError(
-            f"expected the keys {sorted(expected)}, got unknown {sorted(set(data) - expected)} and "
-            f"missing {sorted(expected - set(data))}",
-            where=kind.__name__,
-            code="unknown-key",
-        )
 
 
 # ---------------------------------------------------------------------------------- planning
@@ -174,6 +48,8 @@ def plan(
     statistics: Mapping[int, Mapping[str, float]] | None = None,
     derived: Sequence[str] = (),
     clusters: int = 3,
+    bias_correction: bool = False,
+    denoise: str = "none",
 ) -> Preparation:
     """Decide how a cohort is prepared, and say why.
 
@@ -189,9 +65,12 @@ def plan(
             within the labelled voxels, ``maximum`` over all.
         derived: Channels to append, see ``derive``.
         clusters: How many, where they are derived.
+        bias_correction: Take the shading of MR off (N4).
+        denoise: Member of ``restore.NAMES``; the autoencoder has to be learned first.
 
     Raises:
-        ConfigError: Nothing that can be derived is called so.
+        ConfigError: Nothing that can be derived or take noise off is called so, or N4 for
+            anything but MR.
         GeometryError: Flat images and volumes in one cohort, or no case at all.
     """
     flat = {grid.ndim for grid in grids}
@@ -211,6 +90,10 @@ def plan(
         channels.append(channel)
         reasons.append(reason)
     ndim, slice_axis, spacing, why = _geometry(ras)
+    if bias_correction:
+        reasons.append("shading of the coils taken off by N4, as was asked for")
+    if denoise != "none":
+        reasons.append(f"noise taken off: {denoise}, as was asked for")
     if derived:
         reasons.append(f"channels derived from these: {', '.join(derived)}, as was asked for")
     return Preparation(
@@ -222,6 +105,8 @@ def plan(
         reasons=(*why, *reasons),
         derived=tuple(derived),
         clusters=clusters,
+        bias_correction=bias_correction,
+        denoise=denoise,
     )
 
 
@@ -311,7 +196,7 @@ def _ranges(spacings: NDArray[np.float64]) -> str:
 
 
 def apply(preparation: Preparation, image: Image) -> Image:
-    """Prepare one image ``(C, *S)``: RAS+, cropped, normalised, resampled; all in its history.
+    """Prepare one image ``(C, *S)``, step by step; all steps are in its history.
 
     Derived channels are computed last, on the grid that the network sees.
 
@@ -327,12 +212,13 @@ def apply(preparation: Preparation, image: Image) -> Image:
             code="channels-differ",
         )
     spacing = _spacing_for(preparation, image.grid)
-    _check_values(preparation, image)
-    if preparation.orient:
-        image = orient.to_ras(image)
-    backgrounds = [crop.background(channel) for channel in image.array]
-    if preparation.crop:
-        image = crop.crop_foreground(image, crop.foreground_box(image, backgrounds))
+    image, backgrounds = before_denoising(preparation, image)
+    if preparation.denoise != "none":
+        image = restore.quiet(
+            image, preparation.denoise, [c.modality for c in preparation.channels], backgrounds,
+            slice_axis=preparation.slice_axis if image.grid.ndim == 3 else None,
+            learned=preparation.denoiser,
+        )  # fmt: skip
     tissue = _tissue(preparation, image, backgrounds) if preparation.derived else None
     image = normalise.normalise(
         image, [(c.rule, c.parameters) for c in preparation.channels], backgrounds
@@ -345,6 +231,24 @@ def apply(preparation: Preparation, image: Image) -> Image:
         tissue = resample.replay(tissue.view(np.uint8), image.history[-1], order=0).view(np.bool_)
     channels = [(c.name, c.modality) for c in preparation.channels]
     return derive.append(image, tissue, preparation.derived, channels, preparation.clusters)
+
+
+def before_denoising(preparation: Preparation, image: Image) -> tuple[Image, list[float | None]]:
+    """Oriented, cropped, and its shading taken off; and the background of each channel.
+
+    Raises:
+        InputError: A voxel that is no number, an image of one single value, or shading of negative
+            values.
+    """
+    _check_values(preparation, image)
+    if preparation.orient:
+        image = orient.to_ras(image)
+    backgrounds = [crop.background(channel) for channel in image.array]
+    if preparation.crop:
+        image = crop.crop_foreground(image, crop.foreground_box(image, backgrounds))
+    if preparation.bias_correction:
+        image = restore.unshade(image, _tissue(preparation, image, backgrounds), backgrounds)
+    return image, backgrounds
 
 
 def _tissue(

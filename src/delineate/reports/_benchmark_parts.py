@@ -205,7 +205,8 @@ class Benchmark:
         arm = next((n for n in self.names if _plain(n) == _plain(method)), None)
         kin = [str(a["arm"]) for a in self.arms if _plain(a.get("network")) == _plain(method)]
         arm = arm or (kin[0] if len(kin) == 1 else None)
-        keys = (_plain(column), _SYNONYMS.get(_plain(column), ""))
+        plain = _plain(column)  # papers on classes mean averages over them
+        keys = (plain, f"{plain}macro", _SYNONYMS.get(plain, ""))
         found = next((m for key in keys for m in self.metrics if _plain(m.key) == key), None)
         if arm is None or found is None:
             return None

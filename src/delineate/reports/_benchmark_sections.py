@@ -36,8 +36,33 @@ _NB = "\N{NO-BREAK SPACE}"
 _PLAN = {
     "arm": "Arm", "network": "Network", "method": "Method", "parameters": "Parameters",
     "steps": "Steps", "gmac": "GMAC forward", "gmac_step": "GMAC a step",
-    "gmac_total": "GMAC in all", "ms": "ms forward", "seconds": "Training",
+    "gmac_total": "GMAC in all", "ms": "ms forward", "rate": "Trained a second",
+    "seconds": "Training",
 }  # fmt: skip
+
+
+def overview(found: Benchmark) -> Markup:
+    """The first metric of every arm in every region, side by side."""
+    regions = found.regions
+    if not found.metrics or len(regions) < 2:
+        return Markup()
+    main = found.metrics[0]
+
+    def cells(arm: str) -> list[dict[str, Any]]:
+        told = []
+        for region in regions:
+            entry = found.figure(arm, region, main.key)
+            small = [between] if (between := interval(entry, main.digits)) else []
+            mean = as_number(entry.get("mean"))
+            value = page.DASH if mean is None else number(mean, main.digits)
+            told.append({"value": value, "small": small, "best": False})
+        return told
+
+    names = found.ranked(regions[0], main)
+    names += [name for name in found.names if name not in names]
+    heads = ["Arm", *(label(found.told(region, "")) or str(region) for region in regions)]
+    told = [[(name, cells(name)) for name in group] for group in (names, found.baselines)]
+    return block("standings", f"{main.heading} everywhere", heads, *told)
 
 
 def few(charts: Sequence[Picture], most: int = 4) -> Markup:

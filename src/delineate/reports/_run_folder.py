@@ -22,7 +22,8 @@ from delineate.reports.overlays import overlay
 
 #: A picture of a case is small; anything larger is not one.
 _LARGEST = 64 * 1024**2
-_UNREADABLE = (
+#: What a damaged file may raise while it is read.
+UNREADABLE = (
     EOFError,
     OSError,
     ValueError,
@@ -112,7 +113,7 @@ class RunFolder:
             name = Path(str(entry.get("file") if isinstance(entry, Mapping) else entry)).name
             try:
                 self.pictures.append(self._overlay(name, entry))
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 self.problems.append(f"validation/overlays/{name} cannot be shown: {error}")
 
     def _overlay(self, name: str, entry: Mapping[str, Any]) -> Picture:
@@ -140,7 +141,7 @@ class RunFolder:
     def _schema(self) -> Schema | None:
         try:
             return Schema.from_dict(self.cohort["schema"])
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
 
 

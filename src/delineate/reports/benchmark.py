@@ -22,7 +22,14 @@ from delineate.reports._benchmark_parts import (
     p_value,
     told_apart,
 )
-from delineate.reports._benchmark_sections import contrasts, few, method, printed, runs
+from delineate.reports._benchmark_sections import (
+    contrasts,
+    few,
+    method,
+    overview,
+    printed,
+    runs,
+)
 from delineate.reports.comparisons import Estimate, interval_bars, pareto
 from delineate.reports.figures import Picture
 from delineate.reports.page import (
@@ -53,7 +60,7 @@ def write(result: Mapping[str, Any], out: Path) -> Path:
     Args:
         result: Plain data: ``title``, ``question``, ``suite``, ``data``, ``settings``,
             ``seconds``; ``arms`` (``arm``, ``network``, ``method``, ``parameters``, ``gmac``,
-            ``gmac_step``, ``steps``, ``gmac_total``, ``ms``, ``seconds`` a run, ``note``);
+            ``gmac_step``, ``steps``, ``gmac_total``, ``ms``, ``rate``, ``seconds``, ``note``);
             ``rows`` (``arm``, ``run``, ``seed``, ``fold``, ``case``, ``subject``, ``region`` and
             a number or None for each metric); ``summary`` (``arm``, ``region``, ``metric``,
             ``mean``, ``low``, ``high``, ``median``, ``n``); ``contrasts`` (``name``, ``a``, ``b``,
@@ -216,7 +223,7 @@ def _warnings(found: Benchmark) -> Markup:
 def _standings(found: Benchmark) -> Markup:
     if not found.metrics:
         return block("missing", "Figures of the arms")
-    parts = []
+    parts = [overview(found)]
     for region in found.regions:
         if len(found.regions) > 1:
             parts.append(block("subheading", label(found.told(region, ""))))

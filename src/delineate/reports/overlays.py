@@ -89,7 +89,7 @@ def overlay(
     return Picture(
         title=title,
         alt=f"{title or 'Slice'}{', ' + where if where else ''}: {told}.",
-        src=_data_uri(canvas),
+        src=data_uri(canvas),
         width=canvas.width,
         height=canvas.height,
         legend=tuple(legend),
@@ -296,7 +296,8 @@ def _tile(panels: list[tuple[str, Array]], size: tuple[int, int], letters: str) 
     return canvas
 
 
-def _data_uri(canvas: Raster.Image) -> str:
+def data_uri(canvas: Raster.Image) -> str:
+    """A picture as text that stands in the page itself."""
     stream = io.BytesIO()
     canvas.save(stream, format="PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

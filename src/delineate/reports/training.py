@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from delineate.reports import audit, classification, evaluation, page
+from delineate.reports import audit, classification, clusters, evaluation, page
 from delineate.reports._run_folder import RunFolder
 from delineate.reports.figures import curves
 from delineate.reports.page import (
@@ -220,6 +220,7 @@ def _plan(found: RunFolder) -> Markup:
     parts = [facts({**told, **rest})]
     if preparation := as_dict(found.run.get("preparation")):
         parts += [block("subheading", "Preparation of the images"), _preparation(preparation)]
+    parts.append(clusters.section(found))
     return join(*parts)
 
 
@@ -229,6 +230,9 @@ _PLAN_KEYS = ("network", "parameters", "patch", "batch", "steps", "seconds_per_s
 def _preparation(given: dict[str, Any]) -> Markup:
     reasons = [str(words) for words in as_list(given.pop("reasons", None))]
     channels = [as_dict(channel) for channel in as_list(given.pop("channels", None))]
+    given.pop("elbow", None)  # drawn below
+    if learned := as_dict(given.pop("denoiser", None)):  # its weights say nothing to a reader
+        given["denoiser"] = {key: value for key, value in learned.items() if key != "weights"}
     keys = dict.fromkeys(key for channel in channels for key in channel)
     rows = [{key: plain(value) for key, value in channel.items()} for channel in channels]
     columns = [Column(key, label(key)) for key in keys]

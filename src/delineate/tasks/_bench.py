@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -69,7 +70,7 @@ class Bench:
         """What is worth measuring: sizes that the network can take, and that suit its weights."""
         options = self.target.candidates(cases)
         if self.chosen.patch is None:
-            options = list(dict.fromkeys(self._divisible(option) for option in options))
+            options = list(dict.fromkeys(self.fitting(option) for option in options))
         if self.weights is not None:
             options = _weights.best(options, self._taken)
         return options
@@ -95,6 +96,7 @@ class Bench:
             "levels": levels,
             "deep_supervision": max(0, levels - 3),  # all but the two coarsest, as nnU-Net
             "features": max(1, len(self.target.schema.labels)),
+            **self.target.derived,
         }
         names = {f.name for f in dataclasses.fields(module.Config)}
         values = {k: v for k, v in derived.items() if k in names}
@@ -108,10 +110,12 @@ class Bench:
         network = catalog.load("networks", self.chosen.network)
         return int(network.divisor(self.network_config(candidate)))
 
-    def _divisible(self, candidate: Candidate) -> Candidate:
-        """The candidate with a patch that the network can take."""
-        patch = _planning.round_to(candidate.patch, self.divisor(candidate))
-        return dataclasses.replace(candidate, patch=patch)
+    def fitting(self, candidate: Candidate) -> Candidate:
+        """The candidate with a patch that the network can take: divisible, and not too small."""
+        divisor = self.divisor(candidate)
+        least = getattr(catalog.load("networks", self.chosen.network), "LEAST", 1)
+        wanted = [max(n, math.ceil(least / divisor) * divisor) for n in candidate.patch]
+        return dataclasses.replace(candidate, patch=_planning.round_to(wanted, divisor))
 
     def _network(self, candidate: Candidate) -> tuple[nn.Module, Transfer | None]:
         """The network with the weights that the seed gives; then those of a file that fit."""

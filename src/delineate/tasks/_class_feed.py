@@ -50,6 +50,7 @@ class ClassFeed:
         batch: Pictures of a whole step.
         mirror_axes: Axes of the picture that may be mirrored.
         rank: Of this process among several.
+        across: Axis of the picture that is not turned, zoomed or shifted: that of its slices.
     """
 
     cases: Sequence[PreparedCase]
@@ -61,6 +62,7 @@ class ClassFeed:
     batch: int
     mirror_axes: tuple[int, ...]
     rank: int = 0
+    across: int | None = None
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -152,8 +154,7 @@ class ClassFeed:
         turn = 15.0 if turn is None else turn
         low, high = self.chosen.scale
         ranges = spatial.Config(turn, (math.sqrt(low), math.sqrt(high)))
-        square = [1.0] * len(self.patch)
-        matrices = spatial.draw(ranges, len(image), square, self.mirror_axes, generator)
+        matrices = self._matrices(ranges, len(image), generator)
         image, label = spatial.apply(matrices, image, label, self.patch)
         batch, channels = image.shape[:2]
         lost = torch.rand((batch, channels), generator=generator) < self.chosen.drop_sequence
@@ -162,6 +163,25 @@ class ClassFeed:
         apart = image.reshape(batch * channels, 1, *self.patch)
         actions = intensity.draw(intensity.Config(), batch * channels, generator)
         return intensity.apply(actions, apart, generator).view(image.shape), label
+
+    def _matrices(self, ranges: spatial.Config, batch: int, generator: torch.Generator) -> Tensor:
+        """Transforms ``(B, nd, nd + 1)``: of slices within their plane, of volumes rigid in mm.
+
+        Between thick slices there is nothing to turn them into; where a network is told which
+        slice it looks at, a slice stays one.
+        """
+        nd = len(self.patch)
+        if nd == 3 and self.across is None:
+            return spatial.draw(ranges, batch, self._spacing, self.mirror_axes, generator)
+        plane = [a for a in range(nd) if a != self.across]
+        mirror = [plane.index(a) for a in self.mirror_axes if a in plane]
+        flat = spatial.draw(ranges, batch, [1.0, 1.0], mirror, generator)
+        if nd == 2:
+            return flat
+        matrices = torch.eye(3, 4).repeat(batch, 1, 1)
+        for i, a in enumerate(plane):
+            matrices[:, a, [*plane, 3]] = flat[:, i]
+        return matrices
 
 
 def pictures(
@@ -174,7 +194,7 @@ def pictures(
         moved = np.asarray(case.label)
         moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
         return [(place, int(moved[place or 0].any())) for place in views.places(case.image, axis)]
-    if case.klass not in classes:
+    if case.klass is None or case.klass not in classes:
         return []
     klass = list(classes).index(case.klass)
     return [(place, klass) for place in views.places(case.image, axis)]

@@ -78,7 +78,7 @@ def notes(suite: Suite, found: Sequence[Mapping[str, Any]]) -> list[str]:
         "results do; its figures say nothing of new subjects",
         f"every run holds out another part of {subjects} subjects and draws its own weights",
         "equal compute: multiplications counted in a training step; a cheaper network gets more "
-        "steps",
+        "steps, in at most twice the median arm's time",
         "intervals: 95 % bootstrap over subjects; contrasts: accuracy, Wilcoxon's test over "
         "subjects, corrected by Holm",
         "no temperature is fitted (no validation cases), so calibration errors are of raw "

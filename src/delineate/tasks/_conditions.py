@@ -1,14 +1,17 @@
 """Conditions of a benchmark of classifiers: who is on which side of the split, and whose labels.
 
-Slices of stacks, or flat images, are written as one table a condition and run, with the split that
-the condition wants. Leaky splits and labels drawn at random for each subject are there to show what
-they lead to: a classifier that beats chance on random labels has recognised subjects.
+Pictures (slices, flat images or whole cases) are written as one table a condition and run, with the
+split that the condition wants. Leaky splits and labels drawn at random for each subject are there
+to show what they lead to: a classifier that beats chance on random labels has recognised subjects.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,14 +19,16 @@ from typing import Literal
 import numpy as np
 
 from delineate.core.atomic import atomic_write_text, writable_folder
-from delineate.core.case import Case
-from delineate.core.errors import InputError
+from delineate.core.case import Case, Source
+from delineate.core.errors import DelineateError, InputError
 from delineate.data import readers, splits
 from delineate.data.cohort import Cohort
 from delineate.tasks._settings import PRESENCE
 from delineate.tasks._tables import table
 
 _COLUMNS = ("id", "subject", "site", "class", "split", "label")
+#: Splits that part what belongs together.
+LEAKY = ("slice", "declared")
 
 
 @dataclass(frozen=True)
@@ -31,47 +36,108 @@ class Condition:
     """How subjects are parted, and which labels are learned."""
 
     name: str = field(metadata={"help": "as shown in tables"})
-    split: Literal["subject", "slice", "site"] = field(
-        default="subject", metadata={"help": "what stays together; slice: leaky"}
+    split: Literal["subject", "slice", "site", "declared", "distinct"] = field(
+        default="subject",
+        metadata={
+            "help": "what stays together; slice: nothing (leaky); declared: the data's own parts; "
+            "distinct: those, without test images that training has too"
+        },
     )
     labels: Literal["true", "random"] = field(
         default="true", metadata={"help": "random: one drawn for each subject"}
     )
 
 
-def pictures(cohort: Cohort, target: str) -> Cohort:
-    """Every slice, or flat image, as a case with the class that the target gives it.
+def pictures(cohort: Cohort, target: str, level: str = "slice") -> tuple[Cohort, list[str]]:
+    """What is classified, each with the class that the target gives it, and what to know of it.
 
-    Slices that show nothing at all, above and below the head, are left out.
+    Slices that show nothing at all, above and below the head, are left out. Pictures that are equal
+    to the last voxel count as one subject's.
+
+    Args:
+        cohort: As it lies there.
+        target: ``presence`` of a structure, or ``class``.
+        level: ``slice``: stacks are taken apart; ``case``: they are judged whole.
 
     Raises:
         InputError: Volumes in one file, or no classes.
     """
-    stacked = any(isinstance(s, tuple) for case in cohort.cases for s in case.images.values())
-    flat = cohort.slices() if stacked else cohort
-    flat = flat.with_cases([case for case in flat.cases if not _blank(case)])
+    notes: list[str] = []
+    flat = cohort
+    if level == "slice":
+        stacked = any(isinstance(s, tuple) for case in cohort.cases for s in case.images.values())
+        flat, notes = _distinct(cohort.slices() if stacked else cohort)
     if target == "presence":
         flat = flat.labelled()
         named = [dataclasses.replace(case, klass=_presence(case)) for case in flat.cases]
     else:
         named = [case for case in flat.cases if case.klass is not None]
+        if len(named) < len(flat):
+            notes.append(f"{len(flat) - len(named)} cases without a class are left out")
     if len({case.klass for case in named}) < 2:
         raise InputError(
-            f"expected slices or flat images of at least two classes, got {len(named)} images",
+            f"expected slices or images of at least two classes, got {len(named)} images",
             where=cohort.root,
             fix="give a data set with masks for --target presence, or with classes for class",
             code="classes-too-few",
         )
-    return flat.with_cases(named)
+    return flat.with_cases(named), notes
 
 
-def _blank(case: Case) -> bool:
+def _distinct(flat: Cohort) -> tuple[Cohort, list[str]]:
+    """Without blank pictures, and with one subject for all copies of a picture."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        prints = list(pool.map(_print, flat.cases))
+    owners: dict[str, str] = {}
+    kept: list[Case] = []
+    copies = 0
+    for case, digest in zip(flat.cases, prints, strict=True):
+        if digest is None:
+            continue
+        owner = owners.setdefault(digest, case.subject)
+        copies += owner != case.subject
+        kept.append(dataclasses.replace(case, subject=owner, meta={**case.meta, "print": digest}))
+    told = f"{copies} images are copies of another subject's and count as that subject's"
+    return flat.with_cases(kept), [told] * bool(copies)
+
+
+def _print(case: Case) -> str | None:
+    """Hash of all that a picture shows; None if that is nothing."""
     arrays = [readers.read(source).array for source in case.images.values()]
-    return all(float(array.min()) == float(array.max()) for array in arrays)
+    if all(float(array.min()) == float(array.max()) for array in arrays):
+        return None
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(repr((array.shape, array.dtype.str)).encode())
+        whole.update(array.tobytes())
+    return whole.hexdigest()
 
 
 def _presence(case: Case) -> str:
     return PRESENCE[int(case.label is not None and readers.read_label(case.label).array.any())]
+
+
+def fitting(
+    cohort: Cohort, conditions: Iterable[Condition], runs: int
+) -> tuple[tuple[Condition, ...], list[str]]:
+    """The conditions that these pictures allow, and why others are left out."""
+    kept, notes = [], []
+    for condition in conditions:
+        why = None
+        if condition.split == "slice" and len(cohort) == len({c.subject for c in cohort.cases}):
+            why = "every subject has one picture"
+        elif condition.split == "distinct" and not _copied(cohort):
+            why = "no picture of the test part has a copy in training"
+        else:
+            try:
+                _parts(cohort, condition.split, runs)
+            except DelineateError as error:
+                why = error.message
+        if why is None:
+            kept.append(condition)
+        else:
+            notes.append(f"left out, {condition.name}: {why}")
+    return tuple(kept), notes
 
 
 def write(
@@ -82,7 +148,8 @@ def write(
     Args:
         cohort: From ``pictures``.
         conditions: All that are wanted.
-        runs: Parts of the cross-validation; sites are left out one by one instead.
+        runs: Parts of the cross-validation; sites are left out one by one instead, and declared
+            parts are held out in every run.
         folder: For the tables.
 
     Returns:
@@ -95,6 +162,7 @@ def write(
     found: dict[tuple[str, int], Path] = {}
     for condition in conditions:
         parts = _parts(cohort, condition.split, runs)
+        left_out = _copied(cohort) if condition.split == "distinct" else set()
         for number, held_out in enumerate(parts):
             path = folder / f"{condition.split}-{condition.labels}-{number}.csv"
             found[condition.name, number] = path
@@ -105,13 +173,20 @@ def write(
                     "id": case.id, "subject": case.subject, "site": case.site or "",
                     "class": case.klass if condition.labels == "true" else chance[case.subject],
                     "split": "test" if case.id in held_out else "train",
-                    "label": str(case.label) if isinstance(case.label, Path) else "",
-                    **{channel[name]: str(source) for name, source in case.images.items()},
+                    "label": _cell(case.label),
+                    **{channel[name]: _cell(source) for name, source in case.images.items()},
                 }
-                for case in cohort.cases
+                for case in cohort.cases if case.id not in left_out
             ]  # fmt: skip
             atomic_write_text(path, table([*_COLUMNS, *dict.fromkeys(channel.values())], rows))
     return found
+
+
+def _cell(source: Source | None) -> str:
+    """A source as the cell of a table; the files of a stack beside each other."""
+    if source is None:
+        return ""
+    return ";".join(map(str, source)) if isinstance(source, tuple) else str(source)
 
 
 def _parts(cohort: Cohort, split: str, runs: int) -> list[set[str]]:
@@ -120,9 +195,17 @@ def _parts(cohort: Cohort, split: str, runs: int) -> list[set[str]]:
         return [set(one["test"]) for one in splits.leave_one_site_out(cohort)]
     if split == "subject":
         return [set(one["validation"]) for one in splits.k_fold(cohort, runs, seed=0)]
+    if split in ("declared", "distinct"):
+        return [set(splits.declared(cohort)["test"])] * runs
     ids = sorted(case.id for case in cohort.cases)
     order = np.random.default_rng(0).permutation(len(ids))
     return [{ids[i] for i in order[k::runs]} for k in range(runs)]
+
+
+def _copied(cohort: Cohort) -> set[str]:
+    """Ids of the declared test part whose picture is in another part too."""
+    elsewhere = {case.meta.get("print") for case in cohort.cases if case.split != "test"}
+    return {c.id for c in cohort.cases if c.split == "test" and c.meta.get("print") in elsewhere}
 
 
 def _random_labels(cohort: Cohort) -> Mapping[str, str]:

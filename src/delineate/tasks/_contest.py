@@ -15,7 +15,7 @@ from delineate.core import config, run
 from delineate.core.errors import OutputError
 from delineate.core.progress import Progress, Say
 from delineate.data.cohort import Cohort
-from delineate.tasks._conditions import Condition
+from delineate.tasks._conditions import LEAKY, Condition
 from delineate.tasks._runs import Run
 from delineate.tasks._settings import RunConfig
 from delineate.tasks._suite import Arm, Suite, slug
@@ -68,7 +68,7 @@ def make(
         made = {"steps": 1, "threads": threads, **machine}
         return _run_config(suite, arm, made | _part(suite, suite.conditions[0], 0))
 
-    terms, entries, failures = _entries.measure(
+    entries, failures = _entries.measure(
         suite, cohort, first, out / "measuring", out / "cache", say, progress
     )
     shutil.rmtree(out / "measuring")
@@ -80,14 +80,13 @@ def make(
     total = sum(counts.values())
     if gmac is None:
         left = (seconds - (time.monotonic() - begun)) * jobs - total * _entries.OVERHEAD
-        gmac = left / sum(counts[e.arm] * e.seconds_step / e.gmac_step for e in entries)
+        gmac = left / sum(counts[arm] * rate for arm, rate in _entries.pace(entries).items())
     entries = _entries.share_out(entries, gmac)
     plan: dict[str, Any] = {
         "asked": asked,
         "jobs": jobs,
         "threads": threads,
         "gmac": gmac,
-        "terms": dataclasses.asdict(terms),
         "entries": [dataclasses.asdict(entry) for entry in entries],
         "failures": failures,
         "machine": run.machine(),
@@ -123,7 +122,7 @@ def _part(suite: Suite, condition: Condition, number: int) -> dict[str, Any]:
     """Settings that say which part is held out; tables of classifiers say it themselves."""
     if suite.target == "outline":
         return {"folds": suite.runs, "fold": number}
-    return {"target": "class", "leaky": condition.split == "slice"}
+    return {"target": "class", "leaky": condition.split in LEAKY}
 
 
 def settings(
@@ -131,8 +130,7 @@ def settings(
 ) -> RunConfig:
     """Everything that decides one run."""
     arm = next(arm for arm in suite.arms if arm.name == entry["arm"])
-    terms = plan["terms"]
-    made = {key: terms[key] for key in ("width", "patch", "batch")}
+    made = {key: entry[key] for key in ("width", "patch", "batch")}
     made |= {"steps": entry["steps"], "seed": one.number, "threads": plan["threads"]}
     made |= {"device": plan["asked"]["device"]}
     condition = next((c for c in suite.conditions if c.name == one.condition), suite.conditions[0])

@@ -1,4 +1,4 @@
-"""Arms made comparable: one patch that all can take, what a step of each costs, equal compute."""
+"""Arms made comparable: a patch that all can take, what a step of each costs, equal compute."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from delineate.networks._cost import gmac
 from delineate.tasks import _planning
 from delineate.tasks._settings import RunConfig
 from delineate.tasks._suite import Arm, Suite
+from delineate.tasks._targets import Classes
 from delineate.tasks._training import Job
 
 #: Start, scoring and report of one training run, in seconds, before the first has been seen.
@@ -31,6 +32,8 @@ OVERHEAD = 40.0
 #: Steps take so much longer where several runs share the processors than one alone.
 CROWDED = 1.5
 _LEAST_STEPS = 20
+#: Median times that an arm may take: one that hardly computes would feed pictures for hours.
+LONGEST = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Entry:
     Args:
         arm: Name of the arm.
         network, method: What it trains, and how.
+        width, patch, batch: Alike for all arms that see images of the same kind.
         parameters: Of the predictor.
         gmac: Billion multiplications of a forward pass of one patch.
         gmac_step: ... of a training step with everything that it computes, critics included.
@@ -51,22 +55,15 @@ class Entry:
     arm: str
     network: str
     method: str
+    width: int
+    patch: tuple[int, ...]
+    batch: int
     parameters: int
     gmac: float
     gmac_step: float
     ms: float
     seconds_step: float
     steps: int = 0
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What is the same for all entries: the terms of the contest."""
-
-    width: int
-    patch: tuple[int, ...]
-    batch: int
-    ndim: int
 
 
 def measure(
@@ -77,8 +74,10 @@ def measure(
     cache: Path,
     say: Say,
     progress: Progress,
-) -> tuple[Terms, list[Entry], list[dict[str, Any]]]:
+) -> tuple[list[Entry], list[dict[str, Any]]]:
     """Agree on a patch, then time and count a step of every arm.
+
+    Arms that see slices agree among themselves, and so do those that see volumes.
 
     Args:
         suite: The arms.
@@ -90,7 +89,7 @@ def measure(
         progress: Shows how far it is.
 
     Returns:
-        Terms, entries, and the arms that cannot take part, each with its reason.
+        Entries, and the arms that cannot take part, each with its reason.
 
     Raises:
         ConfigError: No arm can.
@@ -103,20 +102,23 @@ def measure(
         for arm in suite.arms
     ]  # fmt: skip
     cases = [job.ready(cache)[1]["train"] for job in jobs]  # arms may derive other channels
-    wanted = _candidate(suite, jobs[0], cases[0])
     failures: list[dict[str, Any]] = []
     entries: list[Entry] = []
-    common = 1
-    fitting: list[tuple[Arm, Job, list[PreparedCase]]] = []
+    fitting: list[tuple[Arm, Job, list[PreparedCase], Candidate]] = []
+    common: dict[Candidate, int] = {}
     for arm, job, seen in zip(suite.arms, jobs, cases, strict=True):
         try:
-            common = math.lcm(common, job.bench.divisor(wanted))
+            wanted = _candidate(suite, job, seen)
+            common[wanted] = math.lcm(common.get(wanted, 1), job.bench.divisor(wanted))
         except DelineateError as error:
             failures.append(_failure(arm, error))
             continue
-        fitting.append((arm, job, seen))
-    candidate = dataclasses.replace(wanted, patch=_planning.round_to(wanted.patch, common))
-    for arm, job, seen in progress.track(fitting, "measuring a step of every arm", len(fitting)):
+        fitting.append((arm, job, seen, wanted))
+    for arm, job, seen, wanted in progress.track(
+        fitting, "measuring a step of every arm", len(fitting)
+    ):
+        patch = _planning.round_to(wanted.patch, common[wanted])
+        candidate = job.bench.fitting(dataclasses.replace(wanted, patch=patch))
         try:
             entries.append(_entry(arm, job, candidate, seen))
         except DelineateError as error:
@@ -126,8 +128,14 @@ def measure(
         say(line)
     if not entries:
         raise ConfigError("expected an arm that can take part, got none: " + "; ".join(told))
-    terms = Terms(candidate.width, candidate.patch, candidate.batch, len(candidate.patch))
-    return terms, entries, failures
+    return entries, failures
+
+
+def pace(entries: Sequence[Entry]) -> dict[str, float]:
+    """Seconds that an arm takes for a GMAC of its budget; at most ``LONGEST`` times the median."""
+    rates = {entry.arm: entry.seconds_step / entry.gmac_step for entry in entries}
+    most = LONGEST * statistics.median(rates.values())
+    return {arm: min(rate, most) for arm, rate in rates.items()}
 
 
 def share_out(entries: Sequence[Entry], budget: float) -> list[Entry]:
@@ -136,7 +144,8 @@ def share_out(entries: Sequence[Entry], budget: float) -> list[Entry]:
     Raises:
         ConfigError: Too few for an arm; names the least budget that would do.
     """
-    least = max(entry.gmac_step for entry in entries) * _LEAST_STEPS
+    rates = pace(entries)
+    least = max(_LEAST_STEPS * entry.seconds_step / rates[entry.arm] for entry in entries)
     if budget < least:
         raise ConfigError(
             f"expected compute for at least {_LEAST_STEPS} steps of every arm "
@@ -144,16 +153,25 @@ def share_out(entries: Sequence[Entry], budget: float) -> list[Entry]:
             fix="give a longer --budget, fewer arms, or a smaller --width",
             code="budget-too-small",
         )
-    return [dataclasses.replace(e, steps=int(budget / e.gmac_step)) for e in entries]
+    return [
+        dataclasses.replace(entry, steps=int(budget * rates[entry.arm] / entry.seconds_step + 1e-6))
+        for entry in entries
+    ]
 
 
 def _candidate(suite: Suite, job: Job, cases: Sequence[PreparedCase]) -> Candidate:
-    """Width, patch and batch that the suite wants for data of these dimensions."""
-    nd = job.preparation.ndim
-    shape = _planning.median_shape([case.shape[1:] for case in cases], job.preparation)
-    chosen = job.chosen
-    patch = chosen.patch or _planning.patch_size(shape, suite.patch_voxels[nd], nd)
-    return Candidate(chosen.width or suite.width[nd], patch, chosen.batch or suite.batch[nd])
+    """Width, patch and batch that the suite wants for images of these dimensions."""
+    chosen, target = job.chosen, job.bench.target
+    nd = target.ndim
+    if isinstance(target, Classes):
+        cap = suite.patch_voxels[nd if target.bag is None else 2]
+        patch = _planning.view_size(target.shape(cases), cap, nd, target.bag)
+    else:
+        shape = _planning.median_shape([case.shape[1:] for case in cases], job.preparation)
+        patch = _planning.patch_size(shape, suite.patch_voxels[nd], nd)
+    return Candidate(
+        chosen.width or suite.width[nd], chosen.patch or patch, chosen.batch or suite.batch[nd]
+    )
 
 
 def _entry(arm: Arm, job: Job, candidate: Candidate, cases: list[PreparedCase]) -> Entry:
@@ -173,6 +191,9 @@ def _entry(arm: Arm, job: Job, candidate: Candidate, cases: list[PreparedCase]) 
         arm=arm.name,
         network=arm.network,
         method=arm.method,
+        width=candidate.width,
+        patch=candidate.patch,
+        batch=candidate.batch,
         parameters=count_parameters(network),
         gmac=gmac(network, job.bench.channels, candidate.patch),
         gmac_step=job.bench.count(candidate, cases),

@@ -30,25 +30,23 @@ def named(predictions: Path) -> dict[str, Any] | None:
 def evaluate_classes(
     index: Mapping[str, Any],
     labels: Path,
+    cohort: Cohort,
     out: Path,
     *,
     seed: int,
     resamples: int,
-    layout: str | None,
-    subject_pattern: str | None,
     say: Say,
 ) -> dict[str, Any]:
     """Score the classes of ``predictions.json`` against those of a data set.
 
     Args:
         index: Content of ``predictions.json``.
-        labels: Data set with classes, or with label maps where the presence of a structure in a
+        labels: Where the data set lies.
+        cohort: The data set, with classes with label maps where the presence of a structure in a
             slice was predicted.
         out: Folder for the results.
         seed: Of the bootstrap.
         resamples: Of the bootstrap.
-        layout: Of the data set.
-        subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         say: Told one line at the end.
 
     Returns:
@@ -58,16 +56,18 @@ def evaluate_classes(
         LayoutError: No case of the predictions has a class in the data set.
         PartialError: Some cases could not be scored; the results of the others are written.
     """
-    cohort = Cohort.open(labels, layout, subject_pattern)
     cases = {case.id: case for case in cohort.cases}
     classes = list(index["classes"]["names"])
     rows: list[Row] = []
     failures: list[dict[str, str | None]] = []
+    unknown: list[str] = []
     for record in index["cases"]:
         case = cases.get(record["id"])
         try:
-            if case is not None and record.get("error") is None:
-                rows += _rows(case, record, index["classes"]["target"], classes)
+            if record.get("error") is None:
+                found = _rows(case, record, index["classes"]["target"], classes) if case else []
+                rows += found
+                unknown += [record["id"]] * (not found)
         except DelineateError as error:
             failures.append({"case": case.id if case else None, "code": error.code,
                              "message": error.message, "where": error.where})  # fmt: skip
@@ -79,6 +79,9 @@ def evaluate_classes(
             fix="give the data set that the predictions were made from, with its classes",
             code="classes-unknown",
         )
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+        say(f"not scored, for want of a true class: {len(unknown)} cases ({shown})")
     summary = _classes.score(rows, classes, seed=seed, resamples=resamples)
     summary |= {"model": index.get("model"), "labels": str(labels), "failures": failures}
     _classes.write(out, summary, rows, lambda row: _picture(cases[row["case"]], row.get("slice")))

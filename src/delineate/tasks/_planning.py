@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.engine.budget import Candidate
 from delineate.preprocess.presets import Preparation
@@ -19,6 +20,9 @@ _LADDER = ((8, 0), (16, 0), (16, 1), (16, 2), (32, 2), (32, 3))
 _CLASS_CAPS = {2: (64**2, 96**2, 128**2, 224**2), 3: (2**15, 2**17, 2**19)}
 _CLASS_BATCHES = {2: (16,), 3: (4,)}
 _CLASS_LADDER = {2: ((16, 0), (32, 0), (32, 1), (32, 2), (64, 3)), 3: ((16, 0), (16, 1), (32, 2))}
+#: Slices of a bag at most; more are averaged. A step over bags sees that many more pictures.
+_SLICES = 32
+_BAG_LADDER = ((8, 0), (16, 0), (16, 1), (32, 1), (32, 2))
 
 
 def levels(patch: Sequence[int], ndim: int) -> int:
@@ -41,6 +45,21 @@ def patch_size(shape: Sequence[int], cap: int, ndim: int) -> tuple[int, ...]:
     return tuple(max(multiple, up(n / multiple) * multiple) for n in wanted)
 
 
+def view_size(shape: Sequence[int], cap: int, ndim: int, bag: int | None = None) -> tuple[int, ...]:
+    """Size at which images of about this shape are seen whole.
+
+    Args:
+        shape: Median spatial shape of the prepared cases.
+        cap: Voxels at most, of one slice where there is a ``bag``.
+        ndim: 2 or 3.
+        bag: Axis along which a whole volume is a bag of slices: each is sized like a flat picture.
+    """
+    if bag is None:
+        return patch_size(shape, cap, ndim)
+    plane = patch_size([n for a, n in enumerate(shape) if a != bag], cap, 2)
+    return (*plane[:bag], min(_SLICES, shape[bag]), *plane[bag:])
+
+
 def round_to(patch: Sequence[int], multiple: int) -> tuple[int, ...]:
     """The patch with every side brought to the nearest multiple, at least one."""
     return tuple(max(1, round(n / multiple)) * multiple for n in patch)
@@ -54,6 +73,7 @@ def candidates(
     patch: tuple[int, ...] | None = None,
     batch: int | None = None,
     whole: bool = False,
+    bag: int | None = None,
 ) -> list[Candidate]:
     """What to measure, from modest to ambitious; what the user fixed stays fixed.
 
@@ -64,12 +84,25 @@ def candidates(
         patch: Where the user fixed it.
         batch: Where the user fixed it.
         whole: A patch shows a whole picture, shrunk, instead of a part of it.
+        bag: Axis along which a whole volume is a bag of slices: each is sized like a flat picture.
+
+    Raises:
+        ConfigError: A patch of another number of dimensions.
     """
+    if patch and len(patch) != ndim:
+        raise ConfigError(
+            f"expected a patch of {ndim} sizes, got {tuple(patch)}",
+            where="patch",
+            fix="leave it out to have it derived",
+            code="patch",
+        )
+    seen = 2 if bag is not None else ndim
     ladder = _CLASS_LADDER[ndim] if whole else _LADDER
+    ladder = ladder if bag is None else _BAG_LADDER
     caps, batches = (_CLASS_CAPS, _CLASS_BATCHES) if whole else (_CAPS, _BATCHES)
     found: list[Candidate] = []
     for rung_width, cap in ladder:
-        size = patch or patch_size(shape, caps[ndim][cap], ndim)
+        size = patch or view_size(shape, caps[seen][cap], ndim, bag)
         for rung_batch in batches[ndim]:
             candidate = Candidate(width or rung_width, tuple(size), batch or rung_batch)
             if candidate not in found:

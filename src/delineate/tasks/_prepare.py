@@ -7,10 +7,11 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,58 +25,71 @@ from delineate.data.cache import PreparedArrays, PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.preprocess import presets
 from delineate.preprocess.presets import Preparation
+from delineate.tasks import _fitted
 
 #: Modalities whose rule depends on the cohort's own values, so that some cases are read to plan.
 _MEASURED = ("CT", "PET", "RGB")
 #: Cases read, and voxels taken of each, to measure them.
 _CASES, _VOXELS = 24, 20_000
+#: Cases that a denoiser and the number of clusters are learned from.
+_LEARNED = 8
 
 
 def plan_preparation(
     cohort: Cohort,
     workers: int | None = None,
     *,
+    judged: Cohort | None = None,
     derived: Sequence[str] = (),
-    clusters: int = 3,
+    clusters: int | Literal["auto"] = 3,
+    bias_correction: bool = False,
+    denoise: str = "none",
 ) -> Preparation:
-    """Look at every case's header, and at some CT, PET and colour images, and plan.
+    """Look at every case's header, and at some images where something is measured, and plan.
 
     Args:
         cohort: The training cases alone: what is measured here becomes part of the model.
         workers: Threads.
+        judged: The cases that the model is going to be judged on. They decide on nothing, but
+            those that it could not take are told before it is trained.
         derived: Channels to append, see ``preprocess.derive``.
-        clusters: How many, where they are derived.
+        clusters: How many, where they are derived; ``auto``: the elbow of the training cases.
+        bias_correction: Take the shading of MR off.
+        denoise: Member of ``preprocess.restore.NAMES``.
 
     Raises:
-        ConfigError: Nothing that can be derived is called so.
+        ConfigError: Nothing that can be derived or take noise off is called so, or N4 for
+            anything but MR.
         PartialError: Headers that cannot be read; all are listed.
-        InputError: Cases with different channels.
+        InputError: Cases with different channels; nothing for the autoencoder or the elbow to
+            learn from.
         GeometryError: Flat images and volumes in one cohort.
     """
-    probes = _probe_all(cohort, workers or min(8, os.cpu_count() or 1))
+    workers = workers or min(8, os.cpu_count() or 1)
+    probes = _probe_all(cohort, workers)
+    others = () if judged is None else judged.cases
+    seen = [*probes, *(_probe_all(judged, workers) if judged else ())]
+    _require_alike([*cohort.cases, *others], seen, cohort.root)
     counts = {channel: n for channel, (_, n) in probes[0].items()}
-    for case, probe in zip(cohort.cases, probes, strict=True):
-        found = {channel: n for channel, (_, n) in probe.items()}
-        if found != counts:
-            raise InputError(
-                f"expected the channels {_shown(counts)} as in {cohort.cases[0].id}, got "
-                f"{_shown(found)}",
-                where=case.id,
-                fix="leave such cases out, or choose the channels that all cases have",
-                code="channels-differ",
-            )
     names, modalities = [], []
     for channel, n in counts.items():
         names += [channel] if n == 1 else [f"{channel}.{i}" for i in range(n)]
         modalities += [cohort.modalities.get(channel, "unknown")] * n
-    return presets.plan(
+    plan = presets.plan(
         [next(iter(probe.values()))[0] for probe in probes],
         modalities,
         names=names,
         statistics=_statistics(cohort, modalities) if set(modalities) & set(_MEASURED) else None,
         derived=derived,
-        clusters=clusters,
+        clusters=3 if clusters == "auto" else clusters,
+        bias_correction=bias_correction,
+        denoise="none" if denoise == "autoencoder" else denoise,
     )
+    some = _some(cohort, _LEARNED)
+    return _fitted.complete(
+        plan, lambda: map(read_images, some), len(some),
+        autoencode=denoise == "autoencoder", clusters=clusters,
+    )  # fmt: skip
 
 
 def prepare_cohort(
@@ -151,9 +165,14 @@ def read_images(case: Case) -> Image:
     return presets.stack_channels(images, list(case.images))
 
 
+def _some(cohort: Cohort, most: int) -> Sequence[Case]:
+    """Cases, evenly spread, in which something is measured."""
+    return cohort.cases[:: max(1, len(cohort.cases) // most)][:most]
+
+
 def recipe_key(preparation: Preparation, schema: Schema) -> str:
     """Everything but the files that decides what a prepared case looks like."""
-    recipe = {**preparation.to_dict(), "reasons": None}
+    recipe = {**preparation.to_dict(), "reasons": None, "elbow": None}
     facts = [presets.ARITHMETIC, recipe, [label.value for label in schema.labels]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -195,11 +214,40 @@ def _probe_all(cohort: Cohort, workers: int) -> list[dict[str, tuple[Grid, int]]
     return [probe for probe in found if not isinstance(probe, DelineateError)]
 
 
+def _require_alike(
+    cases: Sequence[Case], probes: Sequence[Mapping[str, tuple[Grid, int]]], root: Path
+) -> None:
+    """Refuse cases with other channels or dimensions than most; they are named."""
+    found = [{channel: n for channel, (_, n) in probe.items()} for probe in probes]
+    common = Counter(frozenset(kind.items()) for kind in found).most_common(1)[0][0]
+    usual = next(kind for kind in found if kind.items() == common)
+    for case, kind in zip(cases, found, strict=True):
+        if kind != usual:
+            raise InputError(
+                f"expected the channels {_shown(usual)} as most cases have, got {_shown(kind)}",
+                where=case.id,
+                fix="leave such cases out, or choose the channels that all cases have",
+                code="channels-differ",
+            )
+    flat = [
+        case.id
+        for case, probe in zip(cases, probes, strict=True)
+        if next(iter(probe.values()))[0].ndim == 2
+    ]
+    if 0 < len(flat) < len(cases):
+        raise GeometryError(
+            f"expected a cohort of flat images or of volumes, got both: {len(flat)} flat among "
+            f"{len(cases)} ({', '.join(flat[:5])}{' …' if len(flat) > 5 else ''})",
+            where=root,
+            fix="give each kind a cohort of its own",
+            code="cohort-mixed",
+        )
+
+
 def _statistics(cohort: Cohort, modalities: list[str]) -> dict[int, dict[str, float]]:
     """Range, mean and spread of the outlined voxels (all, where unlabelled) in some cases."""
-    step = max(1, len(cohort.cases) // _CASES)
     taken: list[Any] = []
-    for seed, case in enumerate(cohort.cases[::step][:_CASES]):
+    for seed, case in enumerate(_some(cohort, _CASES)):
         image = read_images(case)
         values = image.array.reshape(image.channels, -1)
         inside = np.arange(values.shape[1])

@@ -64,10 +64,23 @@ class RunConfig:
     neighbours: int | None = field(
         default=None, metadata={"help": "2D on volumes: slices to each side joined as channels"}
     )
-    derived: tuple[Literal["equalised", "clusters"], ...] = field(
+    bias_correction: bool = field(
+        default=False, metadata={"help": "MR: take the shading of the coils off (N4), first of all"}
+    )
+    denoise: Literal["none", "auto", "gaussian", "median", "nlm", "wavelet", "autoencoder"] = field(
+        default="none",
+        metadata={
+            "help": "take noise off, before intensities are scaled; auto: the usual rule for the "
+            "modality; autoencoder: learned from the training cases"
+        },
+    )
+    derived: tuple[Literal["equalised", "clahe", "clusters"], ...] = field(
         default=(), metadata={"help": "channels computed from the others, for the network to see"}
     )
-    clusters: int = field(default=3, metadata={"help": "of K-means, where they are derived"})
+    clusters: int | Literal["auto"] = field(
+        default=3,
+        metadata={"help": "of K-means, where they are derived; auto: 2 to 8, by the elbow"},
+    )
     balance: Literal["sampling", "weights", "none"] = field(
         default="sampling", metadata={"help": "how classes of unlike size are made to count alike"}
     )

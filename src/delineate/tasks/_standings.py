@@ -127,12 +127,13 @@ def contrasts(found: Sequence[Mapping[str, Any]], suite: Suite) -> list[dict[str
 
 def printed(suite: Suite) -> dict[str, Any] | None:
     """The document's table, and what contradicts itself in it."""
-    from delineate.metrics.plausibility import contradictions
+    from delineate.metrics.plausibility import contradictions, repetitions
 
     table = suite.printed
     if table is None:
         return None
     findings = [f for row in table.rows for f in contradictions(row, table.rounding)]
+    findings += repetitions(table.rows)
     return {"source": table.source, "columns": list(table.columns),
             "rows": [dict(row) for row in table.rows], "findings": findings}  # fmt: skip
 
@@ -152,7 +153,7 @@ def notes(suite: Suite, found: Sequence[Mapping[str, Any]]) -> list[str]:
         f"every run holds out another of {suite.runs} parts of the subjects and draws its own "
         f"weights; each of {subjects} subjects is judged by a model that never saw it",
         "equal compute: multiplications counted in a training step, backward pass and critics "
-        "included; a cheaper network gets more steps",
+        "included; a cheaper network gets more steps, in at most twice the median arm's time",
         "intervals: 95 % bootstrap over subjects; p: Wilcoxon's signed-rank test over subjects, "
         "corrected by Holm within a metric, planned contrasts apart from the others",
         "the U-Net has deep supervision, as nnU-Net trains it; the others are as published",

@@ -31,7 +31,7 @@ class Arm:
         default_factory=dict, metadata={"help": "settings of a training run that differ"}
     )
     exhibit: bool = field(
-        default=False, metadata={"help": "classes: runs under every condition, not the first alone"}
+        default=False, metadata={"help": "classes: runs under every condition, even if quick"}
     )
 
 
@@ -64,6 +64,10 @@ class Suite:
     metrics: tuple[str, ...] = field(metadata={"help": "what is reported, the first in the lead"})
     target: Literal["outline", "class", "presence"] = field(
         default="outline", metadata={"help": "what is learned, see the settings of a run"}
+    )
+    level: Literal["slice", "case"] = field(
+        default="slice",
+        metadata={"help": "classes: whether stacks are taken apart, or judged whole"},
     )
     conditions: tuple[Condition, ...] = field(
         default=(Condition("by subject"),), metadata={"help": "classes: splits and labels"}
@@ -134,6 +138,10 @@ class Suite:
                     raise ConfigError(
                         f"expected a metric, got {name!r}", fix=settings.nearest(name, METRICS)
                     )
+
+    def whole(self) -> Suite:
+        """The same suite with every arm under every condition."""
+        return replace(self, arms=tuple(replace(arm, exhibit=True) for arm in self.arms))
 
     def of_networks(self, wanted: tuple[str, ...]) -> Suite:
         """The same suite with other arms: ``NETWORK`` or ``NETWORK+METHOD`` each."""

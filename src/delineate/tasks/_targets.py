@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import nn
 
 from delineate.core import catalog
 from delineate.core.case import Batch
-from delineate.core.errors import InputError
+from delineate.core.errors import ConfigError, InputError
+from delineate.core.progress import Say, silent
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.engine.budget import Candidate
@@ -28,6 +30,8 @@ from delineate.tasks._settings import RunConfig
 _LOOK = 8
 #: Validation subjects below which a temperature would be a guess.
 _CALIBRATE = 8
+#: Cases left out that are told by name.
+_NAMED = 8
 
 
 class AnyFeed(Protocol):
@@ -49,6 +53,8 @@ class Outlines:
     """A segmenter: a label for every voxel."""
 
     kind = "segmenter"
+    #: Settings of a network that follow from the data.
+    derived: Mapping[str, Any] = {}
 
     def __init__(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> None:
         self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation
@@ -137,11 +143,14 @@ class Classes:
         self.target = "presence" if chosen.target == "presence" else "class"
         self.outputs = list(_class_feed.class_names(self.target, cohort.schema.classes))
         volumes = preparation.ndim == 3 or preparation.slice_axis is not None
-        self.ndim = 3 if volumes and chosen.network_settings.get("ndim") == 3 else 2
-        self.axis = None
-        if volumes and self.ndim == 2:
-            axis = preparation.slice_axis
-            self.axis = views.slice_axis((0, 0, 0), 2, axis)
+        self.ndim = _dimensions(chosen, volumes)
+        slices = views.slice_axis((0,) * (3 if volumes else 2), 2, preparation.slice_axis)
+        #: Along which the feed takes slices, each a picture; None where it shows all of the image.
+        self.axis = slices if self.ndim == 2 else None
+        #: Along which the network itself takes slices of the volume that it sees.
+        bag = chosen.network_settings.get("axis", slices)
+        self.bag = bag if self.ndim == 3 and _sees_slices(chosen.network) else None
+        self.derived = {"axis": slices}
 
     @staticmethod
     def usable(cohort: Cohort, target: str) -> Cohort:
@@ -178,19 +187,28 @@ class Classes:
 
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What is worth measuring, from modest to ambitious."""
-        seen = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
-        shape = [sorted(column)[len(column) // 2] for column in zip(*seen, strict=True)]
         chosen = self.chosen
         return _planning.candidates(
-            shape, self.ndim, width=chosen.width, patch=chosen.patch, batch=chosen.batch, whole=True
-        )
+            self.shape(cases), self.ndim, width=chosen.width, patch=chosen.patch,
+            batch=chosen.batch, whole=True, bag=self.bag,
+        )  # fmt: skip
+
+    def shape(self, cases: Sequence[PreparedCase]) -> list[int]:
+        """Median shape of what is classified: of slices, where the feed takes slices."""
+        seen = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
+        return [sorted(column)[len(column) // 2] for column in zip(*seen, strict=True)]
 
     def feed(self, candidate: Candidate, cases: Sequence[PreparedCase], rank: int) -> ClassFeed:
         """Whole pictures with their classes."""
         mirror = _planning.mirror_axes(self.schema, self.preparation)
+        stack = self.preparation.slice_axis
+        if self.ndim == 3 and stack is not None:  # axes of a slice, as axes of the stack
+            plane = [a for a in range(3) if a != stack]
+            mirror = tuple(plane[a] for a in mirror)
+        across = None if self.ndim == 2 else stack if self.bag is None else self.bag
         return ClassFeed(
             cases, self.chosen, self.target, tuple(self.outputs), self.axis, candidate.patch,
-            candidate.batch, mirror, rank,
+            candidate.batch, mirror, rank, across,
         )  # fmt: skip
 
     def look(
@@ -273,12 +291,66 @@ def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
         kind = "segmenter" if target == "outline" else "classifier"
         own = getattr(catalog.load("methods", method), "NETWORKS", {})  # some train only these
         network = own.get(kind, "unet" if target == "outline" else "cnn")
-    return replace(chosen, target=target, method=method, network=network)
+    return dataclasses.replace(chosen, target=target, method=method, network=network)
 
 
-def usable(target: str, cohort: Cohort) -> Cohort:
-    """The cases that a target can be learned from; see ``Outlines.usable``, ``Classes.usable``."""
-    return Outlines.usable(cohort) if target == "outline" else Classes.usable(cohort, target)
+def usable(target: str, cohort: Cohort, say: Say = silent) -> Cohort:
+    """The cases that a target can be learned from, the others being left out, and told.
+
+    Raises:
+        InputError: See ``Outlines.usable`` and ``Classes.usable``.
+    """
+    found = Outlines.usable(cohort) if target == "outline" else Classes.usable(cohort, target)
+    kept = {case.id for case in found.cases}
+    if lost := [case.id for case in cohort.cases if case.id not in kept]:
+        lacking = "class" if target == "class" else "label map"
+        shown = ", ".join(lost[:_NAMED]) + (" …" if len(lost) > _NAMED else "")
+        say(f"{len(lost)} of {len(cohort)} cases left out for want of a {lacking}: {shown}")
+    return found
+
+
+def _dimensions(chosen: RunConfig, volumes: bool) -> int:
+    """How many dimensions a classifier is to see: 2, unless 3 are asked for or it knows no others.
+
+    Raises:
+        ConfigError: A network for volumes, but flat images, or a question about single slices.
+    """
+    module = catalog.load("networks", chosen.network)
+    if module.KIND != "classifier":  # another error, told where the network is built
+        return 2
+    if chosen.network_settings.get("ndim") != 3 and _takes(module, 2):
+        return 2
+    if not volumes:
+        raise ConfigError(
+            f"expected volumes or stacks of slices for the 3D network {chosen.network!r}, "
+            "got flat images",
+            where="network",
+            fix="choose a network for flat images, for instance cnn; see `delineate networks`",
+            code="network-3d",
+        )
+    if chosen.target == "presence":
+        raise ConfigError(
+            "expected a 2D network where the presence of a structure in each slice is learned, "
+            f"got {chosen.network!r}, which sees all slices at once",
+            where="network",
+            fix="choose a network for flat images, for instance cnn, or --target class",
+            code="network-3d",
+        )
+    return 3
+
+
+def _takes(module: ModuleType, ndim: int) -> bool:
+    try:
+        module.Config(ndim=ndim)
+    except ConfigError:
+        return False
+    return True
+
+
+def _sees_slices(network: str) -> bool:
+    """Whether a network takes a volume apart into slices, by having a setting for the axis."""
+    fields = dataclasses.fields(catalog.load("networks", network).Config)
+    return any(field.name == "axis" for field in fields)
 
 
 def of(

@@ -22,7 +22,7 @@ from delineate.engine.loop import Loop, Outcome
 from delineate.inference.predictor import choose_device
 from delineate.networks._blocks import count_parameters
 from delineate.preprocess.presets import Preparation
-from delineate.tasks import _lineage, _planning, _targets, _weights
+from delineate.tasks import _fitted, _lineage, _planning, _targets, _weights
 from delineate.tasks._bench import Bench
 from delineate.tasks._card import describe
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
@@ -69,6 +69,8 @@ class Job:
     def run(self, cache: Path) -> dict[str, Any]:
         """Do everything; prepared cases are kept in ``cache``."""
         split, prepared = self.ready(cache)
+        if "clusters" in self.preparation.derived:
+            _fitted.keep_clusters(self.out, self.preparation, prepared["train"])
         choice = self._choose(prepared)
         outcome = self._fit(choice, prepared)
         self._save(choice, prepared, outcome)
@@ -83,7 +85,8 @@ class Job:
         split = self._split()
         parts = {name: self.cohort.subset(ids) for name, ids in split.parts.items()}
         self.subjects = {name: _lineage.prints(part) for name, part in parts.items()}
-        self.preparation = self._plan_preparation(parts["train"])
+        judged = [case for name, part in parts.items() if name != "train" for case in part]
+        self.preparation = self._plan_preparation(parts["train"], self.cohort.with_cases(judged))
         target = _targets.of(self.chosen.target, self.chosen, self.cohort, self.preparation)
         self.bench = Bench(self.chosen, target, self.preparation, self.weights, self.fabric)
         return split, {
@@ -104,7 +107,8 @@ class Job:
         return split
 
     def _new_split(self) -> splits.Split:
-        chosen, cohort = self.chosen, _targets.usable(self.chosen.target, self.cohort)
+        chosen = self.chosen
+        cohort = _targets.usable(chosen.target, self.cohort, self.say)
         given = [case.id for case in cohort.cases if case.split == "test"]
         kept = tuple(case.id for case in cohort.cases if case.split != "test")
         parts: dict[str, tuple[str, ...]] = {"train": kept}
@@ -121,12 +125,15 @@ class Job:
             parts |= {"train": inner["train"], "validation": inner["test"]}
         return splits.Split("train-validation-test", chosen.seed, parts, chosen.leaky)
 
-    def _plan_preparation(self, training: Cohort) -> Preparation:
+    def _plan_preparation(self, training: Cohort, judged: Cohort) -> Preparation:
         """Planned on the training cases alone."""
         if "preparation" in self.record:
             return Preparation.from_dict(self.record["preparation"])
         chosen = self.chosen
-        plan = plan_preparation(training, derived=chosen.derived, clusters=chosen.clusters)
+        plan = plan_preparation(
+            training, judged=judged, derived=chosen.derived, clusters=chosen.clusters,
+            bias_correction=chosen.bias_correction, denoise=chosen.denoise,
+        )  # fmt: skip
         self.record["preparation"] = plan.to_dict()
         for reason in plan.reasons:
             self.say(reason)
@@ -258,10 +265,11 @@ class Job:
         if not ids:  # validation cases chose the clean-up: their figures would flatter
             return {}
         folder = self.out / "validation"
+        where = {k: v for k, v in self.how.items() if k != "class_column"}
         predict(
             self.out / "model.safetensors", self.source, folder / "predictions", only=ids,
             overwrite=True, device=self.chosen.device, say=self.say, progress=self.progress,
-            **self.how,
+            **where,
         )  # fmt: skip
         summary: dict[str, Any] = evaluate(
             folder / "predictions", self.source, folder, say=self.say, progress=self.progress,

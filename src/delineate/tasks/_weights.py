@@ -203,7 +203,8 @@ def derive(chosen: RunConfig, weights: Weights | None) -> RunConfig:
         name = document["network"]["name"] if document else "unet"
     if document is None or document["network"]["name"] != name:
         return dataclasses.replace(chosen, network=name)
-    known = {f.name for f in dataclasses.fields(catalog.load("networks", name).Config)} - {"ndim"}
+    known = {f.name for f in dataclasses.fields(catalog.load("networks", name).Config)}
+    known -= {"ndim", "axis"}  # the data decide on these
     old = {k: v for k, v in document["network"]["config"].items() if k in known}
     if chosen.width is not None:
         old.pop("width", None)

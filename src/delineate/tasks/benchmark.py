@@ -16,6 +16,7 @@ from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
+from delineate.data.layouts._listing import OWN_SUBJECT
 from delineate.tasks import _conditions, _contest, _runs, _suite
 from delineate.tasks._outputs import refuse_inside
 from delineate.tasks._suite import Suite
@@ -29,6 +30,8 @@ def benchmark(
     budget: str | None = None,
     quick: bool = False,
     gmac: float | None = None,
+    target: Literal["class", "presence"] | None = None,
+    class_column: str | None = None,
     networks: tuple[str, ...] = (),
     runs: int | None = None,
     jobs: int | None = None,
@@ -50,9 +53,13 @@ def benchmark(
         data: Folder of labelled scans; by default a synthetic cohort is made.
         out: Folder for everything.
         budget: Wall-clock time of everything; by default the suite's.
-        quick: Take the suite's short budget.
+        quick: Take the suite's short budget and, of classifiers, show the conditions after the
+            first with the arms that the suite names for it; else every arm goes through all.
         gmac: Billion multiplications each run may spend, instead of a budget: machines with other
             speeds then do the same work.
+        target: What classifiers learn, instead of the suite's: the class of a case, or whether a
+            slice shows anything outlined.
+        class_column: The class is this column of the data's table (histological_type …).
         networks: Take these instead of the suite's, as NETWORK or NETWORK+METHOD.
         runs: Seeds, which are also the parts of the cross-validation.
         jobs: Runs at the same time; by default 2 on a CPU of several cores, else 1.
@@ -72,7 +79,11 @@ def benchmark(
     """
     begun = time.monotonic()
     chosen = _suite.load(suite)
+    if target and chosen.target == "outline":
+        raise ConfigError(f"expected no target for a suite of outlines, got {target}")
+    chosen = dataclasses.replace(chosen, target=target) if target else chosen
     chosen = chosen.of_networks(networks) if networks else chosen
+    chosen = chosen if quick else chosen.whole()
     chosen = dataclasses.replace(chosen, runs=runs) if runs else chosen
     chosen.check()
     if jobs is not None and jobs < 1:
@@ -81,16 +92,16 @@ def benchmark(
     out = Path(out)
     how = {"layout": layout, "subject_pattern": subject_pattern}
     source = Path(data) if data else _phantom(out, chosen, say, progress)
-    cohort = Cohort.open(source, **how)
+    cohort = Cohort.open(source, **how, class_column=class_column)
     refuse_inside(out, cohort.root)
     writable_folder(out)
     with folder_lock(out):
         tables: _contest.Tables = {}
+        known: list[str] = []
         if chosen.target == "outline":
             cohort = cohort.labelled()
         else:
-            flat = _conditions.pictures(cohort, chosen.target)
-            tables = _conditions.write(flat, chosen.conditions, chosen.runs, out / "tables")
+            chosen, tables, known = _tables(chosen, cohort, out / "tables", say)
             cohort = Cohort.open(next(iter(tables.values())))
         machine = {"width": width, "device": device}
         plan = _contest.make(
@@ -106,7 +117,23 @@ def benchmark(
             words[one.name] = _contest.words(source, how, out, one, path)
         failed = _runs.race(todo, words, out / "runs", plan["jobs"], progress)
         result = _result(suite, chosen, plan, entries, todo, failed, out, cohort, begun)
+        result["notes"] = [*known, *result["notes"]]
         return _publish(result, out, say)
+
+
+def _tables(
+    suite: Suite, cohort: Cohort, folder: Path, say: Say
+) -> tuple[Suite, _contest.Tables, list[str]]:
+    """The suite with the conditions that the data allow, a table for each run, and what to know."""
+    flat, known = _conditions.pictures(cohort, suite.target, suite.level)
+    conditions, left_out = _conditions.fitting(flat, suite.conditions, suite.runs)
+    known += left_out + [note for note in cohort.notes if note == OWN_SUBJECT]
+    for note in known:
+        say(note)
+    if not conditions:
+        raise ConfigError("expected a condition that these data allow, got none: " + known[-1])
+    tables = _conditions.write(flat, conditions, suite.runs, folder)
+    return dataclasses.replace(suite, conditions=conditions), tables, known
 
 
 def _phantom(out: Path, suite: Suite, say: Say, progress: Progress) -> Path:
@@ -153,13 +180,18 @@ def _result(
             rows += kind.rows(csv.DictReader(file), one, suite.metrics)
     arms = [
         {**entry, "gmac_total": entry["steps"] * entry["gmac_step"], "seconds": seconds[arm],
-         "note": None}
+         "rate": entry["batch"] / entry["seconds_step"], "note": None}
         for arm, entry in entries.items()
     ]  # fmt: skip
     failures = [*plan["failures"]]
     failures += [{"arm": r.arm, "run": r.number, "reason": failed[r.name]} for r in todo
                  if r.name in failed]  # fmt: skip
-    terms = plan["terms"]
+
+    def terms(key: str) -> str:
+        told = [e[key] for e in entries.values()]
+        shown = ["x".join(map(str, one)) if isinstance(one, list) else str(one) for one in told]
+        return ", ".join(dict.fromkeys(shown))
+
     return {
         "suite": name,
         "title": suite.title,
@@ -169,9 +201,7 @@ def _result(
         "settings": {
             "GMAC a run": plan["gmac"],
             "runs (seed and held-out part)": suite.runs,
-            "patch": "x".join(map(str, terms["patch"])),
-            "batch": terms["batch"],
-            "width": terms["width"],
+            **{key: terms(key) for key in ("patch", "batch", "width")},
             "at a time": plan["jobs"],
             "threads each": plan["threads"],
             "machine": plan["machine"],

@@ -27,6 +27,7 @@ from delineate.core.errors import ConfigError, DelineateError, PartialError
 from delineate.core.image import Grid
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import Schema
+from delineate.data.cohort import Cohort
 from delineate.tasks._named import evaluate_classes, named
 from delineate.tasks._pairs import Pairs, load, pair
 from delineate.tasks._tables import document, plain, table
@@ -56,6 +57,7 @@ def evaluate(
     schema: Schema | None = None,
     layout: str | None = None,
     subject_pattern: str | None = None,
+    class_column: str | None = None,
     missing_as_empty: bool = False,
     resamples: int = 5000,
     say: Say = silent,
@@ -78,6 +80,7 @@ def evaluate(
         schema: Meaning of the label values; by default the data set's, else the predictions'.
         layout: Layout of the data set, where it should not be recognised.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        class_column: The true class is this column of the data's table, not what the layout says.
         missing_as_empty: Score a missing prediction as one that found nothing, instead of
             reporting it as an error.
         resamples: Number of bootstrap resamples.
@@ -101,8 +104,8 @@ def evaluate(
     if index is not None:
         writable_folder(out)
         return evaluate_classes(
-            index, labels, out, seed=seed, resamples=resamples, layout=layout,
-            subject_pattern=subject_pattern, say=say,
+            index, labels, Cohort.open(labels, layout, subject_pattern, class_column), out,
+            seed=seed, resamples=resamples, say=say,
         )  # fmt: skip
     pairs = pair(predictions, labels, schema=schema, layout=layout, subject_pattern=subject_pattern)
     writable_folder(out)

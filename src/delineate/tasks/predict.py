@@ -56,8 +56,9 @@ def predict(
 
     Masks hold the schema's file values, on the scan's own grid.
     NIfTI, NRRD and MetaImage stay what they are, PNG, JPEG and BMP give PNG, TIFF gives TIFF, a
-    stack of slices gives a folder of PNG, DICOM gives NIfTI. Classes go to ``classes.csv``.
-    ``predictions.json`` lists everything. A scan that fails does not stop the others.
+    stack of slices gives a folder of PNG, DICOM gives NIfTI. Classes go to ``classes.csv``; where a
+    network weighs slices, with the one that counted most. ``predictions.json`` lists everything;
+    slices are counted from 0 along ``slice_axis``. A scan that fails does not stop the others.
 
     Args:
         model: A model file (``.safetensors``).
@@ -103,7 +104,7 @@ def predict(
         index = _index(Path(model), predictor, cohort, settings)
         how["memory_bytes"] = memory_bytes
         faults = _run(jobs, predictor, out, index, how, say, progress)
-    _report(faults, len(jobs), out, say)
+    _report(faults, len(jobs), out, say, "classified" if predictor.classes else "outlined")
     return index
 
 
@@ -244,18 +245,28 @@ def _write(job: Job, prediction: Prediction, out: Path) -> dict[str, Any]:
 
 
 def _class_table(cases: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
-    """One row a case: its class, and the probability of every class."""
+    """One row a case: its class, the probability of every class, the slice that counted most."""
     rows = [
         {
             "case": case["id"],
             "subject": case["subject"],
             "class": max(classes, key=lambda name: case["classes"][name]),
             **{f"p_{name}": float(case["classes"][name]) for name in classes},
+            **_most_attended(case["facts"].get("attention", [])),
         }
         for case in cases
         if "classes" in case
     ]
-    return table(["case", "subject", "class", *(f"p_{name}" for name in classes)], rows)
+    columns = ["case", "subject", "class", *(f"p_{name}" for name in classes)]
+    extra = ["slice", "attention"] if any("attention" in row for row in rows) else []
+    return table([*columns, *extra], rows)
+
+
+def _most_attended(attention: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not attention:
+        return {}
+    most = max(attention, key=lambda one: one["weight"])
+    return {"slice": most["slice"], "attention": most["weight"]}
 
 
 # --- predictions.json -----------------------------------------------------------------------------
@@ -294,10 +305,10 @@ def _fault(error: DelineateError) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _report(faults: list[DelineateError], total: int, out: Path, say: Say) -> None:
+def _report(faults: list[DelineateError], total: int, out: Path, say: Say, done: str) -> None:
     """Say how it ended; raise if not all is well."""
     if not faults:
-        say(f"{total} of {total} cases outlined, see {out / INDEX}")
+        say(f"{total} of {total} cases {done}, see {out / INDEX}")
         return
     if total == 1:
         raise faults[0]

@@ -36,6 +36,7 @@ def train(
     out: Path = Path("run"),
     layout: str | None = None,
     subject_pattern: str | None = None,
+    class_column: str | None = None,
     seed: int | None = None,
     holdout: float | None = None,
     device: str | None = None,
@@ -54,8 +55,8 @@ def train(
         steps: A fixed number of steps instead of a budget; makes a run repeatable to the bit.
         target: What the model is to give: an outline, the class of a case, or the presence of
             anything outlined in each slice; auto: outlines where there are label maps.
-        method: How to train: supervised, adversarial, segan or cpgan; classify for classes;
-            gan_features or vae_features for either.
+        method: How to train: supervised, adversarial, segan or cpgan; classify, deep_features or
+            layerwise for classes; gan_features or vae_features for either.
         network: What to train, see ``delineate networks``; by default that of the weights, or unet,
             or cnn for classes.
         weights: File to start from: a model of Delineate, of any labels and channels, or the
@@ -65,6 +66,7 @@ def train(
         out: The run folder.
         layout: Layout of ``data``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        class_column: The class is this column of the data's table, not what the layout says.
         seed: Of the split, the weights and the sampling.
         holdout: Share of subjects that are never trained on and give the figures (0: none).
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -94,7 +96,8 @@ def train(
         if name != "auto":
             catalog.load(room, name)  # a misspelt name is told before any work
     choose_device(chosen.device)  # so is a device that is not here
-    source, how = Path(data), {"layout": layout, "subject_pattern": subject_pattern}
+    source = Path(data)
+    how = {"layout": layout, "subject_pattern": subject_pattern, "class_column": class_column}
     cohort = Cohort.open(source, **how)
     chosen, start = _weights.resolve(_targets.complete(chosen, cohort))
     out = Path(out)

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
         LabelError: There are more values than labels can be.
         DelineateError: No label file can be read.
     """
-    from delineate.data.readers import probe, read_label
+    from delineate.data.readers import probe
 
     seen: set[int] = set()
     failed: list[DelineateError] = []
@@ -266,7 +267,7 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
             voxels += int(np.prod(probe(source)[0].shape))
             if done and voxels > VOXEL_BUDGET:
                 break
-            seen.update(int(v) for v in np.unique(read_label(source).array))
+            seen |= _values(source, _version(source))
         except DelineateError as error:
             failed.append(error)
             continue
@@ -284,6 +285,24 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
     return seen, [partly] * (done < len(labels)) + [
         f"a label file cannot be read: {Path(e.where or '').name}: {e.message}" for e in failed
     ]
+
+
+def _version(source: Source) -> tuple[tuple[int, int], ...]:
+    """What changes when a file of a source does."""
+    found = []
+    for path in source if isinstance(source, tuple) else (source,):
+        with contextlib.suppress(OSError):  # reading it will say what is wrong
+            facts = path.stat()
+            found.append((facts.st_mtime_ns, facts.st_size))
+    return tuple(found)
+
+
+@lru_cache(maxsize=8192)
+def _values(source: Source, version: object) -> frozenset[int]:
+    """Values of a label file; one command opens the same cohort several times."""
+    from delineate.data.readers import read_label
+
+    return frozenset(int(v) for v in np.unique(read_label(source).array))
 
 
 def schema_from_files(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]]:

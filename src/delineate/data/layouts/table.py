@@ -1,9 +1,11 @@
 """A CSV or TSV table with a column ``image`` (or ``image_CHANNEL``), given itself or in the root.
 
-    image or image_CHANNEL ...   files, relative to the table            needed
+    image or image_CHANNEL ...   file, relative to the table             needed
     label or mask                file of the label map
     id subject site class sex age split                                  as far as known
     anything else                kept with the case
+
+A stack of slices is named by its files in order, with ``;`` between them.
 
 In a folder the table is ``cohort``, ``cases``, ``table`` or ``dataset`` (.csv, .tsv), or the only
 table that has such a column.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from delineate.core.case import Case
+from delineate.core.case import Case, Source
 from delineate.core.errors import InputError, LayoutError
 from delineate.core.schema import Schema
 from delineate.data.layouts._listing import (
@@ -133,6 +135,7 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
     if row.get("age") and (age is None or age < 0):
         raise InputError(f"expected an age in years, got {row['age']!r}")
     first = next(iter(images.values()))
+    first = first[0] if isinstance(first, tuple) else first
     name = row.get("id") or (
         stem(first) if "image" in images else row.get("subject") or stem(first)
     )
@@ -151,7 +154,15 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
     )
 
 
-def _file(folder: Path, text: str, column: str) -> Path:
+def _file(folder: Path, text: str, column: str) -> Source:
+    path = Path(os.path.normpath(folder / text))
+    if not path.exists() and ";" in text:
+        parts = [part.strip() for part in text.split(";") if part.strip()]
+        return tuple(_one(folder, part, column) for part in parts)
+    return _one(folder, text, column)
+
+
+def _one(folder: Path, text: str, column: str) -> Path:
     path = Path(os.path.normpath(folder / text))
     if not path.exists():
         raise InputError(f"{column}: no such file: {relative(folder, path)}")
