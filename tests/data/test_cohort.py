@@ -194,7 +194,7 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
 def test_any_column_of_the_table_can_be_the_class(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / f"{name}.png").touch()
-    table = "image,class,histology,sex\na.png,x,1,F\nb.png,y,2,M\nc.png,y,,F\n"
+    table = "image,class,histology,sex\na.png,x,1,F\nb.png,y,2,M\nc.png,y,NA,F\n"
     (tmp_path / "cohort.csv").write_text(table)
     by = {c: Cohort.open(tmp_path, class_column=c) for c in ("histology", "sex")}
     assert [case.klass for case in by["histology"]] == ["1", "2", None]
@@ -211,6 +211,11 @@ def test_a_stack_of_slices_is_a_cell_of_a_table(tmp_path: Path) -> None:
     first, second = (case.images["image"] for case in Cohort.open(tmp_path))
     assert first == (tmp_path / "a.png", tmp_path / "b.png")
     assert second == tmp_path / "c; d.png"
+    many = [f"slice{i:04d}.png" for i in range(60)]  # longer than a file's name may be
+    for name in many:
+        (tmp_path / name).touch()
+    (tmp_path / "cohort.csv").write_text(f"id,image\n1,{';'.join(many)}\n")
+    assert len(Cohort.open(tmp_path).cases[0].images["image"]) == 60
     (tmp_path / "cohort.csv").write_text("id,image\n1,a.png;z.png\n")
     with pytest.raises(LayoutError, match=r"no such file: z\.png"):
         Cohort.open(tmp_path)

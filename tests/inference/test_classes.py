@@ -89,7 +89,7 @@ class Looking(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(x), 2)
 
-    def attention(self, x: torch.Tensor) -> torch.Tensor:
+    def slice_weights(self, x: torch.Tensor) -> torch.Tensor:
         bright = x.mean([d for d in (1, 2, 3, 4) if d != self.config.axis + 2])
         return bright / bright.sum(1, keepdim=True)
 

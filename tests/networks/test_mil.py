@@ -77,7 +77,7 @@ def test_one_slice_is_a_bag_too_and_attention_is_then_all_on_it() -> None:
     x = volumes(9, 8, 1)
     for pool in POOLS:
         assert torch.isfinite(make(pool).eval()(x)).all()
-    assert torch.equal(make().eval().attention(x), torch.ones(2, 1))
+    assert torch.equal(make().eval().slice_weights(x), torch.ones(2, 1))
 
 
 def test_the_gru_is_as_wide_as_specified() -> None:
@@ -89,13 +89,13 @@ def test_the_gru_is_as_wide_as_specified() -> None:
 def test_only_attention_says_what_counted() -> None:
     x = volumes(9, 8, 7)
     net = make().eval()
-    weights = net.attention(x)
+    weights = net.slice_weights(x)
     assert weights is not None
     assert weights.shape == (2, 7)
     assert torch.allclose(weights.sum(1), torch.ones(2))
     assert torch.allclose((weights.unsqueeze(2) * net.slices(x)).sum(1), net.embed(x), atol=1e-6)
-    assert make("gru").attention(x) is None
-    assert make("mean").attention(x) is None
+    assert make("gru").slice_weights(x) is None
+    assert make("mean").slice_weights(x) is None
 
 
 def test_what_it_is_not_for_is_refused() -> None:
@@ -139,7 +139,7 @@ def test_attention_finds_the_slice_that_decides() -> None:
     net = mil.build(mil.Config(width=8, depth=2, hidden=32, dropout=0.0), 1, 2)
     x, klass, place = draw(100, taught(net, by_slice=False))
     with torch.no_grad():
-        found, weights = net(x), net.attention(x)
+        found, weights = net(x), net.slice_weights(x)
     assert (found.argmax(1) == klass).float().mean() > 0.9
     assert F.cross_entropy(found, klass) < 0.3
     assert weights is not None

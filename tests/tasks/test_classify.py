@@ -18,6 +18,8 @@ from delineate.data.phantom import generate
 from delineate.data.readers import write
 from delineate.tasks._class_feed import ClassFeed
 from delineate.tasks._settings import RunConfig
+from delineate.tasks._targets import complete
+from delineate.tasks.benchmark import benchmark
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
@@ -264,3 +266,13 @@ def test_balance_by_weights_counts_every_class_as_much():
 def test_a_feed_is_pure_in_its_step():
     one = feed("sampling")
     assert torch.equal(one(3, 0, 1).image, one(3, 0, 1).image)
+
+
+def test_a_class_column_asks_for_classes_even_where_there_are_masks(slices: Path, tmp_path: Path):
+    cohort = Cohort.open(slices)
+    assert complete(RunConfig(), cohort).target == "outline"
+    assert complete(RunConfig(), cohort, "gender").target == "class"
+    with pytest.raises(ConfigError, match="--target class beside a class column"):
+        complete(RunConfig(target="presence"), cohort, "gender")
+    with pytest.raises(ConfigError, match="no class column where presence is learned"):
+        benchmark("s0-s2", data=slices, class_column="gender", out=tmp_path / "b")

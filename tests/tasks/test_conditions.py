@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delineate.core.errors import InputError
+from delineate.core.errors import InputError, OutputError
 from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.data.phantom import generate
@@ -133,6 +133,29 @@ def test_whole_stacks_are_cases_of_a_table(tmp_path: Path):
     assert isinstance(second, tuple)
     np.testing.assert_array_equal(readers.read(first).array, readers.read(second).array)
     assert again.cases[0].klass == whole.cases[0].klass
+
+
+def test_other_classes_do_not_replace_what_runs_have_learned(flat: Cohort, tmp_path: Path):
+    found = _conditions.write(flat, CONDITIONS[:1], 2, tmp_path)
+    before = {path: path.read_bytes() for path in found.values()}
+    swapped = {"absent": "present", "present": "absent"}
+    other = flat.with_cases(dataclasses.replace(c, klass=swapped[str(c.klass)]) for c in flat.cases)
+    with pytest.raises(OutputError, match="got others"):
+        _conditions.write(other, CONDITIONS[:1], 2, tmp_path, begun=True)
+    assert before == {path: path.read_bytes() for path in found.values()}
+    _conditions.write(flat, CONDITIONS[:1], 2, tmp_path, begun=True)
+    _conditions.write(other, CONDITIONS[:1], 2, tmp_path)  # nothing has learned from them yet
+    assert all(path.read_bytes() != text for path, text in before.items())
+
+
+def test_every_channel_of_a_kind_has_its_column(tmp_path: Path):
+    folder = generate(tmp_path / "d", 6, 6.0, anatomy="ellipsoid", controls=0.0, twins=0.0)
+    cohort = Cohort.open(folder)
+    whole, _ = _conditions.pictures(cohort, "class", "case")
+    path = _conditions.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
+    again = Cohort.open(path)
+    assert again.channels == cohort.channels
+    assert dict(again.modalities) == dict(cohort.modalities)
 
 
 def test_volumes_in_one_file_are_refused_with_what_to_do(tmp_path: Path):

@@ -324,22 +324,30 @@ def _subjects(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
     )
 
 
+#: What tables put where nothing is known.
+_NOTHING = ("", "na", "n/a", "nan", "none", "unknown")
+
+
 def _classes(
     cases: tuple[Case, ...], schema: Schema, column: str, root: Path
 ) -> tuple[tuple[Case, ...], Schema]:
     """Cases with the class that a column of the data's own table gives them."""
-    told = [{**case.meta, "site": case.site, "sex": case.sex}.get(column) for case in cases]
+    own = ("class", "site", "sex")
+    told = []
+    for case in cases:
+        known = {**case.meta, "class": case.klass, "site": case.site, "sex": case.sex}
+        value = known.get(column)
+        told.append(None if value is None or str(value).lower() in _NOTHING else str(value))
     if not any(told):
-        known = sorted({k for case in cases for k, v in case.meta.items() if isinstance(v, str)})
+        columns = {k for case in cases for k, v in case.meta.items() if isinstance(v, str)}
         raise ConfigError(
             f"expected a column of the data's table, got {column!r}",
             where=root,
-            fix=f"columns here: {', '.join(known) or 'none'}",
+            fix=f"columns here: {', '.join([*sorted(columns), *own])}",
             code="class-column",
         )
     found = tuple(
-        dataclasses.replace(case, klass=str(value) if value else None)
-        for case, value in zip(cases, told, strict=True)
+        dataclasses.replace(case, klass=value) for case, value in zip(cases, told, strict=True)
     )
     names = tuple(sorted({case.klass for case in found if case.klass}))
     return found, dataclasses.replace(schema, classes=names)

@@ -54,8 +54,8 @@ def classify(
     Returns:
         Class name -> probability, and facts: ``slices``, ``{"slice", "probabilities"}`` a slice,
         its number counted along the original array's ``slice_axis`` (both None for an image seen
-        whole). Where a network attends to slices also ``attention``, ``{"slice", "weight"}`` for
-        every one of them; the weights sum to 1.
+        whole). Where a network weighs slices also ``attention``, ``{"slice", "weight"}`` for the
+        slices that the prepared volume shows; the weights sum to 1.
     """
     classes, shape = document["classes"], document["input"]
     axis = shape["slice_axis"]
@@ -89,20 +89,21 @@ def attention(
     size: Sequence[int],
     device: torch.device,
 ) -> dict[str, Any]:
-    """What every slice of the original counted, for a network that weighs slices; else nothing.
+    """What slices of the original counted, for a network that weighs slices; else nothing.
 
+    Listed are the slices that the prepared volume shows.
     The network sees fewer or more slices than there are. Each shares its weight among those that it
     shows, by how much of them it shows.
     """
-    if not hasattr(network, "attention"):
+    if not hasattr(network, "slice_weights"):
         return {}
     with torch.inference_mode():
-        found = network.attention(views.view(prepared.array, None, None, size)[None].to(device))
+        found = network.slice_weights(views.view(prepared.array, None, None, size)[None].to(device))
     if found is None:
         return {}
     axis = int(network.config.axis)
     count = prepared.array.shape[axis + 1]
-    shares = overlap(count, found.shape[1]) @ found[0].double().cpu().numpy()
+    shares = overlap(count, found.shape[1]) @ found[0].cpu().double().numpy()
     along, numbers = original_slices(prepared.grid, original, axis, list(range(count)))
     total: dict[int | None, float] = {}
     for number, share in zip(numbers, shares.tolist(), strict=True):

@@ -141,20 +141,24 @@ class Collected(nn.Module):
         Where subjects are not known, all pictures count as one's.
         """
         klass = _classes.require(batch)
+        subject = torch.zeros_like(klass) if batch.subject is None else batch.subject
+        weight = torch.ones_like(features[:, 0]) if batch.weight is None else batch.weight
+        last = slice(-len(self.klass), None)  # of a batch that is larger than the store
         slots = (self.count + torch.arange(len(klass), device=klass.device)) % len(self.klass)
-        self.features[slots] = features
-        self.klass[slots] = klass
-        self.subject[slots] = torch.zeros_like(klass) if batch.subject is None else batch.subject
-        self.weight[slots] = (
-            torch.ones_like(features[:, 0]) if batch.weight is None else batch.weight
-        )
+        slots = slots[last]
+        self.features[slots], self.klass[slots] = features[last], klass[last]
+        self.subject[slots], self.weight[slots] = subject[last], weight[last]
         self.count += len(klass)
 
     def samples(self) -> Samples:
         """All that is kept."""
         count = min(int(self.count), len(self.klass))
-        parts = (self.features.double(), self.klass, self.subject, self.weight.double())
-        return Samples(*(part[:count].cpu().numpy() for part in parts))
+        features, klass, subject, weight = (
+            part[:count].cpu() for part in (self.features, self.klass, self.subject, self.weight)
+        )
+        return Samples(
+            features.double().numpy(), klass.numpy(), subject.numpy(), weight.double().numpy()
+        )
 
 
 def heads(network: nn.Module) -> list[nn.Linear]:

@@ -102,7 +102,7 @@ class Mil(nn.Module):
         found: Tensor = self.pool(bags)
         return found
 
-    def attention(self, x: Tensor) -> Tensor | None:
+    def slice_weights(self, x: Tensor) -> Tensor | None:
         """What every slice counts, ``(B, K)``, summing to 1; None where the pooling does not say.
 
         It says where the network looks, not why; a high weight is no proof of a finding.

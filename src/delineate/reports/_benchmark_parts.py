@@ -59,7 +59,9 @@ _KNOWN = {
             for key, name in (
                 ("dice", "Dice"), ("iou", "IoU"), ("recall", "Recall"), ("precision", "Precision"),
                 ("sensitivity", "Sensitivity"), ("specificity", "Specificity"), ("f1", "F1"),
-                ("macro_f1", "Macro F1"), ("auc", "AUC"), ("auroc", "AUROC"), ("nsd", "NSD"),
+                ("macro_f1", "Macro F1"), ("f1_macro", "Macro F1"),
+                ("precision_macro", "Macro precision"), ("recall_macro", "Macro recall"),
+                ("roc_auc", "ROC-AUC"), ("auc", "AUC"), ("auroc", "AUROC"), ("nsd", "NSD"),
                 ("auprc", "AUPRC"), ("average_precision", "Average precision"), ("mcc", "MCC"),
                 ("kappa", "Cohen’s kappa"), ("balanced_accuracy", "Balanced accuracy"),
                 ("ssim", "SSIM"), ("cldice", "clDice"),

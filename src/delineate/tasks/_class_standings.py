@@ -62,27 +62,47 @@ def summary(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[
 def contrasts(found: Sequence[Mapping[str, Any]], suite: Suite) -> list[dict[str, Any]]:
     """Paired differences in accuracy, within subjects, under the first condition."""
     first = suite.conditions[0].name
-    mine = [row for row in found if row["region"] == first]
+    judged: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in found:
+        if row["region"] == first:
+            judged.setdefault((row["arm"], row["case"]), []).append(row)
+    mine = [  # declared parts are judged in every run
+        {**rows[0], "accuracy": sum(row["accuracy"] for row in rows) / len(rows)}
+        for rows in judged.values()
+    ]
     return _standings.contrasts(mine, dataclasses.replace(suite, metrics=("accuracy",)))
 
 
 def notes(suite: Suite, found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know to read the table."""
-    told = [f"{c.name}: split by {c.split}, {c.labels} labels" for c in suite.conditions]
-    subjects = len({row["subject"] for row in found})
+    subjects = {row["subject"] for row in found}
+    kinds = {condition.split for condition in suite.conditions}
+    parts = {
+        "subject": f"by subject: every run holds out another of {suite.runs} parts of the subjects",
+        "site": "by site: every run holds out one site",
+        "slice": "by slice: neighbouring slices of one subject are on both sides, as in many "
+        "published results; such figures say nothing of new subjects",
+        "declared": "as declared: every run is judged on the test part that came with the data",
+    }
+    short = [
+        f"{arm} {len(mine)} ({region})"
+        for region in dict.fromkeys(row["region"] for row in found)
+        for arm in dict.fromkeys(row["arm"] for row in found if row["region"] == region)
+        if len(mine := {r["subject"] for r in found if (r["arm"], r["region"]) == (arm, region)})
+        < len({r["subject"] for r in found if r["region"] == region})
+    ]
     return [
-        f"conditions: {'; '.join(told)}",
+        *([f"not every arm judged all subjects: {', '.join(short)}"] if short else []),
+        *(words for kind, words in parts.items() if kind in kinds),
         "random labels are drawn once for each subject: whatever beats chance on them has "
         "recognised subjects, not disease",
-        "a split by slice puts neighbouring slices of one subject on both sides, as many published "
-        "results do; its figures say nothing of new subjects",
-        f"every run holds out another part of {subjects} subjects and draws its own weights",
+        f"{len(subjects)} subjects; every run draws its own weights, and answers of all runs are "
+        "pooled, so that ROC-AUC ranks answers of several models",
         "equal compute: multiplications counted in a training step; a cheaper network gets more "
-        "steps, in at most twice the median arm's time",
+        "steps, at most four times the median",
         "intervals: 95 % bootstrap over subjects; contrasts: accuracy, Wilcoxon's test over "
         "subjects, corrected by Holm",
-        "no temperature is fitted (no validation cases), so calibration errors are of raw "
-        "probabilities",
+        "no temperature is fitted, for there are no validation cases",
     ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,9 +21,10 @@ import numpy as np
 
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Case, Source
-from delineate.core.errors import DelineateError, InputError
+from delineate.core.errors import DelineateError, InputError, OutputError
 from delineate.data import readers, splits
 from delineate.data.cohort import Cohort
+from delineate.data.layouts._listing import modality
 from delineate.tasks._settings import PRESENCE
 from delineate.tasks._tables import table
 
@@ -141,7 +143,11 @@ def fitting(
 
 
 def write(
-    cohort: Cohort, conditions: Sequence[Condition], runs: int, folder: Path
+    cohort: Cohort,
+    conditions: Sequence[Condition],
+    runs: int,
+    folder: Path,
+    begun: bool = False,
 ) -> dict[tuple[str, int], Path]:
     """One table for every condition and run.
 
@@ -151,14 +157,17 @@ def write(
         runs: Parts of the cross-validation; sites are left out one by one instead, and declared
             parts are held out in every run.
         folder: For the tables.
+        begun: Runs may have learned from the tables that lie there.
 
     Returns:
         Condition and number of the run -> table.
+
+    Raises:
+        OutputError: Tables that runs learned from would have to change.
     """
     writable_folder(folder)
     chance = _random_labels(cohort)
-    channel = {name: "image" if kind == "unknown" else f"image_{kind.lower()}"
-               for name, kind in cohort.modalities.items()}  # fmt: skip
+    channel = _columns(cohort.modalities)
     found: dict[tuple[str, int], Path] = {}
     for condition in conditions:
         parts = _parts(cohort, condition.split, runs)
@@ -166,8 +175,6 @@ def write(
         for number, held_out in enumerate(parts):
             path = folder / f"{condition.split}-{condition.labels}-{number}.csv"
             found[condition.name, number] = path
-            if path.exists():
-                continue
             rows = [
                 {
                     "id": case.id, "subject": case.subject, "site": case.site or "",
@@ -178,8 +185,29 @@ def write(
                 }
                 for case in cohort.cases if case.id not in left_out
             ]  # fmt: skip
-            atomic_write_text(path, table([*_COLUMNS, *dict.fromkeys(channel.values())], rows))
+            text = table([*_COLUMNS, *channel.values()], rows)
+            if path.exists() and path.read_bytes() == text.encode():
+                continue
+            if begun:
+                raise OutputError(
+                    "expected the data and classes that runs in this folder learned, got others",
+                    where=path,
+                    fix="give the same command to go on, or choose another --out",
+                    code="benchmark-differs",
+                )
+            atomic_write_text(path, text)
     return found
+
+
+def _columns(modalities: Mapping[str, str]) -> dict[str, str]:
+    """Channel -> column whose name tells the modality again, and no two alike."""
+    kinds = Counter(modalities.values())
+    return {
+        name: f"image_{name}"
+        if kind in ("unknown", modality(name))
+        else f"image_{kind.lower()}" + (f"_{i}" if kinds[kind] > 1 else "")
+        for i, (name, kind) in enumerate(modalities.items())
+    }
 
 
 def _cell(source: Source | None) -> str:
@@ -204,7 +232,7 @@ def _parts(cohort: Cohort, split: str, runs: int) -> list[set[str]]:
 
 def _copied(cohort: Cohort) -> set[str]:
     """Ids of the declared test part whose picture is in another part too."""
-    elsewhere = {case.meta.get("print") for case in cohort.cases if case.split != "test"}
+    elsewhere = {case.meta.get("print") for case in cohort.cases if case.split != "test"} - {None}
     return {c.id for c in cohort.cases if c.split == "test" and c.meta.get("print") in elsewhere}
 
 

@@ -26,6 +26,11 @@ _PLAN = "benchmark.json"
 Tables = Mapping[tuple[str, int], Path]
 
 
+def begun(out: Path) -> bool:
+    """Whether a benchmark was begun in a folder."""
+    return (out / _PLAN).exists()
+
+
 def make(
     suite: Suite,
     cohort: Cohort,
@@ -80,7 +85,8 @@ def make(
     total = sum(counts.values())
     if gmac is None:
         left = (seconds - (time.monotonic() - begun)) * jobs - total * _entries.OVERHEAD
-        gmac = left / sum(counts[arm] * rate for arm, rate in _entries.pace(entries).items())
+        rates = _entries.pace(entries)
+        gmac = left / sum(counts[e.arm] * e.seconds_step * rates[e.arm] for e in entries)
     entries = _entries.share_out(entries, gmac)
     plan: dict[str, Any] = {
         "asked": asked,

@@ -32,8 +32,8 @@ OVERHEAD = 40.0
 #: Steps take so much longer where several runs share the processors than one alone.
 CROWDED = 1.5
 _LEAST_STEPS = 20
-#: Median times that an arm may take: one that hardly computes would feed pictures for hours.
-LONGEST = 2.0
+#: Median steps that an arm may take: one that hardly computes would read pictures for hours.
+MOST_STEPS = 4.0
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ def measure(
             lambda: False, cohort.root, {})
         for arm in suite.arms
     ]  # fmt: skip
-    cases = [job.ready(cache)[1]["train"] for job in jobs]  # arms may derive other channels
     failures: list[dict[str, Any]] = []
     entries: list[Entry] = []
     fitting: list[tuple[Arm, Job, list[PreparedCase], Candidate]] = []
     common: dict[Candidate, int] = {}
-    for arm, job, seen in zip(suite.arms, jobs, cases, strict=True):
+    for arm, job in zip(suite.arms, jobs, strict=True):
         try:
+            seen = job.ready(cache)[1]["train"]  # arms may derive other channels
             wanted = _candidate(suite, job, seen)
             common[wanted] = math.lcm(common.get(wanted, 1), job.bench.divisor(wanted))
         except DelineateError as error:
@@ -132,9 +132,9 @@ def measure(
 
 
 def pace(entries: Sequence[Entry]) -> dict[str, float]:
-    """Seconds that an arm takes for a GMAC of its budget; at most ``LONGEST`` times the median."""
-    rates = {entry.arm: entry.seconds_step / entry.gmac_step for entry in entries}
-    most = LONGEST * statistics.median(rates.values())
+    """Steps of each arm for a GMAC of the budget; at most ``MOST_STEPS`` times the median."""
+    rates = {entry.arm: 1 / entry.gmac_step for entry in entries}
+    most = MOST_STEPS * statistics.median(rates.values())
     return {arm: min(rate, most) for arm, rate in rates.items()}
 
 
@@ -145,7 +145,7 @@ def share_out(entries: Sequence[Entry], budget: float) -> list[Entry]:
         ConfigError: Too few for an arm; names the least budget that would do.
     """
     rates = pace(entries)
-    least = max(_LEAST_STEPS * entry.seconds_step / rates[entry.arm] for entry in entries)
+    least = _LEAST_STEPS / min(rates.values())
     if budget < least:
         raise ConfigError(
             f"expected compute for at least {_LEAST_STEPS} steps of every arm "
@@ -154,8 +154,7 @@ def share_out(entries: Sequence[Entry], budget: float) -> list[Entry]:
             code="budget-too-small",
         )
     return [
-        dataclasses.replace(entry, steps=int(budget * rates[entry.arm] / entry.seconds_step + 1e-6))
-        for entry in entries
+        dataclasses.replace(entry, steps=int(budget * rates[entry.arm] + 1e-6)) for entry in entries
     ]
 
 

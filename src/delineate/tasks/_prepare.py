@@ -167,7 +167,8 @@ def read_images(case: Case) -> Image:
 
 def _some(cohort: Cohort, most: int) -> Sequence[Case]:
     """Cases, evenly spread, in which something is measured."""
-    return cohort.cases[:: max(1, len(cohort.cases) // most)][:most]
+    count = min(most, len(cohort))
+    return [cohort.cases[i * len(cohort) // count] for i in range(count)]
 
 
 def recipe_key(preparation: Preparation, schema: Schema) -> str:

@@ -153,7 +153,7 @@ def notes(suite: Suite, found: Sequence[Mapping[str, Any]]) -> list[str]:
         f"every run holds out another of {suite.runs} parts of the subjects and draws its own "
         f"weights; each of {subjects} subjects is judged by a model that never saw it",
         "equal compute: multiplications counted in a training step, backward pass and critics "
-        "included; a cheaper network gets more steps, in at most twice the median arm's time",
+        "included; a cheaper network gets more steps, at most four times the median",
         "intervals: 95 % bootstrap over subjects; p: Wilcoxon's signed-rank test over subjects, "
         "corrected by Holm within a metric, planned contrasts apart from the others",
         "the U-Net has deep supervision, as nnU-Net trains it; the others are as published",

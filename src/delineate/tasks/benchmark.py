@@ -82,6 +82,11 @@ def benchmark(
     if target and chosen.target == "outline":
         raise ConfigError(f"expected no target for a suite of outlines, got {target}")
     chosen = dataclasses.replace(chosen, target=target) if target else chosen
+    if class_column and chosen.target != "class":
+        raise ConfigError(
+            f"expected no class column where {chosen.target} is learned, got {class_column!r}",
+            fix="add --target class, or take the suite s0-s2-subjects",
+        )
     chosen = chosen.of_networks(networks) if networks else chosen
     chosen = chosen if quick else chosen.whole()
     chosen = dataclasses.replace(chosen, runs=runs) if runs else chosen
@@ -101,7 +106,9 @@ def benchmark(
         if chosen.target == "outline":
             cohort = cohort.labelled()
         else:
-            chosen, tables, known = _tables(chosen, cohort, out / "tables", say)
+            chosen, tables, known = _tables(
+                chosen, cohort, out / "tables", _contest.begun(out), say
+            )
             cohort = Cohort.open(next(iter(tables.values())))
         machine = {"width": width, "device": device}
         plan = _contest.make(
@@ -116,13 +123,13 @@ def benchmark(
             atomic_write_text(path, config.dump(settings))
             words[one.name] = _contest.words(source, how, out, one, path)
         failed = _runs.race(todo, words, out / "runs", plan["jobs"], progress)
-        result = _result(suite, chosen, plan, entries, todo, failed, out, cohort, begun)
+        result = _result(suite, chosen, plan, entries, todo, failed, out, source, cohort, begun)
         result["notes"] = [*known, *result["notes"]]
         return _publish(result, out, say)
 
 
 def _tables(
-    suite: Suite, cohort: Cohort, folder: Path, say: Say
+    suite: Suite, cohort: Cohort, folder: Path, begun: bool, say: Say
 ) -> tuple[Suite, _contest.Tables, list[str]]:
     """The suite with the conditions that the data allow, a table for each run, and what to know."""
     flat, known = _conditions.pictures(cohort, suite.target, suite.level)
@@ -132,7 +139,7 @@ def _tables(
         say(note)
     if not conditions:
         raise ConfigError("expected a condition that these data allow, got none: " + known[-1])
-    tables = _conditions.write(flat, conditions, suite.runs, folder)
+    tables = _conditions.write(flat, conditions, suite.runs, folder, begun)
     return dataclasses.replace(suite, conditions=conditions), tables, known
 
 
@@ -161,6 +168,7 @@ def _result(
     todo: Sequence[_runs.Run],
     failed: Mapping[str, str],
     out: Path,
+    source: Path,
     cohort: Cohort,
     begun: float,
 ) -> dict[str, Any]:
@@ -196,7 +204,8 @@ def _result(
         "suite": name,
         "title": suite.title,
         "question": suite.question,
-        "data": f"{cohort.root.name}: {len(cohort.cases)} labelled cases, "
+        "data": f"{source.name}: {len(cohort.cases)} "
+        f"{'labelled cases' if suite.target == 'outline' else 'pictures'}, "
         f"{len({case.subject for case in cohort.cases})} subjects",
         "settings": {
             "GMAC a run": plan["gmac"],

@@ -99,7 +99,7 @@ def train(
     source = Path(data)
     how = {"layout": layout, "subject_pattern": subject_pattern, "class_column": class_column}
     cohort = Cohort.open(source, **how)
-    chosen, start = _weights.resolve(_targets.complete(chosen, cohort))
+    chosen, start = _weights.resolve(_targets.complete(chosen, cohort, class_column))
     out = Path(out)
     refuse_inside(out, cohort.root)
     writable_folder(out)
