@@ -46,7 +46,7 @@ class Condition:
         },
     )
     labels: Literal["true", "random"] = field(
-        default="true", metadata={"help": "random: one drawn for each subject"}
+        default="true", metadata={"help": "random: one drawn for each subject, anew in every run"}
     )
 
 
@@ -166,7 +166,6 @@ def write(
         OutputError: Tables that runs learned from would have to change.
     """
     writable_folder(folder)
-    chance = _random_labels(cohort)
     channel = _columns(cohort.modalities)
     found: dict[tuple[str, int], Path] = {}
     for condition in conditions:
@@ -175,6 +174,7 @@ def write(
         for number, held_out in enumerate(parts):
             path = folder / f"{condition.split}-{condition.labels}-{number}.csv"
             found[condition.name, number] = path
+            chance = _random_labels(cohort, number)
             rows = [
                 {
                     "id": case.id, "subject": case.subject, "site": case.site or "",
@@ -236,9 +236,12 @@ def _copied(cohort: Cohort) -> set[str]:
     return {c.id for c in cohort.cases if c.split == "test" and c.meta.get("print") in elsewhere}
 
 
-def _random_labels(cohort: Cohort) -> Mapping[str, str]:
-    """One class a subject, every class about as often, whatever the images show."""
+def _random_labels(cohort: Cohort, seed: int) -> Mapping[str, str]:
+    """One class a subject, every class about as often, whatever the images show.
+
+    Another draw for every run: with few subjects one draw can go with a site or a scanner.
+    """
     classes = sorted({str(case.klass) for case in cohort.cases})
     subjects = sorted({case.subject for case in cohort.cases})
-    order = np.random.default_rng(0).permutation(len(subjects))
+    order = np.random.default_rng(seed).permutation(len(subjects))
     return {subjects[i]: classes[k % len(classes)] for k, i in enumerate(order)}
