@@ -94,8 +94,8 @@ def notes(suite: Suite, found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         *([f"not every arm judged all subjects: {', '.join(short)}"] if short else []),
         *(words for kind, words in parts.items() if kind in kinds),
-        "random labels are drawn for each subject, anew in every run: whatever beats chance on them has "
-        "recognised subjects, not disease",
+        "random labels are drawn for each subject, anew in every run: whatever beats chance on "
+        "them has recognised subjects, not disease",
         f"{len(subjects)} subjects; every run draws its own weights, and answers of all runs are "
         "pooled, so that ROC-AUC ranks answers of several models",
         "equal compute: multiplications counted in a training step; a cheaper network gets more "
