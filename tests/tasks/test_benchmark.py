@@ -67,10 +67,14 @@ def test_equal_compute_gives_the_cheaper_network_more_steps():
         Entry(n, n, "supervised", 8, (8, 8), 2, 1, 1.0, c, 1.0, 0.1)
         for n, c in (("a", 2.0), ("b", 4.0))
     ]
-    shared = share_out(entries, 100.0)
+    shared, poor = share_out(entries, 100.0)
+    assert poor == []
     assert [e.steps for e in shared] == [50, 25]
-    with pytest.raises(ConfigError, match="80 GMAC"):
-        share_out(entries, 79.0)
+    shared, poor = share_out(entries, 79.0)
+    assert [e.arm for e in shared] == ["a"]
+    assert poor[0]["reason"].startswith("20 steps take 80 GMAC, and 79 are there")
+    with pytest.raises(ConfigError, match="40 GMAC"):
+        share_out(entries, 39.0)
 
 
 def test_an_arm_that_hardly_computes_takes_four_times_the_median_steps_at_most():
@@ -78,7 +82,7 @@ def test_an_arm_that_hardly_computes_takes_four_times_the_median_steps_at_most()
         Entry(n, n, "supervised", 8, (8, 8), 2, 1, 1.0, c, 1.0, 0.1)
         for n, c in (("a", 2.0), ("b", 4.0), ("tiny", 0.001))
     ]
-    assert [e.steps for e in share_out(entries, 100.0)] == [50, 25, 200]
+    assert [e.steps for e in share_out(entries, 100.0)[0]] == [50, 25, 200]
 
 
 def line(case: str, region: str, state: str, dice: float, kind: str = "region") -> dict[str, str]:

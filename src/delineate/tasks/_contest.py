@@ -7,9 +7,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from delineate.core import config, run
 from delineate.core.errors import OutputError
@@ -19,6 +19,9 @@ from delineate.tasks._conditions import LEAKY, Condition
 from delineate.tasks._runs import Run
 from delineate.tasks._settings import RunConfig
 from delineate.tasks._suite import Arm, Suite, slug
+
+if TYPE_CHECKING:
+    from delineate.tasks._entries import Entry
 
 #: What the same suite, data and options would do again; anything else is another benchmark.
 _PLAN = "benchmark.json"
@@ -82,17 +85,21 @@ def make(
             dataclasses.replace(e, seconds_step=e.seconds_step * _entries.CROWDED) for e in entries
         ]
     counts = {e.arm: len(_cells(suite, e.arm, tables)) for e in entries}
-    total = sum(counts.values())
-    if gmac is None:
-        left = (seconds - (time.monotonic() - begun)) * jobs - total * _entries.OVERHEAD
-        rates = _entries.pace(entries)
-        gmac = left / sum(counts[e.arm] * e.seconds_step * rates[e.arm] for e in entries)
-    entries = _entries.share_out(entries, gmac)
+    left = (seconds - (time.monotonic() - begun)) * jobs
+    while True:  # what an arm leaves that cannot take part is for the others
+        budget = gmac or _affordable(entries, counts, left)
+        entries, poor = _entries.share_out(entries, budget)
+        failures += poor
+        for failure in poor:
+            say(f"{failure['arm']} cannot take part: {failure['reason']}")
+        if not poor or gmac:
+            break
+    total = sum(counts[entry.arm] for entry in entries)
     plan: dict[str, Any] = {
         "asked": asked,
         "jobs": jobs,
         "threads": threads,
-        "gmac": gmac,
+        "gmac": budget,
         "entries": [dataclasses.asdict(entry) for entry in entries],
         "failures": failures,
         "machine": run.machine(),
@@ -111,10 +118,19 @@ def make(
     expected += sum(counts[e.arm] * e.steps * e.seconds_step for e in entries)
     clock = time.strftime("%H:%M", time.localtime(time.time() + expected / jobs))
     say(
-        f"{total} runs of {gmac:,.0f} GMAC each, {jobs} at a time: about "
+        f"{total} runs of {budget:,.0f} GMAC each, {jobs} at a time: about "
         f"{expected / jobs / 60:.0f} minutes, until about {clock}"
     )
     return plan
+
+
+def _affordable(entries: Sequence[Entry], counts: Mapping[str, int], seconds: float) -> float:
+    """GMAC that each run may spend if all of them together may take so long."""
+    from delineate.tasks import _entries
+
+    rates = _entries.pace(entries)
+    left = seconds - sum(counts[entry.arm] for entry in entries) * _entries.OVERHEAD
+    return left / sum(counts[e.arm] * e.seconds_step * rates[e.arm] for e in entries)
 
 
 def _run_config(suite: Suite, arm: Arm, made: Mapping[str, Any]) -> RunConfig:

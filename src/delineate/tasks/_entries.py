@@ -28,7 +28,7 @@ from delineate.tasks._targets import Classes
 from delineate.tasks._training import Job
 
 #: Start, scoring and report of one training run, in seconds, before the first has been seen.
-OVERHEAD = 40.0
+OVERHEAD = 20.0
 #: Steps take so much longer where several runs share the processors than one alone.
 CROWDED = 1.5
 _LEAST_STEPS = 20
@@ -138,24 +138,34 @@ def pace(entries: Sequence[Entry]) -> dict[str, float]:
     return {arm: min(rate, most) for arm, rate in rates.items()}
 
 
-def share_out(entries: Sequence[Entry], budget: float) -> list[Entry]:
+def share_out(entries: Sequence[Entry], budget: float) -> tuple[list[Entry], list[dict[str, Any]]]:
     """The same entries with the steps that ``budget`` billion multiplications allow each.
 
+    Returns:
+        Entries, and those that would get too few steps to learn from, each with the reason.
+
     Raises:
-        ConfigError: Too few for an arm; names the least budget that would do.
+        ConfigError: Too few for every arm; names the least budget that would do for one.
     """
     rates = pace(entries)
-    least = _LEAST_STEPS / min(rates.values())
-    if budget < least:
+    least = {entry.arm: _LEAST_STEPS / rates[entry.arm] for entry in entries}
+    fit = [entry for entry in entries if budget >= least[entry.arm]]
+    if not fit:
         raise ConfigError(
-            f"expected compute for at least {_LEAST_STEPS} steps of every arm "
-            f"({least:,.0f} GMAC a run), got {max(0.0, budget):,.0f}",
-            fix="give a longer --budget, fewer arms, or a smaller --width",
+            f"expected compute for at least {_LEAST_STEPS} steps of an arm "
+            f"({min(least.values()):,.0f} GMAC a run), got {max(0.0, budget):,.0f}",
+            fix="give a longer --budget, or a smaller --width",
             code="budget-too-small",
         )
-    return [
-        dataclasses.replace(entry, steps=int(budget * rates[entry.arm] + 1e-6)) for entry in entries
+    poor = [
+        {"arm": e.arm, "run": None, "reason": f"{_LEAST_STEPS} steps take {least[e.arm]:,.0f} GMAC,"
+         f" and {budget:,.0f} are there: give a longer --budget, or a smaller --width"}
+        for e in entries if e not in fit
+    ]  # fmt: skip
+    shared = [
+        dataclasses.replace(entry, steps=int(budget * rates[entry.arm] + 1e-6)) for entry in fit
     ]
+    return shared, poor
 
 
 def _candidate(suite: Suite, job: Job, cases: Sequence[PreparedCase]) -> Candidate:
