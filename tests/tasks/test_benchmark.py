@@ -193,7 +193,10 @@ def test_finished_runs_are_not_done_again(tmp_path: Path):
 def test_stopping_a_benchmark_stops_its_runs(tmp_path: Path, number: str):
     """The children are in sessions of their own; none may go on alone."""
     code = (
-        "import pathlib, sys\n"
+        "import pathlib, signal, sys\n"
+        # whoever started the tests may have them ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from delineate.core.progress import QUIET\n"
         "from delineate.tasks import _runs\n"
         "_runs.sys.executable = sys.argv[2]\n"
@@ -203,7 +206,8 @@ def test_stopping_a_benchmark_stops_its_runs(tmp_path: Path, number: str):
     sleeper = tmp_path / "sleeper"
     sleeper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
     sleeper.chmod(0o755)
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "runs"), str(sleeper)])
+    words = [sys.executable, "-c", code, str(tmp_path / "runs"), str(sleeper)]
+    parent = subprocess.Popen(words)
     until = time.monotonic() + 30
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
         assert time.monotonic() < until
