@@ -16,8 +16,9 @@ from typing import Any
 
 from delineate.core import catalog
 from delineate.core.case import Case, Source
-from delineate.core.errors import ConfigError, InputError, LayoutError
+from delineate.core.errors import InputError, LayoutError
 from delineate.core.schema import Schema
+from delineate.data import _renamed
 from delineate.data.layouts._listing import OWN_SUBJECT
 from delineate.data.layouts._recognise import glimpse, headline, links, recognise
 
@@ -126,14 +127,14 @@ class Cohort:
         if strays:
             notes = (*notes, f"{len(strays)} links were not followed, see unpaired")
         if subject_pattern is not None:
-            cases = _subjects(cases, subject_pattern)
+            cases = _renamed.subjects(cases, subject_pattern)
             notes = (
                 *(note for note in notes if note != OWN_SUBJECT),
                 f"subjects are taken from case ids by {subject_pattern!r}",
             )
         schema = listing.schema
         if class_column is not None:
-            cases, schema = _classes(cases, schema, class_column, root)
+            cases, schema = _renamed.classes(cases, schema, class_column, root)
         return Cohort(
             root=root.parent if root.is_file() else root,
             layout=name,
@@ -294,63 +295,6 @@ class Cohort:
             modalities=dict(data["modalities"]),
             unpaired=tuple(data["unpaired"]),
         )
-
-
-def _subjects(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(
-            f"expected a regular expression, got {pattern!r}: {error}", code="subject-pattern"
-        ) from None
-    if expression.groups < 1:
-        raise ConfigError(
-            f"expected a pattern with a group, got {pattern!r}",
-            fix=r"put the subject in brackets, as in 'Image_(\d+)[LR]'",
-            code="subject-pattern",
-        )
-    matches = {case.id: expression.search(case.id) for case in cases}
-    missing = [name for name, match in matches.items() if match is None or not match[1]]
-    if missing:
-        raise ConfigError(
-            f"the subject pattern {pattern!r} is not found in {len(missing)} case ids: "
-            + ", ".join(missing[:5]),
-            code="subject-pattern",
-        )
-    return tuple(
-        dataclasses.replace(case, subject=match[1])
-        for case in cases
-        if (match := matches[case.id]) is not None
-    )
-
-
-#: What tables put where nothing is known.
-_NOTHING = ("", "na", "n/a", "nan", "none", "unknown")
-
-
-def _classes(
-    cases: tuple[Case, ...], schema: Schema, column: str, root: Path
-) -> tuple[tuple[Case, ...], Schema]:
-    """Cases with the class that a column of the data's own table gives them."""
-    own = ("class", "site", "sex")
-    told = []
-    for case in cases:
-        known = {**case.meta, "class": case.klass, "site": case.site, "sex": case.sex}
-        value = known.get(column)
-        told.append(None if value is None or str(value).lower() in _NOTHING else str(value))
-    if not any(told):
-        columns = {k for case in cases for k, v in case.meta.items() if isinstance(v, str)}
-        raise ConfigError(
-            f"expected a column of the data's table, got {column!r}",
-            where=root,
-            fix=f"columns here: {', '.join([*sorted(columns), *own])}",
-            code="class-column",
-        )
-    found = tuple(
-        dataclasses.replace(case, klass=value) for case, value in zip(cases, told, strict=True)
-    )
-    names = tuple(sorted({case.klass for case in found if case.klass}))
-    return found, dataclasses.replace(schema, classes=names)
 
 
 def _unknown(ids: Iterable[str], root: Path) -> InputError:

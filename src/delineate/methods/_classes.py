@@ -1,17 +1,54 @@
-"""What methods that train classifiers share: ``(logits, batch) -> loss and what the log says``."""
+"""What methods that train classifiers share: a stage, and ``(logits, batch) -> loss, log``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
+from delineate.methods._plan import Stage, Update
 
 #: Weight of the heads half-way that some networks train with (Szegedy et al. 2015).
 AUXILIARY = 0.3
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Settings of a stage that learns classes."""
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "of the classes, peak, AdamW"})
+    weight_decay: float = field(default=1e-2, metadata={"help": "of the classes, AdamW"})
+    label_smoothing: float = field(default=0.05, metadata={"help": "of the classes; 0: none"})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"expected 0 <= label_smoothing < 1, got {self.label_smoothing}")
+
+
+def stage(name: str, share: float, config: Learning, classifier: nn.Module) -> Stage:
+    """Cross-entropy of the class of every image, by AdamW.
+
+    Args:
+        name: Of the stage.
+        share: Of the plan.
+        config: Settings.
+        classifier: ``(B, C, *S) -> (B, classes)``, or a list of such where it has further heads.
+    """
+    optimiser = torch.optim.AdamW(
+        classifier.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+
+    def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
+        loss, said = cross_entropy(classifier(batch.image), batch, config.label_smoothing)
+        update(optimiser, loss)
+        return said
+
+    return Stage(name, share, {"classifier": classifier}, {"classifier": optimiser}, step)
 
 
 def require(batch: Batch) -> Tensor:

@@ -39,23 +39,20 @@ TRAINS = ("classifier",)
 
 
 @dataclass(frozen=True)
-class Config(Recipe):
+class Config(_classes.Learning, Recipe):
     """Settings of both stages."""
 
     share: float = field(
         default=0.8, metadata={"help": "of the steps that train; the rest collects features"}
     )
     capacity: int = field(default=2048, metadata={"help": "pictures kept, the latest"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak, AdamW"})
-    weight_decay: float = field(default=1e-2, metadata={"help": "AdamW"})
-    label_smoothing: float = field(default=0.05, metadata={"help": "0: none"})
 
     def __post_init__(self) -> None:
+        Recipe.__post_init__(self)
         super().__post_init__()
-        if not 0 <= self.share < 1 or self.capacity < 2 or not 0 <= self.label_smoothing < 1:
+        if not 0 <= self.share < 1 or self.capacity < 2:
             raise ConfigError(
-                "expected 0 <= share < 1, capacity >= 2 and 0 <= label_smoothing < 1, "
-                f"got {self.share}, {self.capacity}, {self.label_smoothing}"
+                f"expected 0 <= share < 1 and capacity >= 2, got {self.share}, {self.capacity}"
             )
 
 
@@ -74,11 +71,6 @@ def build(config: Config, classifier: nn.Module, channels: int, schema: Schema) 
     """
     ends = heads(classifier)
     kept = Collected(config.capacity, sum(head.in_features for head in ends))
-
-    def train(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        loss, said = _classes.cross_entropy(classifier(batch.image), batch, config.label_smoothing)
-        update(optimiser, loss)
-        return said
 
     def collect(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         classifier.eval()  # no dropout, and no running statistics that move
@@ -104,13 +96,7 @@ def build(config: Config, classifier: nn.Module, channels: int, schema: Schema) 
     last = Stage("collect", 1 - config.share, modules, {}, collect, end)
     if config.share == 0:
         return Plan((last,), classifier)
-    optimiser = torch.optim.AdamW(
-        classifier.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
-    first = Stage(
-        "train", config.share, {"classifier": classifier}, {"classifier": optimiser}, train
-    )
-    return Plan((first, last), classifier)
+    return Plan((_classes.stage("train", config.share, config, classifier), last), classifier)
 
 
 class Collected(nn.Module):

@@ -36,7 +36,7 @@ _SMALL = 0.01
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(_classes.Learning):
     """Settings of all stages."""
 
     share: float = field(
@@ -44,15 +44,11 @@ class Config:
     )
     rate: float = field(default=0.05, metadata={"help": "of contrastive divergence, peak"})
     learning_rate: float = field(default=3e-3, metadata={"help": "of the classes, peak, AdamW"})
-    weight_decay: float = field(default=1e-2, metadata={"help": "of the classes, AdamW"})
-    label_smoothing: float = field(default=0.05, metadata={"help": "of the classes; 0: none"})
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1 or self.rate <= 0 or not 0 <= self.label_smoothing < 1:
-            raise ConfigError(
-                "expected 0 < share < 1, rate > 0 and 0 <= label_smoothing < 1, "
-                f"got {self.share}, {self.rate}, {self.label_smoothing}"
-            )
+        super().__post_init__()
+        if not 0 < self.share < 1 or self.rate <= 0:
+            raise ConfigError(f"expected 0 < share < 1 and rate > 0, got {self.share}, {self.rate}")
 
 
 def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> Plan:
@@ -77,17 +73,7 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
         )
     share = config.share / len(network.machines)
     stages = [_machine(config, network, level, share) for level in range(len(network.machines))]
-    optimiser = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
-
-    def classify(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        loss, said = _classes.cross_entropy(network(batch.image), batch, config.label_smoothing)
-        update(optimiser, loss)
-        return said
-
-    modules, optimisers = {"classifier": network}, {"classifier": optimiser}
-    last = Stage("classify", 1 - config.share, modules, optimisers, classify)
+    last = _classes.stage("classify", 1 - config.share, config, network)
     return Plan((*stages, last), network)
 
 

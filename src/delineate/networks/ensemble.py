@@ -76,7 +76,10 @@ class Ensemble(nn.Module):
     @property
     def heads(self) -> list[nn.Linear]:
         """The last layer of every member, in the order of ``embed``."""
-        return [member.classifier[-1] for member in self.members]  # type: ignore[index, misc]
+        dense = (member.get_submodule("classifier") for member in self.members)
+        return [
+            layer for part in dense if isinstance(layer := list(part.children())[-1], nn.Linear)
+        ]
 
     def embed(self, x: Tensor) -> Tensor:
         """Features of all members before their last layers, ``(B, members * 64 width)``."""

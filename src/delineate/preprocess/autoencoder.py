@@ -16,6 +16,7 @@ import base64
 import hashlib
 import itertools
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ def fit(pictures: Array, *, steps: int = 1000, seed: int = 0) -> dict[str, Any]:
     adam = torch.optim.Adam(weights, lr=_RATE)
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, _RATE, steps)
     known = torch.from_numpy(np.ascontiguousarray(pictures, np.float32))[:, None]
-    last: list[float] = []
+    last: deque[float] = deque(maxlen=200)
     for _ in range(steps):
         clean = known[torch.randint(len(known), (_BATCH,), generator=random)]
         inside = clean != 0
@@ -128,7 +129,7 @@ def fit(pictures: Array, *, steps: int = 1000, seed: int = 0) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         adam.step()
         rate.step()
-        last = [*last[-199:], float(loss.detach())]
+        last.append(float(loss.detach()))
     nothing, everything = (_ALPHA + 1 / _ALPHA) ** 2, 1 + 1 / _ALPHA**2
     removed = (nothing - sum(last) / len(last)) / (nothing - everything)
     flat = torch.cat([weight.detach().reshape(-1) for weight in weights]).numpy()

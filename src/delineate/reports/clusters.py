@@ -17,7 +17,8 @@ from delineate.reports.figures import INK, SERIES, WIDTH, Picture, as_picture, c
 from delineate.reports.page import block, join
 
 Array = NDArray[Any]
-_FILE = "preparation/clusters.npz"
+#: Where a run keeps what is shown here.
+FILE = "preparation/clusters.npz"
 _HEIGHT, _PANEL, _GAP = 2.9, 340, 4
 #: Anything larger is no picture of a slice.
 _LARGEST = 64 * 1024**2
@@ -25,7 +26,7 @@ _LARGEST = 64 * 1024**2
 
 def section(found: RunFolder) -> Markup:
     """Both pictures; nothing where the run derived no clusters."""
-    path = found.path / _FILE
+    path = found.path / FILE
     if not path.is_file():
         return Markup()
     try:
@@ -35,7 +36,7 @@ def section(found: RunFolder) -> Markup:
             shown = {name: kept[name] for name in kept.files}
         drawn = [curve(shown), panels(shown)]
     except UNREADABLE as error:
-        found.problems.append(f"{_FILE} cannot be shown: {error}")
+        found.problems.append(f"{FILE} cannot be shown: {error}")
         return block("missing", "Clusters")
     return join(block("subheading", "Clusters (K-means)"), block("pictures", drawn, False))
 

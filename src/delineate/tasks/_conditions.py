@@ -61,6 +61,9 @@ def pictures(cohort: Cohort, target: str, level: str = "slice") -> tuple[Cohort,
         target: ``presence`` of a structure, or ``class``.
         level: ``slice``: stacks are taken apart; ``case``: they are judged whole.
 
+    Returns:
+        The cohort of pictures, and sentences.
+
     Raises:
         InputError: Volumes in one file, or no classes.
     """

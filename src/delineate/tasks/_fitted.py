@@ -24,8 +24,6 @@ from delineate.preprocess.presets import Preparation
 T = TypeVar("T")
 #: Pictures that the autoencoder learns from, of all cases together.
 _PICTURES = 512
-#: Where a run keeps the picture of its clusters.
-CLUSTERS = Path("preparation") / "clusters.npz"
 
 
 def complete(
@@ -141,6 +139,8 @@ def keep_clusters(run: Path, preparation: Preparation, cases: Sequence[PreparedC
         preparation: Derives clusters.
         cases: To train on; the first with anything outlined is shown.
     """
+    from delineate.reports import clusters
+
     case = next((one for one in cases if one.label is not None and one.label.any()), cases[0])
     own, names = len(preparation.channels), preparation.outputs
     first = names.index("cluster:1")
@@ -166,7 +166,8 @@ def keep_clusters(run: Path, preparation: Preparation, cases: Sequence[PreparedC
     inside = labels > 0
     low, high = np.percentile(values[inside] if inside.any() else values, (0.5, 99.5))
     grey = np.clip((values - low) / max(float(high - low), 1e-12), 0, 1) * 255 * inside
-    target = writable_folder(run / CLUSTERS.parent) / CLUSTERS.name
+    target = run / clusters.FILE
+    writable_folder(target.parent)
     with atomic_path(target) as temporary:
         np.savez(
             temporary, allow_pickle=False,

@@ -28,6 +28,9 @@ VOLUME = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".dicom", ".ima")
 OWN_SUBJECT = "every file is taken as its own subject: the layout names none"
 
+#: What tables put where nothing is known, in small letters.
+NOTHING = ("", "na", "n/a", "nan", "none", "unknown")
+
 #: Folder names that declare a split.
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -16,6 +16,7 @@ from delineate.core.case import Case
 from delineate.core.errors import LayoutError
 from delineate.core.schema import Schema, brats_schema
 from delineate.data.layouts._listing import (
+    NOTHING,
     Listing,
     files,
     folders,
@@ -28,7 +29,6 @@ from delineate.data.layouts._listing import (
 )
 
 CHANNELS = ("t1", "t1gd", "t2", "flair")
-NOTHING = ("", "n/a", "none", "nan")
 
 
 def recognise(root: Path) -> bool:
