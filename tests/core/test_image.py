@@ -15,6 +15,16 @@ def test_spacing_is_the_length_of_the_affine_columns() -> None:
     assert Grid((8, 8, 8), affine).spacing_mm == (2, 3, 4)
 
 
+def test_a_sheared_voxel_is_as_large_as_its_determinant() -> None:
+    # 20 degrees of gantry tilt: slices are 5 mm apart along the normal, 5.32 mm along the axis.
+    affine = np.diag([0.5, 0.5, 5.0, 1.0])
+    affine[1, 2] = 5 * np.tan(np.radians(20))
+    grid = Grid((20, 20, 6), affine)
+    assert grid.spacing_mm[2] == pytest.approx(5.321, abs=1e-3)
+    assert grid.voxel_ml == pytest.approx(0.00125)
+    assert np.isnan(flat_grid((4, 5), (0.5, 0.5)).voxel_ml)
+
+
 def test_two_grids_differ_by_their_furthest_corner() -> None:
     grid = Grid((11, 5, 5), np.eye(4))
     wider = Grid((11, 5, 5), np.diag([1.01, 1, 1, 1]))

@@ -60,6 +60,16 @@ class Grid:
         """Voxel size along each array axis, mm."""
         return tuple(float(np.linalg.norm(self.affine[:3, a])) for a in range(self.ndim))
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel, ml: ``|det|``, since the product of spacings is too much if sheared.
+
+        NaN for flat images, which have no volume.
+        """
+        if self.ndim == 2:
+            return float("nan")
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
     def difference_mm(self, other: Grid) -> float:
         """Largest displacement of a corner voxel between two grids of one shape, mm."""
         if self.shape != other.shape:

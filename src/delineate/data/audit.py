@@ -182,9 +182,7 @@ def _label_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str, Any
     for entry in cohort.schema.labels if found else ():
         present = [label for label in found if label.voxels.get(entry.value)]
         sizes = [
-            label.voxels[entry.value]
-            * (abs(float(np.linalg.det(label.grid.affine[:3, :3]))) / 1000 if known else 1)
-            for label in present
+            label.voxels[entry.value] * (label.grid.voxel_ml if known else 1) for label in present
         ]
         total = sum(sum(label.voxels.values()) for label in found)
         share = sum(label.voxels[entry.value] for label in present) / total

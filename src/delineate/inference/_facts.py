@@ -41,8 +41,9 @@ def sizes(indices: NDArray[np.uint8], grid: Grid, schema: Schema) -> dict[str, A
     names = [label.name for label in schema.labels]
     facts: dict[str, Any] = {"voxels": dict(zip(names, counts.tolist(), strict=True))}
     if grid.ndim == 3 and grid.spacing_known:
-        voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
-        facts["volume_ml"] = {n: float(c) * voxel_ml for n, c in zip(names, counts, strict=True)}
+        facts["volume_ml"] = {
+            n: float(c) * grid.voxel_ml for n, c in zip(names, counts, strict=True)
+        }
     return facts
 
 
