@@ -14,6 +14,7 @@ from delineate.core.case import Case
 from delineate.core.errors import ConfigError, InputError, LayoutError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 
 
 def nifti(path: Path, value: int = 0) -> Path:
@@ -238,3 +239,11 @@ def test_describe_counts(tmp_path: Path) -> None:
     assert (facts["cases"], facts["subjects"], facts["labelled"]) == (2, 2, 2)
     assert facts["labels"] == {"foreground": 1}
     assert json.dumps(facts)
+
+
+def test_an_opening_says_what_was_given_and_opens_as_the_cohort_does(tmp_path: Path) -> None:
+    pairs(tmp_path, "p1_left", "p1_right")
+    how = Opening(layout="folder", subject_pattern=r"(p\d)_")
+    assert dict(how.given()) == {"layout": "folder", "subject_pattern": r"(p\d)_"}
+    assert how.cohort(tmp_path) == Cohort.open(tmp_path, "folder", r"(p\d)_")
+    assert not dict(Opening().given())

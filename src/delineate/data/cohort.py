@@ -14,13 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delineate.core import catalog
 from delineate.core.case import Case, Source
 from delineate.core.errors import InputError, LayoutError
 from delineate.core.schema import Schema
-from delineate.data import _renamed
-from delineate.data.layouts._listing import OWN_SUBJECT
-from delineate.data.layouts._recognise import glimpse, headline, links, recognise
 
 
 @dataclass(frozen=True)
@@ -95,55 +91,9 @@ class Cohort:
             LayoutError: Nothing there, no layout fits, or the folder lists no case.
             ConfigError: Unknown layout or column, or a pattern that is not one.
         """
-        root = Path(root).resolve()
-        if not root.exists():
-            raise LayoutError(
-                "expected a folder, a table or a scan, got nothing",
-                where=root,
-                fix="check the path",
-                code="no-folder",
-            )
-        strays = links(root)
-        name = layout or recognise(root, strays)
-        module = catalog.load("data.layouts", name)
-        # A layout that gives way to others when it is looked for may take more when it is named.
-        if layout and not getattr(module, "fits", module.recognise)(root):
-            raise LayoutError(
-                f"expected the layout {name!r}: {headline(name)}; got {glimpse(root)}",
-                where=root,
-                fix="leave the layout out to have it recognised",
-                code="layout-mismatch",
-            )
-        listing = module.cases(root)
-        unpaired = (*listing.unpaired, *strays)
-        if not listing.cases:
-            raise LayoutError(
-                f"the layout {name!r} lists no case; got {glimpse(root)}",
-                where=root,
-                fix="; ".join(unpaired[:4]) or "check the folder",
-                code="no-cases",
-            )
-        cases, notes = listing.cases, listing.notes
-        if strays:
-            notes = (*notes, f"{len(strays)} links were not followed, see unpaired")
-        if subject_pattern is not None:
-            cases = _renamed.subjects(cases, subject_pattern)
-            notes = (
-                *(note for note in notes if note != OWN_SUBJECT),
-                f"subjects are taken from case ids by {subject_pattern!r}",
-            )
-        schema = listing.schema
-        if class_column is not None:
-            cases, schema = _renamed.classes(cases, schema, class_column, root)
-        return Cohort(
-            root=root.parent if root.is_file() else root,
-            layout=name,
-            cases=cases,
-            schema=schema,
-            notes=notes,
-            modalities=dict(listing.modalities),
-            unpaired=unpaired,
-        )
+        from delineate.data.opening import Opening
+
+        return Opening(layout, subject_pattern, class_column).cohort(root)
 
     @property
     def channels(self) -> tuple[str, ...]:

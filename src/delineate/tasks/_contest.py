@@ -15,6 +15,7 @@ from delineate.core import config, run
 from delineate.core.errors import OutputError
 from delineate.core.progress import Progress, Say
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.tasks._conditions import LEAKY, Condition
 from delineate.tasks._runs import Run
 from delineate.tasks._settings import RunConfig
@@ -185,15 +186,13 @@ def schedule(
     return entries, todo
 
 
-def words(
-    source: Path, how: Mapping[str, str | None], out: Path, one: Run, settings: Path
-) -> list[str]:
+def words(source: Path, how: Opening, out: Path, one: Run, settings: Path) -> list[str]:
     """The command of one run; anybody can give it by hand."""
     found = ["train", str(one.table or source), "--config", str(settings)]
     found += ["--out", str(out / "runs" / one.name), "--cache", str(out / "cache"), "--no-audit"]
-    for option, value in how.items():
-        if value and one.table is None:
-            found += [f"--{option.replace('_', '-')}", value]
+    if one.table is None:
+        for option, value in how.given():
+            found += [f"--{option.replace('_', '-')}", str(value)]
     return found
 
 

@@ -18,6 +18,7 @@ from delineate.core.errors import ConfigError, DelineateError
 from delineate.core.progress import Progress, Say, silent
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate
 from delineate.networks._blocks import count_parameters
 from delineate.networks._cost import gmac
@@ -98,7 +99,7 @@ def measure(
     folder.mkdir(parents=True)
     jobs = [
         Job(settings(arm), cohort, folder, {"hashes": {}}, time.monotonic(), silent, progress,
-            lambda: False, cohort.root, {})
+            lambda: False, cohort.root, Opening())
         for arm in suite.arms
     ]  # fmt: skip
     failures: list[dict[str, Any]] = []

@@ -21,8 +21,8 @@ from delineate.core.case import Case, Source
 from delineate.core.errors import GeometryError, InputError, LayoutError
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.core.schema import Schema
-from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import files, load_json, stem, suffix
+from delineate.data.opening import Opening
 from delineate.data.readers import read_label
 from delineate.tasks._schemas import read_schema, settle, translate
 
@@ -78,8 +78,7 @@ def pair(
     labels: Path,
     *,
     schema: Schema | None = None,
-    layout: str | None = None,
-    subject_pattern: str | None = None,
+    how: Opening | None = None,
 ) -> Pairs:
     """Find the labelled cases, their predictions, and what the values of both mean.
 
@@ -96,7 +95,7 @@ def pair(
                 code="no-folder",
             )
     document = load_json(predictions / MANIFEST) if predictions.is_dir() else None
-    cases, declared, notes = _truth(labels, layout, subject_pattern)
+    cases, declared, notes = _truth(labels, how or Opening())
     theirs = None
     if document is not None:
         theirs = read_schema(document, predictions / MANIFEST)
@@ -177,18 +176,16 @@ def _key(name: str) -> str:
     return _ENDING.sub("", name) or name
 
 
-def _truth(
-    labels: Path, layout: str | None, subject_pattern: str | None
-) -> tuple[list[Case], Schema | None, list[str]]:
+def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[str]]:
     """Labelled cases, the schema that the data set declares, and notes."""
     if labels.is_file() and suffix(labels):
         key = _key(stem(labels))
         return [Case(id=key, subject=key, images={}, label=labels)], None, []
     try:
-        cohort = Cohort.open(labels, layout, subject_pattern)
+        cohort = how.cohort(labels)
     except LayoutError:
         cohort = None
-        if layout or labels.is_file():
+        if how.layout or labels.is_file():
             raise
     if cohort is not None and (found := cohort.labelled().cases):
         return list(found), cohort.schema, list(cohort.notes)

@@ -17,6 +17,7 @@ from delineate.core.progress import Progress, Say
 from delineate.data import splits
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate, Choice, Pace, choose
 from delineate.engine.loop import Loop, Outcome
 from delineate.inference.predictor import choose_device
@@ -49,7 +50,7 @@ class Job:
         progress: Progress,
         stop: Callable[[], bool],
         source: Path,
-        how: dict[str, Any],
+        how: Opening,
         weights: Weights | None = None,
     ) -> None:
         chosen = _targets.complete(chosen, cohort)
@@ -265,7 +266,8 @@ class Job:
         if not ids:  # validation cases chose the clean-up: their figures would flatter
             return {}
         folder = self.out / "validation"
-        where = {k: v for k, v in self.how.items() if k != "class_column"}
+        how = dict(self.how.given())
+        where = {k: v for k, v in how.items() if k != "class_column"}
         predict(
             self.out / "model.safetensors", self.source, folder / "predictions", only=ids,
             overwrite=True, device=self.chosen.device, say=self.say, progress=self.progress,
@@ -273,7 +275,7 @@ class Job:
         )  # fmt: skip
         summary: dict[str, Any] = evaluate(
             folder / "predictions", self.source, folder, say=self.say, progress=self.progress,
-            **self.how,
+            **how,
         )  # fmt: skip
         return summary
 

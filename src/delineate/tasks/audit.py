@@ -12,6 +12,7 @@ from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.errors import AuditError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.tasks._outputs import refuse_inside
 
 #: Findings of one severity that the terminal is told of; the page has all.
@@ -49,7 +50,7 @@ def audit(
         LayoutError: The folder has no layout that is known.
         OutputError: ``out`` cannot be written, or lies in the data.
     """
-    cohort = Cohort.open(Path(data), layout, subject_pattern)
+    cohort = Opening(layout, subject_pattern).cohort(data)
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
     refuse_inside(out, cohort.root)

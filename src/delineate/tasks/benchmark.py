@@ -17,6 +17,7 @@ from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT
+from delineate.data.opening import Opening
 from delineate.tasks import _conditions, _contest, _runs, _suite
 from delineate.tasks._outputs import refuse_inside
 from delineate.tasks._suite import Suite
@@ -95,9 +96,9 @@ def benchmark(
         raise ConfigError(f"expected one run at a time or more, got {jobs}", where="--jobs")
     seconds = config.parse_duration(budget or (chosen.quick_budget if quick else chosen.budget))
     out = Path(out)
-    how = {"layout": layout, "subject_pattern": subject_pattern}
+    how = Opening(layout, subject_pattern)
     source = Path(data) if data else _phantom(out, chosen, say, progress)
-    cohort = Cohort.open(source, **how, class_column=class_column)
+    cohort = dataclasses.replace(how, class_column=class_column).cohort(source)
     refuse_inside(out, cohort.root)
     writable_folder(out)
     with folder_lock(out):

@@ -27,7 +27,7 @@ from delineate.core.errors import ConfigError, DelineateError, PartialError
 from delineate.core.image import Grid
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import Schema
-from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.tasks._named import evaluate_classes, named
 from delineate.tasks._pairs import Pairs, load, pair
 from delineate.tasks._tables import document, plain, table
@@ -100,14 +100,15 @@ def evaluate(
 
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
     _check(predictions, labels, out, tolerance_mm, resamples)
+    how = Opening(layout, subject_pattern, class_column)
     index = named(predictions)
     if index is not None:
         writable_folder(out)
         return evaluate_classes(
-            index, labels, Cohort.open(labels, layout, subject_pattern, class_column), out,
+            index, labels, how.cohort(labels), out,
             seed=seed, resamples=resamples, say=say,
         )  # fmt: skip
-    pairs = pair(predictions, labels, schema=schema, layout=layout, subject_pattern=subject_pattern)
+    pairs = pair(predictions, labels, schema=schema, how=how)
     writable_folder(out)
     rows, failures, nominal = _score(pairs, tolerance_mm, missing_as_empty, progress)
     if not rows:

@@ -23,6 +23,7 @@ from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Bar, Progress, Say, silent
 from delineate.data import readers
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.tasks._outputs import INDEX, Job, plan, refuse_existing, refuse_inputs
 from delineate.tasks._tables import table
 
@@ -86,7 +87,7 @@ def predict(
     from delineate.inference.predictor import Predictor
 
     memory_bytes = parse_bytes(memory)
-    cohort = Cohort.open(Path(scans), layout, subject_pattern)
+    cohort = Opening(layout, subject_pattern).cohort(scans)
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
     out = Path(out)

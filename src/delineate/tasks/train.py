@@ -18,6 +18,7 @@ from delineate.core.errors import OutputError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.tasks._outputs import refuse_inside
 from delineate.tasks._settings import RunConfig
 
@@ -97,8 +98,8 @@ def train(
             catalog.load(room, name)  # a misspelt name is told before any work
     choose_device(chosen.device)  # so is a device that is not here
     source = Path(data)
-    how = {"layout": layout, "subject_pattern": subject_pattern, "class_column": class_column}
-    cohort = Cohort.open(source, **how)
+    how = Opening(layout, subject_pattern, class_column)
+    cohort = how.cohort(source)
     chosen, start = _weights.resolve(_targets.complete(chosen, cohort, class_column))
     out = Path(out)
     refuse_inside(out, cohort.root)

@@ -1,0 +1,96 @@
+"""How a folder becomes a cohort: its layout, and what the user knows better than the layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delineate.core import catalog
+from delineate.core.errors import LayoutError
+from delineate.data import _renamed
+from delineate.data.cohort import Cohort
+from delineate.data.layouts._listing import OWN_SUBJECT
+from delineate.data.layouts._recognise import glimpse, headline, links, recognise
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a cohort is opened; every verb that opens one takes these and passes them on whole.
+
+    Args:
+        layout: Name of a layout; by default the most specific that recognises the folder.
+        subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        class_column: The class of a case is this column of the data's table, not the layout's.
+    """
+
+    layout: str | None = None
+    subject_pattern: str | None = None
+    class_column: str | None = None
+
+    def given(self) -> Iterator[tuple[str, Any]]:
+        """Name and value of whatever is not left to its default."""
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if value != one.default:
+                yield one.name, value
+
+    def cohort(self, root: str | os.PathLike[str]) -> Cohort:
+        """List a folder, a table (CSV, TSV) or a single scan.
+
+        Raises:
+            LayoutError: Nothing there, no layout fits, or the folder lists no case.
+            ConfigError: Unknown layout or column, or a pattern that is not one.
+        """
+        root = Path(root).resolve()
+        if not root.exists():
+            raise LayoutError(
+                "expected a folder, a table or a scan, got nothing",
+                where=root,
+                fix="check the path",
+                code="no-folder",
+            )
+        strays = links(root)
+        name = self.layout or recognise(root, strays)
+        module = catalog.load("data.layouts", name)
+        # A layout that gives way to others when it is looked for may take more when it is named.
+        if self.layout and not getattr(module, "fits", module.recognise)(root):
+            raise LayoutError(
+                f"expected the layout {name!r}: {headline(name)}; got {glimpse(root)}",
+                where=root,
+                fix="leave the layout out to have it recognised",
+                code="layout-mismatch",
+            )
+        listing = module.cases(root)
+        unpaired = (*listing.unpaired, *strays)
+        if not listing.cases:
+            raise LayoutError(
+                f"the layout {name!r} lists no case; got {glimpse(root)}",
+                where=root,
+                fix="; ".join(unpaired[:4]) or "check the folder",
+                code="no-cases",
+            )
+        cases, notes = listing.cases, listing.notes
+        if strays:
+            notes = (*notes, f"{len(strays)} links were not followed, see unpaired")
+        if self.subject_pattern is not None:
+            cases = _renamed.subjects(cases, self.subject_pattern)
+            notes = (
+                *(note for note in notes if note != OWN_SUBJECT),
+                f"subjects are taken from case ids by {self.subject_pattern!r}",
+            )
+        schema = listing.schema
+        if self.class_column is not None:
+            cases, schema = _renamed.classes(cases, schema, self.class_column, root)
+        return Cohort(
+            root=root.parent if root.is_file() else root,
+            layout=name,
+            cases=cases,
+            schema=schema,
+            notes=notes,
+            modalities=dict(listing.modalities),
+            unpaired=unpaired,
+        )
