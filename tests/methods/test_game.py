@@ -42,6 +42,13 @@ def test_expert_and_guess_are_seen_through_one_view() -> None:
         assert hidden == pytest.approx(1 / 16)  # a quarter of each side is cut out
 
 
+@pytest.mark.parametrize(("size", "reach"), [(8, 1), (15, 1), (12, 1), (20, 2), (7, 0), (1, 0)])
+def test_views_shift_as_far_to_one_side_as_to_the_other(size: int, reach: int) -> None:
+    torch.manual_seed(0)
+    seen = {shift for _ in range(60) for shift in game.random_shifts((size, size))}
+    assert seen == set(range(-reach, reach + 1))
+
+
 def test_noise_is_on_the_masks_alone_and_fades(squares: Batch) -> None:
     one = play(rules(expert="one_hot", views=False))
     hot = torch.nn.functional.one_hot(squares.label.long(), 3).movedim(-1, 1).float()

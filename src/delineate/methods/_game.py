@@ -307,6 +307,11 @@ def scale(expert: Tensor, guess: Tensor, least: float = 0.9) -> Tensor:
     return torch.where(expert > 0, kept, others)
 
 
+def random_shifts(sizes: Sequence[int]) -> list[int]:
+    """For each axis a shift of up to an eighth of its size, to either side alike."""
+    return [int(torch.randint(-(n // 8), n // 8 + 1, ())) for n in sizes]
+
+
 def same_view(image: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
     """One random shift, flip and cut-out for all of them.
 
@@ -315,7 +320,7 @@ def same_view(image: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         masks: ``(B, outputs, *S)`` each.
     """
     axes = list(range(2, image.ndim))
-    shifts = [int(torch.randint(-n // 8, n // 8 + 1, ())) for n in image.shape[2:]]
+    shifts = random_shifts(image.shape[2:])
     flips = [axis for axis in axes if bool(torch.rand(()) < 0.5)]
     hole = [slice(None), slice(None)]
     for n in image.shape[2:]:

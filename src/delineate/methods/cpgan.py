@@ -19,7 +19,7 @@ from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _sum
-from delineate.methods._game import Game, Rules, build_critic, rise
+from delineate.methods._game import Game, Rules, build_critic, random_shifts, rise
 from delineate.methods._plan import Plan, Stage, Update
 
 TRAINS = ("segmenter",)
@@ -144,7 +144,7 @@ def perception(segmenter: nn.Module, image: Tensor, guess: Tensor, flip: bool) -
         flip: Whether mirroring is allowed: not where left and right are different labels.
     """
     axes = list(range(2, image.ndim))
-    shifts = [int(torch.randint(-n // 8, n // 8 + 1, ())) for n in image.shape[2:]]
+    shifts = random_shifts(image.shape[2:])
     flips = [axis for axis in axes if flip and bool(torch.rand(()) < 0.5)]
     inside = torch.ones_like(image[:1, :1])
     for axis, shift in zip(axes, shifts, strict=True):  # what comes in at the other end is no guess
