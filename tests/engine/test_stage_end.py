@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -168,40 +164,3 @@ def test_training_goes_on_from_what_a_stage_found(tmp_path: Path) -> None:
     found = float(toy.ends[0])
     assert float(outcome.predictor.bias) != found
     assert abs(float(outcome.predictor.bias) - found) < 0.9 * abs(found - 1), "averaged from there"
-
-
-TWO = """
-    import sys
-    from pathlib import Path
-    sys.path.insert(0, sys.argv[2])
-    import torch, test_stage_end as t
-    from lightning_fabric import Fabric
-
-    def main(fabric):
-        def batches(step, micro, split):
-            return t.batches(2 * step + fabric.global_rank, micro, split)
-        toy = t.Toy()
-        run = t.Loop(toy.plan, batches, t.Settings(), Path(sys.argv[1]), fabric=fabric, seed=1,
-                     pace=t.Pace(4, None))
-        out = run.run()
-        both = fabric.all_gather(t.state(out.predictor))
-        sums = fabric.all_gather(toy.seen.total)
-        if fabric.global_rank == 0:
-            seen_apart = not torch.equal(sums[0], sums[1])
-            print("equal" if torch.equal(both[0], both[1]) and seen_apart else "parted", flush=True)
-
-    if __name__ == "__main__":
-        Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(main)
-"""
-
-
-def test_of_two_processes_one_finds_out_for_both(tmp_path: Path) -> None:
-    script = tmp_path / "two.py"
-    script.write_text(textwrap.dedent(TWO))
-    source = Path(__file__).parents[2] / "src"
-    result = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "run"), str(Path(__file__).parent)],
-        env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert "equal" in result.stdout, result.stderr[-2000:]

@@ -143,7 +143,7 @@ class Case:
 def fed(across: int | None, axis: int = 2, spacing: tuple[float, ...] = (1, 1, 1)) -> torch.Tensor:
     chosen = RunConfig(steps=1, rotation_degrees=40.0, scale=(1.0, 1.0), balance="none")
     feed = ClassFeed(
-        [Case(axis, spacing)], chosen, "class", ("a",), None, (12, 12, 12), 8, (), 0, across,  # type: ignore[list-item]
+        [Case(axis, spacing)], chosen, "class", ("a",), None, (12, 12, 12), 8, (), across,  # type: ignore[list-item]
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     image = torch.stack([feed._read(sample) for sample in feed.samples * 8])

@@ -70,7 +70,6 @@ def draw(
     step: int,
     *,
     foreground: float = 1 / 3,
-    rank: int = 0,
 ) -> list[Draw]:
     """Choose the patches of one step.
 
@@ -81,7 +80,6 @@ def draw(
         step: Counted from 0; cases are shuffled once an epoch and none is left out.
         foreground: Share of patches centred on a structure, rounded; at least one where there are
             two or more.
-        rank: Of this process among several.
 
     Raises:
         InputError: There is no case.
@@ -90,13 +88,12 @@ def draw(
         raise InputError(
             "expected at least one prepared case to sample from, got none", code="no-cases"
         )
-    rng = np.random.default_rng((seed, step, rank, 0xD5A))
+    rng = np.random.default_rng((seed, step, 0, 0xD5A))
     share = max(1, round(batch * foreground)) if foreground > 0 else 0
     forced = share if batch > 1 else int(rng.random() < foreground)
     found = []
     for i in range(batch):
-        place = (step * batch + i) + rank * 7919
-        epoch, offset = divmod(place, len(cases))
+        epoch, offset = divmod(step * batch + i, len(cases))
         index = int(_order(seed, epoch, len(cases))[offset])
         found.append(Draw(index, _centre(cases[index], rng, structure=i >= batch - forced)))
     return found

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from lightning_fabric import Fabric
-
 from delineate.engine.budget import Pace
 from delineate.methods._plan import Stage
 
@@ -20,31 +18,29 @@ if TYPE_CHECKING:
 
 
 class Log:
-    """Open while training runs; one process writes for all.
+    """Open while training runs.
 
     Args:
         folder: Of the run.
-        fabric: Which process this is.
         pace: Where the run is; lines beyond, which will be written again, are dropped.
     """
 
-    def __init__(self, folder: Path, fabric: Fabric, pace: Pace) -> None:
-        self.folder, self.fabric, self.pace = folder, fabric, pace
+    def __init__(self, folder: Path, pace: Pace) -> None:
+        self.folder, self.pace = folder, pace
         self.file: TextIO | None = None
         self.board: SummaryWriter | None = None
         self.open = ExitStack()
 
     def __enter__(self) -> Self:
-        if self.fabric.global_rank == 0:
-            from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter
 
-            step = self.pace.step
-            trim(self.folder, step)
-            path = self.folder / "log.jsonl"
-            self.file = self.open.enter_context(path.open("a", buffering=1))
-            purge = step + 1 if step else None
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
-            self.open.callback(self.board.close)
+        step = self.pace.step
+        trim(self.folder, step)
+        path = self.folder / "log.jsonl"
+        self.file = self.open.enter_context(path.open("a", buffering=1))
+        purge = step + 1 if step else None
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
+        self.open.callback(self.board.close)
         return self
 
     def __exit__(

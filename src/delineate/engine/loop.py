@@ -1,7 +1,7 @@
 """The only training loop.
 
-A method owns its step; budget, precision, processes, checkpoints, averaging, guards, the log and
-the progress bar are here.
+A method owns its step; budget, precision, checkpoints, averaging, guards, the log and the progress
+bar are here.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Loop:
         looked = self._looks()
         status = "finished"
         # the bar shows progress, which is even in time even where the number of steps is revised
-        with Log(self.folder, self.fabric, self.pace) as log, self.bars.task(1, "training") as bar:
+        with Log(self.folder, self.pace) as log, self.bars.task(1, "training") as bar:
             bar.advance(self.pace.progress)
             while not self.pace.done:
                 if self.stop():
@@ -164,15 +164,11 @@ class Loop:
         return said
 
     def _end(self, stage: Stage) -> Mapping[str, float]:
-        """What a stage does at its end, done by one process for all; see ``methods._plan``."""
+        """What a stage does at its end; see ``methods._plan``."""
         if stage.end is None:
             return {}
-        said = stage.end(self.say) if self.fabric.global_rank == 0 else {}
-        state = self.plan.predictor.state_dict()
-        if self.fabric.world_size > 1:
-            for tensor in state.values():
-                tensor.copy_(self.fabric.broadcast(tensor))
-        self.averaged.load_state_dict(state)
+        said = stage.end(self.say)
+        self.averaged.load_state_dict(self.plan.predictor.state_dict())
         return said
 
     def _step(self) -> dict[str, float]:
@@ -207,7 +203,7 @@ class Loop:
         count = self.settings.accumulate * self.split
         for micro in range(count):
             key = (self.seed * 1_000_003 + self.pace.step) * 64 + micro
-            torch.manual_seed((key * 1009 + self.fabric.global_rank) % 2**63)
+            torch.manual_seed(key * 1009 % 2**63)
             # after a roll-back other data are drawn, or the same trouble would come again
             batch = self.batches(self.pace.step + self.rolled * _APART, micro, self.split)
             tensors: dict[str, Any] = {
@@ -324,13 +320,12 @@ class Loop:
         }
 
     def _save(self) -> None:
-        """Write a checkpoint, unless its weights are damaged; one process does it for all."""
-        if self.fabric.global_rank == 0:
-            state = self._state()
-            if checkpoint.all_finite(state["modules"]) and checkpoint.all_finite(state["averaged"]):
-                checkpoint.write(self.folder / "checkpoints", self.pace.step, state)
-            else:
-                self._note(f"step {self.pace.step}: weights not finite, no checkpoint written")
+        """Write a checkpoint, unless its weights are damaged."""
+        state = self._state()
+        if checkpoint.all_finite(state["modules"]) and checkpoint.all_finite(state["averaged"]):
+            checkpoint.write(self.folder / "checkpoints", self.pace.step, state)
+        else:
+            self._note(f"step {self.pace.step}: weights not finite, no checkpoint written")
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""

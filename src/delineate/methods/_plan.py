@@ -1,17 +1,16 @@
 """What a method owes the engine: stages with a step each, and a predictor.
 
 ``step(batch, update)`` computes losses and calls ``update(optimiser, loss)`` for each of its
-optimisers, once. Everything behind ``update`` is the engine's: precision, accumulation, reduction
-over processes, clipping, the optimiser's step. ``update`` sends gradient only into the parameters
-of the optimiser it is given, so a segmenter's loss never leaks into its critic.
+optimisers, once. Everything behind ``update`` is the engine's: precision, accumulation, clipping,
+the optimiser's step. ``update`` sends gradient only into the parameters of the optimiser it is
+given, so a segmenter's loss never leaks into its critic.
 
 Whatever must survive a crash lives in ``modules`` (counters as buffers) or ``optimisers``.
 
 A stage with an ``end`` finds something out at once, when its steps are done, and leaves it in the
 predictor. The predictor begins such a stage with its averaged weights, and what ``end`` leaves in
 it are the averaged weights from then on; between, the stage leaves it alone. ``end`` depends on
-``modules`` alone: after a crash it may be called again. Of several processes one calls it, with
-what it has seen itself.
+``modules`` alone: after a crash it may be called again.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class Bench:
 
     def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> AnyFeed:
         """Batches for a candidate."""
-        return self.target.feed(candidate, cases, self.fabric.global_rank)
+        return self.target.feed(candidate, cases)
 
     def measure(
         self, candidate: Candidate, cases: Sequence[PreparedCase], compiled: bool = False

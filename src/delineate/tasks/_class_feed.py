@@ -49,7 +49,6 @@ class ClassFeed:
         patch: Spatial size of a picture.
         batch: Pictures of a whole step.
         mirror_axes: Axes of the picture that may be mirrored.
-        rank: Of this process among several.
         across: Axis of the picture that is not turned, zoomed or shifted: that of its slices.
     """
 
@@ -61,7 +60,6 @@ class ClassFeed:
     patch: tuple[int, ...]
     batch: int
     mirror_axes: tuple[int, ...]
-    rank: int = 0
     across: int | None = None
 
     @cached_property
@@ -102,7 +100,7 @@ class ClassFeed:
         """See ``delineate.engine.loop.Batches``."""
         size = max(1, self.batch // split)
         moment = step * self.chosen.loop.accumulate * split + micro
-        rng = np.random.default_rng((self.chosen.seed, moment, self.rank, 0xC1A))
+        rng = np.random.default_rng((self.chosen.seed, moment, 0, 0xC1A))
         drawn = [self.samples[i] for i in self._draw(size, rng)]
         image = torch.stack([self._read(sample) for sample in drawn])
         label = torch.stack([self._outline(sample) for sample in drawn])
@@ -148,7 +146,7 @@ class ClassFeed:
         )
 
     def _augment(self, image: Tensor, label: Tensor, moment: int) -> tuple[Tensor, Tensor]:
-        key = (self.chosen.seed * 1_000_003 + moment) * 1009 + self.rank
+        key = (self.chosen.seed * 1_000_003 + moment) * 1009
         generator = torch.Generator().manual_seed(key)
         turn = self.chosen.rotation_degrees
         turn = 15.0 if turn is None else turn

@@ -38,7 +38,6 @@ class Feed:
         batch: Patches of a whole step.
         mirror_axes: Axes of the patch that may be mirrored.
         neighbours: Slices to each side that join as channels.
-        rank: Of this process among several.
     """
 
     cases: Sequence[PreparedCase]
@@ -48,7 +47,6 @@ class Feed:
     batch: int
     mirror_axes: tuple[int, ...]
     neighbours: int
-    rank: int = 0
 
     def __call__(self, step: int, micro: int, split: int) -> Batch:
         """See ``delineate.engine.loop.Batches``."""
@@ -62,16 +60,14 @@ class Feed:
             self.neighbours,
             patch=self.patch,
         )
-        drawn = sampling.draw(
-            self.cases, size, chosen.seed, moment, foreground=chosen.foreground, rank=self.rank
-        )
+        drawn = sampling.draw(self.cases, size, chosen.seed, moment, foreground=chosen.foreground)
         pairs = [sampling.read(self.cases[d.case], d.centre, region) for d in drawn]
         image = torch.from_numpy(np.stack([pair[0] for pair in pairs]))
         label = torch.from_numpy(np.stack([pair[1] for pair in pairs]))
         spacing = tuple(s for a, s in enumerate(self.cases[0].grid.spacing_mm) if a != axis)
         if not chosen.augment:
             return Batch(*spatial.crop_centre(image, label, self.patch), spacing)
-        key = (chosen.seed * 1_000_003 + moment) * 1009 + self.rank
+        key = (chosen.seed * 1_000_003 + moment) * 1009
         generator = torch.Generator().manual_seed(key)
         turn = chosen.rotation_degrees
         if turn is None:

@@ -89,12 +89,12 @@ class Outlines:
             shape, self.ndim, width=chosen.width, patch=chosen.patch, batch=chosen.batch
         )
 
-    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase], rank: int) -> Feed:
+    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> Feed:
         """Patches with their labels."""
         mirror = _planning.mirror_axes(self.schema, self.preparation)
         return Feed(
             cases, self.chosen, self.preparation, candidate.patch, candidate.batch, mirror,
-            self.neighbours, rank,
+            self.neighbours,
         )  # fmt: skip
 
     def look(
@@ -198,7 +198,7 @@ class Classes:
         seen = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
         return [sorted(column)[len(column) // 2] for column in zip(*seen, strict=True)]
 
-    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase], rank: int) -> ClassFeed:
+    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> ClassFeed:
         """Whole pictures with their classes."""
         mirror = _planning.mirror_axes(self.schema, self.preparation)
         stack = self.preparation.slice_axis
@@ -208,7 +208,7 @@ class Classes:
         across = None if self.ndim == 2 else stack if self.bag is None else self.bag
         return ClassFeed(
             cases, self.chosen, self.target, tuple(self.outputs), self.axis, candidate.patch,
-            candidate.batch, mirror, rank, across,
+            candidate.batch, mirror, across,
         )  # fmt: skip
 
     def look(
