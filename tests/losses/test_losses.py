@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from delineate.losses import adversarial, class_bce, dice_ce
+from delineate.losses import _sum, adversarial, class_bce
+from delineate.losses._common import EPSILON
+from delineate.losses.dice import soft_dice
 
 
 def two_class(foreground: list[float]) -> Tensor:
@@ -15,12 +17,17 @@ def two_class(foreground: list[float]) -> Tensor:
     return torch.stack([1 - found, found])[None]
 
 
+def dice_and_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """What segmenters learn by where nothing else is said."""
+    return _sum.build(_sum.DEFAULT)(logits, label)[0]
+
+
 # ------------------------------------------------------------------------------- Dice and CE
 
 
 def test_soft_dice_of_a_hand_worked_case() -> None:
     # overlap 1 + 0.5, sizes 1.5 and 2: Dice = 2 x 1.5 / 3.5 = 6/7
-    found = dice_ce.soft_dice(two_class([1, 0.5, 0, 0]), two_class([1, 1, 0, 0]))
+    found = soft_dice(two_class([1, 0.5, 0, 0]), two_class([1, 1, 0, 0]))
     assert found.item() == pytest.approx(1 / 7, abs=1e-5)
 
 
@@ -28,20 +35,20 @@ def test_soft_dice_pools_the_batch_before_it_divides() -> None:
     # one voxel found, one falsely: Dice = 2 x 1 / (2 + 1) over the batch, not mean(1, 0)
     guess = torch.cat([two_class([1.0]), two_class([1.0])])
     truth = torch.cat([two_class([1.0]), two_class([0.0])])
-    assert dice_ce.soft_dice(guess, truth).item() == pytest.approx(1 / 3, abs=1e-5)
+    assert soft_dice(guess, truth).item() == pytest.approx(1 / 3, abs=1e-5)
 
 
 def test_soft_dice_leaves_the_background_out_and_averages_labels() -> None:
     truth = torch.eye(3)[None]  # each voxel another class
     guess = torch.tensor([[[1.0, 0, 0], [0, 1, 1], [0, 0, 0]]])
     # label 1: 2 x 1 / (2 + 1); label 2: nothing found of one voxel
-    assert dice_ce.soft_dice(guess, truth).item() == pytest.approx(1 - (2 / 3 + 0) / 2, abs=1e-4)
+    assert soft_dice(guess, truth).item() == pytest.approx(1 - (2 / 3 + 0) / 2, abs=1e-4)
 
 
 def test_undecided_logits_cost_what_they_should() -> None:
     # p = 1/2 everywhere, half is foreground: Dice = 2 x 1 / (2 + 2), CE = ln 2
     label = torch.tensor([[1, 1, 0, 0]], dtype=torch.uint8)
-    found = dice_ce.loss(torch.zeros(1, 2, 4), label)
+    found = dice_and_entropy(torch.zeros(1, 2, 4), label)
     assert found.item() == pytest.approx(0.5 + math.log(2), abs=1e-5)
 
 
@@ -49,9 +56,9 @@ def test_undecided_logits_cost_what_they_should() -> None:
 def test_a_perfect_prediction_costs_nothing_and_a_wrong_one_much(shape: tuple[int, ...]) -> None:
     label = torch.randint(0, 3, (2, *shape), generator=torch.Generator().manual_seed(0)).byte()
     right = nn.functional.one_hot(label.long(), 3).movedim(-1, 1) * 40.0
-    assert dice_ce.loss(right, label).item() == pytest.approx(0, abs=1e-5)
+    assert dice_and_entropy(right, label).item() == pytest.approx(0, abs=1e-5)
     assert class_bce.loss(right - 20, label).item() == pytest.approx(0, abs=1e-5)
-    assert dice_ce.loss(right.roll(1, 1), label).item() > 10
+    assert dice_and_entropy(right.roll(1, 1), label).item() > 10
 
 
 def test_a_label_that_is_nowhere_and_not_guessed_costs_nothing() -> None:
@@ -59,7 +66,7 @@ def test_a_label_that_is_nowhere_and_not_guessed_costs_nothing() -> None:
     logits = torch.zeros(1, 2, 4)
     logits[:, 0] = 60
     logits.requires_grad_()
-    found = dice_ce.loss(logits, label)
+    found = dice_and_entropy(logits, label)
     found.backward()
     assert found.item() == pytest.approx(0, abs=1e-5)
     assert torch.isfinite(logits.grad).all()
@@ -69,7 +76,7 @@ def test_the_gradient_raises_the_right_class_at_every_voxel() -> None:
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(0, 3, (2, 5, 5), generator=generator).byte()
     logits = torch.randn((2, 3, 5, 5), generator=generator).requires_grad_()
-    dice_ce.loss(logits, label).backward()
+    dice_and_entropy(logits, label).backward()
     assert (logits.grad.gather(1, label.long()[:, None]) < 0).all()
 
 
@@ -79,9 +86,9 @@ def test_half_precision_logits_lose_nothing_on_the_way() -> None:
     label = torch.randint(0, 3, (2, 16, 16, 16), generator=generator).byte()
     hot = nn.functional.one_hot(label.long(), 3).movedim(-1, 1)
     logits = (8 * hot + torch.randn(hot.shape, generator=generator)).bfloat16()
-    found = dice_ce.loss(logits, label)
+    found = dice_and_entropy(logits, label)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(dice_ce.loss(logits.float(), label).item(), rel=1e-6)
+    assert found.item() == pytest.approx(dice_and_entropy(logits.float(), label).item(), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -91,14 +98,16 @@ def test_dice_and_cross_entropy_agree_with_monai(shape: tuple[int, ...]) -> None
 
     referee = DiceCELoss(
         include_background=False, to_onehot_y=True, softmax=True, batch=True,
-        smooth_nr=dice_ce.EPSILON, smooth_dr=dice_ce.EPSILON,
+        smooth_nr=EPSILON, smooth_dr=EPSILON,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         logits = 2 * torch.randn((3, 4, *shape), generator=generator)
         label = torch.randint(0, 4, (3, *shape), generator=generator)
         theirs = referee(logits, label[:, None])
-        assert dice_ce.loss(logits, label.byte()).item() == pytest.approx(theirs.item(), rel=1e-5)
+        assert dice_and_entropy(logits, label.byte()).item() == pytest.approx(
+            theirs.item(), rel=1e-5
+        )
 
 
 def test_deep_supervision_weighs_by_powers_of_two() -> None:
@@ -116,10 +125,10 @@ def test_deep_supervision_weighs_by_powers_of_two() -> None:
 
     outputs = [torch.zeros(1, 3, n, n) for n in (8, 4, 2)]
     # (4 x 1 + 2 x 10 + 1 x 100) / 7
-    assert dice_ce.deep(one, outputs, label).item() == pytest.approx(124 / 7)
+    assert _sum.deep(one, outputs, label).item() == pytest.approx(124 / 7)
     assert seen == [[0, 2]] * 3
-    assert dice_ce.deep(one, outputs[0], label).item() == 1.0
-    assert dice_ce.deep(one, outputs[:1], label).item() == 1.0
+    assert _sum.deep(one, outputs[0], label).item() == 1.0
+    assert _sum.deep(one, outputs[:1], label).item() == 1.0
 
 
 def test_class_cross_entropy_of_a_hand_worked_case() -> None:

@@ -36,3 +36,12 @@ def load(room: str, name: str) -> ModuleType:
             code="unknown-name",
         )
     return importlib.import_module(f"delineate.{room}.{name}")
+
+
+def takes(module: ModuleType, ndim: int) -> bool:
+    """Whether a network's settings allow images of so many dimensions."""
+    try:
+        module.Config(ndim=ndim)
+    except ConfigError:
+        return False
+    return True

@@ -28,8 +28,8 @@ from torch.optim import Adam
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.losses import adversarial
+from delineate.losses._common import one_hot
 from delineate.methods._plan import Update
-from delineate.networks import _blocks as blocks
 from delineate.networks import global_critic, patch_critic
 
 T = TypeVar("T")
@@ -171,7 +171,7 @@ class Game:
             guess: ``(B, outputs, *S)`` probabilities.
             progress: Of the stage, 0 to 1.
         """
-        hot = blocks.one_hot(batch.label, guess.shape[1]).to(guess.dtype)
+        hot = one_hot(batch.label, guess)
         expert = hot
         if self.rules.expert == "smoothed":
             expert = smooth(hot)

@@ -32,11 +32,11 @@ from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _distance
+from delineate.losses._common import one_hot
 from delineate.losses.dice import soft_dice
 from delineate.methods import _classes
 from delineate.methods._game import Game, Rules, build_critic, see, with_presets
 from delineate.methods._plan import Plan, Stage, Update
-from delineate.networks import _blocks as blocks
 from delineate.networks import global_critic
 from delineate.networks._feature_gan import Generator, ReadOut
 from delineate.networks.feature_cnn import FeatureCNN
@@ -155,8 +155,8 @@ class Maps:
             return maps, nothing, {"loss": nothing.detach()}
         image, label, found = batch.image[known], batch.label[known], maps[known].float()
         real = real_maps(label, found.shape[1], batch.spacing_mm, config)
-        hot = blocks.one_hot(label, found.shape[1] + 1)[:, 1:]
-        inside = self.read_out(found)[:, 1:].sigmoid()
+        logits = self.read_out(found)
+        hot, inside = one_hot(label, logits)[:, 1:], logits[:, 1:].sigmoid()
         apart, dice = F.l1_loss(found, real), soft_dice(inside, hot, background=True)
         loss = config.reconstruction * apart + config.dice * dice
         real, fake = game.view(image, real, found, progress)
@@ -265,7 +265,8 @@ def real_maps(
     """
     config = config or Config()
     if config.real == "mask":
-        return 2 * blocks.one_hot(label, maps + 1)[:, 1:] - 1
+        shape = (len(label), maps + 1, *label.shape[1:])
+        return 2 * one_hot(label, torch.empty(shape, device=label.device))[:, 1:] - 1
     reach = _REACH * config.tau_mm
     return torch.tanh(-_distance.signed(label, maps + 1, spacing_mm, reach) / config.tau_mm)
 

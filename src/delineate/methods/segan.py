@@ -23,10 +23,10 @@ from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _sum
+from delineate.losses._common import one_hot
 from delineate.losses.adversarial import feature_distance
 from delineate.methods._game import capped, rise, see, with_presets
 from delineate.methods._plan import Plan, Stage, Update
-from delineate.networks import _blocks as blocks
 from delineate.networks import segan_critic
 
 TRAINS = ("segmenter",)
@@ -161,7 +161,7 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
         loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
         guess = fine.softmax(1)
-        expert = blocks.one_hot(batch.label, guess.shape[1]).to(guess.dtype)
+        expert = one_hot(batch.label, guess)
         apart = critics.distance(batch.image, guess.detach(), expert)
         update(rival, -apart)
         if config.clip > 0:

@@ -132,12 +132,6 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def one_hot(indices: Tensor, outputs: int) -> Tensor:
-    """``(B, *S)`` integers -> ``(B, outputs, *S)`` float."""
-    hot = torch.zeros((indices.shape[0], outputs, *indices.shape[1:]), device=indices.device)
-    return hot.scatter_(1, indices.long().unsqueeze(1), 1.0)
-
-
 class SqueezeExcite(nn.Module):
     """Weight channels by what all of the image says, ``(B, C, *S) -> (B, C, *S)``.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -325,7 +324,7 @@ def _dimensions(chosen: RunConfig, volumes: bool) -> int:
     module = catalog.load("networks", chosen.network)
     if module.KIND != "classifier":  # another error, told where the network is built
         return 2
-    if chosen.network_settings.get("ndim") != 3 and _takes(module, 2):
+    if chosen.network_settings.get("ndim") != 3 and catalog.takes(module, 2):
         return 2
     if not volumes:
         raise ConfigError(
@@ -344,14 +343,6 @@ def _dimensions(chosen: RunConfig, volumes: bool) -> int:
             code="network-3d",
         )
     return 3
-
-
-def _takes(module: ModuleType, ndim: int) -> bool:
-    try:
-        module.Config(ndim=ndim)
-    except ConfigError:
-        return False
-    return True
 
 
 def _sees_slices(network: str) -> bool:

@@ -107,15 +107,9 @@ def _of_kind(
 def _dimensions(module: ModuleType | Exception, wanted: int | None) -> list[int]:
     """Numbers of dimensions that a network is for; all where that cannot be known."""
     asked = [wanted] if wanted else list(PATCHES)
-    return asked if isinstance(module, Exception) else [n for n in asked if _accepts(module, n)]
-
-
-def _accepts(module: ModuleType, ndim: int) -> bool:
-    try:
-        module.Config(ndim=ndim)
-    except ConfigError:
-        return False
-    return True
+    return (
+        asked if isinstance(module, Exception) else [n for n in asked if catalog.takes(module, n)]
+    )
 
 
 def _about(module: ModuleType) -> dict[str, Any]:
