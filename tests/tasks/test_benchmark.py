@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-import os
+import contextlib
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from delineate.core.errors import ConfigError, OutputError
@@ -189,34 +191,89 @@ def test_finished_runs_are_not_done_again(tmp_path: Path):
     assert _runs.race([Run("one", "A", 0, 1.0, 1)], {}, tmp_path, 1, QUIET) == {}
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+#: A benchmark whose runs are shells that note their process and become a child that only waits:
+#: every third one ends soon, so that there is always another to be started.
+BENCHMARK = """
+import pathlib, signal, sys
+# whoever started the tests may have them ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from delineate.core import processes
+from delineate.core.progress import QUIET
+from delineate.tasks import _runs
+processes.sys.executable, _runs._POLL_SECONDS = sys.argv[2], 0.01
+runs = [_runs.Run(str(n), "A", n, 1.0, 1) for n in range(300)]
+print("ready", flush=True)
+_runs.race(runs, {one.name: [one.name] for one in runs}, pathlib.Path(sys.argv[1]), 3, QUIET)
+"""
+CHILD = """
+import sys, time
+from delineate.core.processes import end_with_parent
+end_with_parent()
+time.sleep(0.01 if int(sys.argv[1]) % 3 == 0 else 60)
+"""
+
+
+def _started(folder: Path, number: int) -> subprocess.Popen[bytes]:
+    """A benchmark of its own folder; its children write their ids into ``pids``."""
+    place = folder / str(number)
+    (place / "pids").mkdir(parents=True)
+    (place / "child.py").write_text(CHILD)
+    shell = place / "python"
+    shell.write_text(
+        f'#!/bin/sh\necho > "{place}/pids/$$"\nexec "{sys.executable}" "{place}/child.py" "$3"\n'
+    )
+    shell.chmod(0o755)
+    words = [sys.executable, "-c", BENCHMARK, str(place / "runs"), str(shell)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _alive(folder: Path) -> list[int]:
+    found = []
+    for path in folder.glob("*/pids/*"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(int(path.name)).status() != psutil.STATUS_ZOMBIE:
+                found.append(int(path.name))
+    return found
+
+
+def _all_dead(folder: Path, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while (left := _alive(folder)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not left
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_stopping_a_benchmark_stops_its_runs(tmp_path: Path, number: str):
     """The children are in sessions of their own; none may go on alone."""
-    code = (
-        "import pathlib, signal, sys\n"
-        # whoever started the tests may have them ignored
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-        "from delineate.core.progress import QUIET\n"
-        "from delineate.tasks import _runs\n"
-        "_runs.sys.executable = sys.argv[2]\n"
-        "runs = [_runs.Run('one', 'A', 0, 1.0, 1)]\n"
-        "_runs.race(runs, {'one': []}, pathlib.Path(sys.argv[1]), 1, QUIET)\n"
-    )
-    sleeper = tmp_path / "sleeper"
-    sleeper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
-    sleeper.chmod(0o755)
-    words = [sys.executable, "-c", code, str(tmp_path / "runs"), str(sleeper)]
-    parent = subprocess.Popen(words)
-    until = time.monotonic() + 30
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    parent.send_signal(signal.Signals[number])
-    parent.wait(30)
-    pid = int((tmp_path / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    with _started(tmp_path, 0) as parent:
+        until = time.monotonic() + 30
+        while len(_alive(tmp_path)) < 3:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        parent.send_signal(signal.Signals[number])
+    assert _all_dead(tmp_path, 20)
+
+
+@pytest.mark.slow
+def test_no_moment_is_left_at_which_a_run_outlives_its_benchmark(tmp_path: Path):
+    moments = random.Random(0)
+    for batch in range(20):
+        parents = [_started(tmp_path, 10 * batch + n) for n in range(10)]
+        for parent in parents:
+            assert parent.stdout is not None
+            parent.stdout.readline()
+        for parent in parents:
+            time.sleep(moments.uniform(0, 0.08))
+            name = moments.choice(["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+            parent.send_signal(signal.Signals[name])
+        for parent in parents:
+            with parent:
+                assert parent.wait(60) != 0
+        time.sleep(0.5)  # for one that was just being born
+        assert _all_dead(tmp_path, 30)
+    assert len(list(tmp_path.glob("*/pids/*"))) > 200
 
 
 # --- from end to end ------------------------------------------------------------------------------

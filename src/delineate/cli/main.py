@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import delineate
-from delineate.core import catalog
+from delineate.core import catalog, processes
 from delineate.core.errors import ConfigError, DelineateError
 
 ABOUT = "Delineate: from a folder of medical images to a model, its figures and its report."
@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    tied = processes.TIED in words
+    words = [word for word in words if word not in ("--debug", processes.TIED)]
+    if tied:  # started by a benchmark
+        processes.end_with_parent()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # A terminal without Unicode is no reason to fail.
             stream.reconfigure(errors="replace")

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-from delineate.core import run
+from delineate.core import processes, run
 from delineate.core.progress import Bar, Progress
 
 _POLL_SECONDS = 0.5
@@ -59,7 +54,7 @@ def race(
 ) -> dict[str, str]:
     """Do all runs that are not finished, several at a time.
 
-    Ctrl-C, SIGTERM, a closed terminal or an error ends the runs too; the same call goes on where
+    Whatever ends this process ends the runs too (``core.processes``); the same call goes on where
     they stood.
 
     Args:
@@ -75,12 +70,14 @@ def race(
     waiting = [one for one in runs if not finished(folder / one.name)]
     going: dict[str, tuple[Run, subprocess.Popen[bytes]]] = {}
     failed: dict[str, str] = {}
-    with progress.task(sum(one.seconds for one in runs), "training every arm") as bar:
+    with (
+        processes.stop_signals() as stopped,
+        progress.task(sum(one.seconds for one in runs), "training every arm") as bar,
+    ):
         bar.advance(sum(one.seconds for one in runs if one not in waiting))
         shown: dict[str, float] = {}
-        before = _as_interrupts()
         try:
-            while waiting or going:
+            while (waiting or going) and not stopped():
                 while waiting and len(going) < jobs:
                     one = waiting.pop(0)
                     going[one.name] = one, _start(folder / one.name, commands[one.name])
@@ -97,26 +94,8 @@ def race(
                     elif finished(folder / name):  # nothing will go on from them
                         shutil.rmtree(folder / name / "checkpoints", ignore_errors=True)
         finally:
-            for _, process in going.values():
-                process.terminate()
-            for _, process in going.values():
-                process.wait()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            processes.end([process for _, process in going.values()])
     return failed
-
-
-def _as_interrupts() -> dict[signal.Signals, Any]:
-    """Let what would end this process at once end the runs first; the handlers there were."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}  # somebody else owns the signals
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    known = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    ends = [one for one in known if signal.getsignal(one) == signal.SIG_DFL]  # nohup ignores one
-    return {one: signal.signal(one, stop) for one in ends}
 
 
 def _start(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -124,15 +103,7 @@ def _start(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
     if record.get("status") in ("finished", "interrupted"):  # but not scored, or stopped half-way
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Apart, so that Ctrl-C reaches this process alone.
-    apart: dict[str, Any] = {"start_new_session": True}
-    if sys.platform == "win32":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with folder.with_name(f"{folder.name}.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "delineate", *words],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **apart,
-        )  # fmt: skip
+    return processes.start(words, folder.with_name(f"{folder.name}.log"))
 
 
 def _advance(bar: Bar, shown: dict[str, float], name: str, done: float) -> None:
