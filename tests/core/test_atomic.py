@@ -12,7 +12,8 @@ import pytest
 
 from delineate.core import atomic
 from delineate.core.errors import LockedError, OutputError
-from delineate.core.lock import LOCK_NAME, folder_lock
+from delineate.core.lock import HOLDER_NAME, LOCK_NAME, folder_lock
+from delineate.engine import checkpoint
 
 
 def test_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -161,19 +162,57 @@ def test_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
             pytest.fail("two runs in one folder")
         child.send_signal(signal.SIGKILL)
         child.wait()
-    assert (tmp_path / LOCK_NAME).exists()
+    assert (tmp_path / HOLDER_NAME).exists()
     with folder_lock(tmp_path):
         pass
 
 
 def test_lock_of_another_host_is_respected(tmp_path: Path) -> None:
-    (tmp_path / LOCK_NAME).write_text('{"pid": 1, "host": "elsewhere"}')
+    (tmp_path / HOLDER_NAME).write_text('{"pid": 1, "host": "elsewhere"}')
     with pytest.raises(LockedError, match="elsewhere"), folder_lock(tmp_path):
         pytest.fail("two runs in one folder")
-    assert (tmp_path / LOCK_NAME).exists()
+    assert (tmp_path / HOLDER_NAME).exists()
 
 
-def test_lock_file_without_sense_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / LOCK_NAME).write_text("[nonsense")
+def test_holder_without_sense_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / HOLDER_NAME).write_text("[nonsense")
     with folder_lock(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writers_need_nothing_that_only_posix_has(tmp_path: Path, monkeypatch: Any) -> None:
+    """Windows has no ``pwrite``; it flushes no file open for reading and opens no folder."""
+    modes: dict[int, int] = {}
+    opened, flush = os.open, os.fsync
+
+    def windows_open(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        descriptor = opened(path, flags, *rest, **named)
+        modes[descriptor] = flags & (os.O_RDWR | os.O_WRONLY)
+        return descriptor
+
+    def windows_flush(descriptor: int) -> None:
+        if not modes.get(descriptor, 1):
+            raise OSError(9, "Bad file descriptor")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "open", windows_open)
+    monkeypatch.setattr(os, "fsync", windows_flush)
+    for name in ("pwrite", "kill", "fork", "getuid", "fchmod", "killpg"):
+        monkeypatch.delattr(os, name, raising=False)
+    (tmp_path / f".tmp-{atomic._HOST}-999999999-00000000.json").touch()
+    with folder_lock(tmp_path):
+        assert len(atomic.remove_stale(tmp_path)) == 1
+        atomic.writable_folder(tmp_path / "out")
+        atomic.atomic_write_text(tmp_path / "out" / "a.json", "{}")
+        with atomic.atomic_path(tmp_path / "out" / "b.bin", 10) as temporary:
+            temporary.write_bytes(b"0123456789")
+        checkpoint.write(tmp_path / "out" / "checkpoints", 3, {"step": 3})
+    assert checkpoint.read_newest(tmp_path / "out" / "checkpoints", print) == {"step": 3}
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "a.json",
+        "b.bin",
+        "checkpoints",
+    ]

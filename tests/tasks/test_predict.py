@@ -508,7 +508,8 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path, model: Path, scans:
         dead = child.pid
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / f".tmp-{_HOST}-{dead}-00000000.json").write_bytes(b"half")
-    (tmp_path / "out" / ".delineate.lock").write_text(json.dumps({"pid": dead}))
+    (tmp_path / "out" / ".delineate.lock").touch()
+    (tmp_path / "out" / ".delineate.holder").write_text(json.dumps({"pid": dead}))
     predict(model, scans, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").glob(".*")] == []
 

@@ -40,10 +40,9 @@ def atomic_path(path: str | os.PathLike[str], need_bytes: int = 0) -> Iterator[P
     temporary = path.parent / f".tmp-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{suffix[-32:]}"
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        if os.name == "posix":
-            _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         ours = error.filename is None or Path(error.filename) in (temporary, path, path.parent)
         if not ours or isinstance(error, DelineateError):
@@ -108,27 +107,16 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
 
 def remove_stale(folder: str | os.PathLike[str]) -> list[Path]:
     """Remove temporary files that dead processes of this host left in ``folder``."""
+    import psutil  # a twentieth of a second, which `--help` need not wait for
+
     removed = []
     for path in Path(folder).glob(".tmp-*"):
         match = _TEMPORARY.match(path.name)
-        if match and match[1] == _HOST and not process_alive(int(match[2])):
+        if match and match[1] == _HOST and not psutil.pid_exists(int(match[2])):
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed.append(path)
     return removed
-
-
-def process_alive(pid: int) -> bool:
-    """True if a process with this id runs on this host (or if that cannot be told)."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError | ResourceError:
@@ -148,9 +136,18 @@ def output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError | 
     )
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have the system write a file, or a folder's list of names, to the disk.
+
+    Windows flushes only files that are open for writing, and no folders: they pass without a word.
+    """
+    folder = path.is_dir()
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not folder:
+            raise

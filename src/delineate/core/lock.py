@@ -1,4 +1,4 @@
-"""One run a folder: a lock that the kernel frees when its process dies."""
+"""One run a folder: a lock that the system frees when its process dies."""
 
 from __future__ import annotations
 
@@ -11,81 +11,66 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from delineate.core.atomic import output_error
+from filelock import FileLock, Timeout
+
+from delineate.core.atomic import atomic_write_text, output_error
 from delineate.core.errors import LockedError
 
 LOCK_NAME = ".delineate.lock"
+#: Says who holds the lock.
+HOLDER_NAME = ".delineate.holder"
 
 
 @contextlib.contextmanager
 def folder_lock(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Hold ``folder`` alone while the body runs.
 
-    The lock itself is the kernel's (``flock``), so a process that was killed leaves none behind.
-    The file also says process and host: a lock of this host without a living holder is stale and
-    taken over; one of another host cannot be judged from here and is refused.
+    The lock is the system's, so a process that was killed leaves none behind. A file beside it says
+    process and host: left by a dead process of this host it is taken over; where it names another
+    host, whose locks may not reach here, the folder is refused.
 
     Raises:
         LockedError: Another run holds the folder (exit code 4).
         OutputError: The lock file cannot be written.
     """
-    path = Path(folder) / LOCK_NAME
-    descriptor = _acquire(path)
+    path, holder = Path(folder) / LOCK_NAME, Path(folder) / HOLDER_NAME
+    lock = FileLock(path)
     try:
-        mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(mine).encode(), 0)
-        yield path
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise _locked(holder) from None
+    except OSError as error:
+        raise output_error(error, path) from error
+    try:
+        if _read(holder).get("host", socket.gethostname()) != socket.gethostname():
+            raise _locked(holder)
+        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        atomic_write_text(holder, json.dumps(own))
+        try:
+            yield path
+        finally:
+            with contextlib.suppress(OSError):
+                holder.unlink()
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # Windows: an open file stays until it is released
             path.unlink()
-        os.close(descriptor)
+        lock.release()
 
 
-def _acquire(path: Path) -> int:
-    """Open and lock the file; once more if its holder removed it in between."""
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        except OSError as error:
-            raise output_error(error, path) from error
-        holder = _holder(descriptor)
-        foreign = holder.get("host", socket.gethostname()) != socket.gethostname()
-        if not _lock(descriptor) or foreign:
-            os.close(descriptor)
-            raise LockedError(
-                f"expected a free folder, but process {holder.get('pid', 'unknown')} on "
-                f"{holder.get('host', 'an unknown host')} is using it",
-                where=path.parent,
-                fix="wait for that run, or choose another folder; "
-                f"if it died on another host, delete {LOCK_NAME}",
-            )
-        try:
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
+def _locked(holder: Path) -> LockedError:
+    known = _read(holder)
+    return LockedError(
+        f"expected a free folder, but process {known.get('pid', 'unknown')} on "
+        f"{known.get('host', 'this host')} is using it",
+        where=holder.parent,
+        fix="wait for that run, or choose another folder; "
+        f"if it died on another host, delete {HOLDER_NAME}",
+    )
 
 
-def _lock(descriptor: int) -> bool:
+def _read(holder: Path) -> dict[str, Any]:
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _holder(descriptor: int) -> dict[str, Any]:
-    try:
-        data = json.loads(os.read(descriptor, 4096))
+        data = json.loads(holder.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,14 +152,3 @@ def _kaggle_row(drawn: Plan) -> dict[str, Any]:
         "gender": 1 if drawn.person.sex == "F" else 2,
         "age_at_initial_pathologic": drawn.person.age,
     }
-
-
-def sync(path: Path) -> None:
-    """Have the system write a file or folder to the disk before anything relies on it."""
-    if path.is_dir() and os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

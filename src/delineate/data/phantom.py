@@ -29,10 +29,11 @@ from delineate.core.atomic import (
     check_space,
     output_error,
     remove_stale,
+    sync,
     writable_folder,
 )
 from delineate.core.errors import ConfigError, OutputError
-from delineate.core.lock import LOCK_NAME, folder_lock
+from delineate.core.lock import HOLDER_NAME, LOCK_NAME, folder_lock
 from delineate.core.progress import QUIET, Progress
 from delineate.core.schema import brats_schema
 from delineate.data import _phantom_anatomy, _phantom_export, _phantom_signal, _phantom_tumour
@@ -197,7 +198,7 @@ def _refuse_foreign(folder: Path, recipe: Recipe, subjects: int) -> None:
     """Refuse a folder that holds anything but an equal or smaller phantom of this recipe."""
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
-        others = [p.name for p in folder.iterdir() if p.name != LOCK_NAME]
+        others = [p.name for p in folder.iterdir() if p.name not in (LOCK_NAME, HOLDER_NAME)]
         if others:
             raise OutputError(
                 f"expected an empty folder or a phantom, got {sorted(others)[0]!r} and no "
@@ -288,9 +289,9 @@ def _write_one(folder: Path, recipe: Recipe, drawn: Plan) -> None:
         else:
             _phantom_export.write_volumes(partial, _turned(volumes))
         for path in partial.iterdir():
-            _phantom_export.sync(path)
+            sync(path)
         partial.rename(final)
-        _phantom_export.sync(folder)
+        sync(folder)
     except OSError as error:
         raise output_error(error, final) from error
     finally:
