@@ -32,16 +32,11 @@ from delineate.core.atomic import (
     remove_stale,
     writable_folder,
 )
-from delineate.core.case import Case, Source
-from delineate.core.errors import (
-    DelineateError,
-    OutputError,
-    PartialError,
-    ReadError,
-    ResourceError,
-)
+from delineate.core.case import Case
+from delineate.core.errors import DelineateError, OutputError, PartialError, ResourceError
 from delineate.core.image import Grid
 from delineate.core.progress import QUIET, Progress
+from delineate.data.content import REMEMBERED, Hashes, content_hash
 
 #: Goes up when entries written by an older version can no longer be read.
 FORMAT = 1
@@ -155,11 +150,12 @@ def prepare(
     """
     folder = writable_folder(folder)
     failed: dict[int, DelineateError] = {}
+    hashes = Hashes(folder / REMEMBERED)
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
 
     def look(case: Case) -> PreparedCase | _Missing | DelineateError:
         try:
-            prints = content_hashes(case)
+            prints = content_hashes(case, hashes)
         except DelineateError as error:
             return error
         entry = folder / _key(case, recipe_key, prints)
@@ -168,6 +164,7 @@ def prepare(
     with progress.task(len(cases), "prepare") as bar:
         try:
             found = dict(enumerate(pool.map(look, cases)))
+            hashes.save()
             failed = {i: e for i, e in found.items() if isinstance(e, DelineateError)}
             missing = {i: m for i, m in found.items() if isinstance(m, _Missing)}
             done = {i: c for i, c in found.items() if isinstance(c, PreparedCase)}
@@ -216,36 +213,14 @@ def _raise_failed(cases: Sequence[Case], failed: Mapping[int, DelineateError]) -
 # ------------------------------------------------------------------------------------- the key
 
 
-def source_files(source: Source) -> list[Path]:
-    """The files of a source in order; of a folder (a DICOM series) all files below it."""
-    paths = list(source) if isinstance(source, tuple) else [source]
-    files: list[Path] = []
-    for path in paths:
-        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return files
-
-
-def content_hashes(case: Case) -> dict[str, str]:
+def content_hashes(case: Case, hashes: Hashes | None = None) -> dict[str, str]:
     """sha256 of what each channel and the label (``""``) hold, whatever the files are called.
 
     Raises:
         ReadError: A file is gone or may not be read.
     """
-    prints = {}
-    for channel, source in [*case.images.items(), ("", case.label)]:
-        whole = hashlib.sha256()
-        try:
-            for file in [] if source is None else source_files(source):
-                whole.update(_sha256(file))
-        except OSError as error:
-            raise ReadError(
-                f"expected a file that can be read, got: {error.strerror}",
-                where=error.filename,
-                fix="check that the file is there and that you may read it",
-                code="file-missing" if isinstance(error, FileNotFoundError) else "file-denied",
-            ) from error
-        prints[channel] = whole.hexdigest()
-    return prints
+    sources = [*case.images.items(), ("", case.label or ())]
+    return {channel: content_hash(source, hashes) for channel, source in sources}
 
 
 def _key(case: Case, recipe_key: str, prints: Mapping[str, str]) -> str:

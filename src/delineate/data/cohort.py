@@ -9,7 +9,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from delineate.core.case import Case, Source
 from delineate.core.errors import InputError, LayoutError
 from delineate.core.schema import Schema
+from delineate.data.content import Hashes, source_files
 
 
 @dataclass(frozen=True)
@@ -119,26 +119,6 @@ class Cohort:
         """The cases that have a label map."""
         return self.with_cases(case for case in self.cases if case.label is not None)
 
-    def select(self, *channels: str) -> Cohort:
-        """The cases that have all these channels, with these channels alone, in this order.
-
-        Raises:
-            InputError: No case has them.
-        """
-        kept = [
-            dataclasses.replace(case, images={c: case.images[c] for c in channels})
-            for case in self.cases
-            if set(channels) <= case.images.keys()
-        ]
-        if not kept:
-            raise InputError(
-                f"expected channels among {list(self.channels)}, got {list(channels)}",
-                where=self.root,
-                code="channel-unknown",
-            )
-        known = {c: self.modalities.get(c, "unknown") for c in channels}
-        return dataclasses.replace(self, cases=tuple(kept), modalities=known)
-
     def slices(self) -> Cohort:
         """Every slice as a case of its own, for stacks of slice files; the subject stays.
 
@@ -167,58 +147,25 @@ class Cohort:
                 )
         return self.with_cases(flat)
 
-    def hash(self, content: bool = False) -> str:
-        """SHA-256 over the schema, every case and the names and sizes of its files.
+    def hash(self, hashes: Hashes | None = None) -> str:
+        """SHA-256 over the schema, every case, and the names and bytes of its files.
 
         The place of the root does not enter.
 
         Args:
-            content: Hash the bytes of every file in place of its size, in threads; for provenance.
+            hashes: What is known of files already; others are read, in threads.
 
         Raises:
-            InputError: A file is gone or cannot be read.
+            ReadError: A file is gone or cannot be read.
         """
-        paths = sorted({p for case in self.cases for s in _sources(case) for p in _members(s)})
-        try:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                prints = list(pool.map(_print_of_content if content else _print_of_size, paths))
-        except OSError as error:
-            raise InputError(
-                f"a file of the cohort cannot be read: {error.strerror}",
-                where=error.filename,
-                fix="put it back, or open the folder anew",
-                code="file-missing",
-            ) from error
+        paths = sorted({p for case in self.cases for s in _sources(case) for p in source_files(s)})
+        prints = (hashes or Hashes()).all(paths)
         record = {
             "schema": self.schema.to_dict(),
             "cases": [_case_to_dict(case, self.root) for case in self.cases],
             "files": {_text(p, self.root): v for p, v in zip(paths, prints, strict=True)},
         }
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-    def describe(self) -> dict[str, Any]:
-        """Counts of everything that a person would ask for, as plain data."""
-
-        def count(values: Iterable[str | None]) -> dict[str, int]:
-            return dict(sorted(Counter(v for v in values if v is not None).items()))
-
-        ages = [case.age for case in self.cases if case.age is not None]
-        return {
-            "layout": self.layout,
-            "cases": len(self.cases),
-            "subjects": len({case.subject for case in self.cases}),
-            "labelled": sum(case.label is not None for case in self.cases),
-            "channels": count(channel for case in self.cases for channel in case.images),
-            "modalities": dict(self.modalities),
-            "labels": {label.name: label.value for label in self.schema.labels},
-            "classes": count(case.klass for case in self.cases),
-            "sites": count(case.site for case in self.cases),
-            "sexes": count(case.sex for case in self.cases),
-            "ages": [min(ages), max(ages)] if ages else [],
-            "splits": count(case.split for case in self.cases),
-            "unpaired": len(self.unpaired),
-            "notes": list(self.notes),
-        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; files are relative to the root."""
@@ -232,20 +179,6 @@ class Cohort:
             "unpaired": list(self.unpaired),
         }
 
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Cohort:
-        """The inverse of ``to_dict``."""
-        root = Path(data["root"])
-        return Cohort(
-            root=root,
-            layout=str(data["layout"]),
-            cases=tuple(_case_from_dict(item, root) for item in data["cases"]),
-            schema=Schema.from_dict(data["schema"]),
-            notes=tuple(data["notes"]),
-            modalities=dict(data["modalities"]),
-            unpaired=tuple(data["unpaired"]),
-        )
-
 
 def _unknown(ids: Iterable[str], root: Path) -> InputError:
     return InputError(
@@ -257,24 +190,8 @@ def _sources(case: Case) -> list[Source]:
     return [*case.images.values(), *([case.label] if case.label else [])]
 
 
-def _members(source: Source) -> list[Path]:
-    """Files of a source: itself, its slices, or what its folder holds."""
-    if isinstance(source, tuple):
-        return list(source)
-    return sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
-
-
 def _nth(source: Source, n: int) -> Path:
     return source[n] if isinstance(source, tuple) else source
-
-
-def _print_of_size(path: Path) -> str:
-    return str(path.stat().st_size)
-
-
-def _print_of_content(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _text(path: Path, base: Path) -> str:
@@ -292,17 +209,3 @@ def _case_to_dict(case: Case, base: Path) -> dict[str, Any]:
     data["label"] = source(case.label) if case.label else None
     data["meta"] = dict(case.meta)
     return data
-
-
-def _case_from_dict(data: Mapping[str, Any], base: Path) -> Case:
-    def source(value: Any) -> Source:
-        return tuple(base / p for p in value) if isinstance(value, list) else base / value
-
-    label = data["label"]
-    return Case(
-        **{
-            **data,
-            "images": {channel: source(value) for channel, value in data["images"].items()},
-            "label": None if label is None else source(label),
-        }
-    )

@@ -13,12 +13,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from delineate.core.atomic import atomic_write_text
 from delineate.core.case import Case
 from delineate.core.errors import AuditError, InputError
 from delineate.data.cohort import Cohort
@@ -65,34 +63,6 @@ class Split:
         return Split(str(data["name"]), int(data["seed"]), dict(data["parts"]), bool(data["leaky"]))
 
 
-def save(path: Path, *splits: Split) -> None:
-    """Write splits as JSON, whole or not at all.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    text = json.dumps([split.to_dict() for split in splits], indent=1, ensure_ascii=False)
-    atomic_write_text(path, text + "\n")
-
-
-def load(path: Path) -> tuple[Split, ...]:
-    """Read splits written by ``save``.
-
-    Raises:
-        InputError: The file is absent or not a list of splits.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(Split.from_dict(item) for item in data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"expected a list of splits, got {type(error).__name__}: {error}",
-            where=path,
-            fix="write it with delineate, or make the split anew",
-            code="split-broken",
-        ) from error
-
-
 def holdout(cohort: Cohort, fraction: float, seed: int, name: str = "holdout") -> Split:
     """Parts ``train`` and ``test``, with about ``fraction`` of the cases in ``test``.
 
@@ -102,23 +72,6 @@ def holdout(cohort: Cohort, fraction: float, seed: int, name: str = "holdout") -
     if not 0 < fraction < 1:
         raise InputError(f"expected a fraction between 0 and 1, got {fraction}", code="fraction")
     return Split(name, seed, _deal(cohort, {"train": 1 - fraction, "test": fraction}, seed))
-
-
-def train_validation_test(
-    cohort: Cohort, validation: float, test: float, seed: int, name: str = "train-validation-test"
-) -> Split:
-    """Parts ``train``, ``validation`` and ``test`` with about these fractions of the cases.
-
-    Raises:
-        InputError: Fractions that leave nothing to train on, or fewer than three subjects.
-    """
-    if not (validation > 0 and test > 0 and validation + test < 1):
-        raise InputError(
-            f"expected two fractions above 0 that sum to less than 1, got {validation} and {test}",
-            code="fraction",
-        )
-    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
-    return Split(name, seed, _deal(cohort, shares, seed))
 
 
 def k_fold(cohort: Cohort, k: int, seed: int) -> tuple[Split, ...]:
@@ -180,30 +133,6 @@ def declared(cohort: Cohort) -> Split:
             code="split-undeclared",
         )
     return Split("declared", 0, {part: _sorted(ids) for part, ids in parts.items()})
-
-
-def slice_random(cohort: Cohort, fraction: float, seed: int) -> Split:
-    """LEAKY: cases drawn one by one, whoever their subject is.
-
-    With one case a slice (``Cohort.slices``) this is the slice-wise split of many published
-    results: neighbouring slices of one person on both sides. To show what it does, never to judge.
-
-    Source: Yagis et al., Effect of data leakage in brain MRI classification using 2D convolutional
-    neural networks, Scientific Reports 11, 2021.
-
-    Raises:
-        InputError: A fraction outside (0, 1), or one that leaves a part empty.
-    """
-    ids = _sorted(case.id for case in cohort.cases)
-    count = round(fraction * len(ids))
-    if not 0 < count < len(ids):
-        raise InputError(
-            f"expected a fraction that leaves cases in both parts, got {fraction} of {len(ids)}",
-            code="fraction",
-        )
-    order = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
-    parts = {"train": _sorted(order[count:]), "test": _sorted(order[:count])}
-    return Split("leaky-slice-random", seed, parts, leaky=True)
 
 
 def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:

@@ -15,6 +15,7 @@ from delineate.core import config, run
 from delineate.core.errors import OutputError
 from delineate.core.progress import Progress, Say
 from delineate.data.cohort import Cohort
+from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
 from delineate.tasks._conditions import LEAKY, Condition
 from delineate.tasks._runs import Run
@@ -52,8 +53,9 @@ def make(
     from delineate.inference.predictor import choose_device
     from delineate.tasks import _entries
 
+    content = cohort.hash(Hashes(out / "cache" / REMEMBERED))
     asked = {
-        "suite": config.to_dict(suite), "cohort": cohort.hash(), "gmac": gmac, **machine,
+        "suite": config.to_dict(suite), "cohort": content, "gmac": gmac, **machine,
         "seconds": None if gmac else seconds,
     }  # fmt: skip
     asked = json.loads(json.dumps(asked))

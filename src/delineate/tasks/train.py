@@ -18,9 +18,17 @@ from delineate.core.errors import OutputError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
+from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
 from delineate.tasks._outputs import refuse_inside
 from delineate.tasks._settings import RunConfig
+
+#: What a run goes on with only if it is the same as before.
+_HASHED = {
+    "config": "settings",
+    "cohort": "images, labels or case names",
+    "weights": "weights to start from",
+}
 
 
 def train(
@@ -104,12 +112,15 @@ def train(
     out = Path(out)
     refuse_inside(out, cohort.root)
     writable_folder(out)
+    cache = Path(cache) if cache else out / "cache"
     with folder_lock(out), _interruptible(say) as stop:
-        record = _begin(out, chosen, cohort, begun, start.sha256 if start else None)
+        hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED))}
+        hashes |= {"weights": start.sha256} if start else {}
+        record = _begin(out, chosen, cohort, begun, hashes)
         if audit:
             _audit(cohort, out, say, progress)
         job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
-        return job.run(Path(cache) if cache else out / "cache")
+        return job.run(cache)
 
 
 def _settings(path: Path | None, **given: Any) -> RunConfig:
@@ -142,13 +153,12 @@ def _interruptible(say: Say) -> Iterator[Callable[[], bool]]:
 
 
 def _begin(
-    out: Path, chosen: RunConfig, cohort: Cohort, begun: float, weights: str | None
+    out: Path, chosen: RunConfig, cohort: Cohort, begun: float, hashes: dict[str, str]
 ) -> dict[str, Any]:
     """Start the record of a run, or take up the one that was cut off."""
     text = settings.dump(chosen)
     old = run.read_json(out / "run.json")
-    hashes = {"config": run.sha256(text), "cohort": cohort.hash()}
-    hashes |= {"weights": weights} if weights else {}
+    hashes = {"config": run.sha256(text), **hashes}
     if old is not None:
         if old.get("status") in ("finished", "interrupted"):
             raise OutputError(
@@ -157,10 +167,13 @@ def _begin(
                 fix="choose another --out, or delete the folder",
                 code="run-finished",
             )
-        same = {k: old.get("hashes", {}).get(k) for k in hashes} == hashes
+        before = old.get("hashes", {})
+        other = [_HASHED[name] for name in hashes if before.get(name) != hashes[name]]
+        same = not other
         if not same and (out / "checkpoints").exists():
             raise OutputError(
-                "expected the settings and data of the run that was cut off here, got others",
+                "expected the settings and data of the run that was cut off here, got other "
+                + " and other ".join(other),
                 where=out,
                 fix="give the same command to go on, or choose another --out",
                 code="run-differs",

@@ -1,0 +1,114 @@
+"""What files hold, as one hash. Files are read once, and known again by what a change would change.
+
+SHA-256 is what processors of today hash fastest (here 720 MB/s a thread, blake2b 480).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from delineate.core.atomic import atomic_write_text
+from delineate.core.case import Source
+from delineate.core.errors import DelineateError, ReadError
+
+#: Name of the file, in a folder of prepared cases, that remembers hashes.
+REMEMBERED = "content.json"
+#: A file changed this lately may change again within one tick of its file system's clock.
+_SETTLED_SECONDS = 3.0
+
+
+class Hashes:
+    """Hashes of files, remembered by device, inode, size and times of change.
+
+    Args:
+        file: Where they are remembered from one command to the next; None: in memory alone.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
+        self._known: dict[str, str] = {}
+        self._new = False
+        if file is not None:
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                text = json.loads(file.read_text(encoding="utf-8"))
+                self._known = {str(key): str(value) for key, value in text.items()}
+
+    def of(self, file: Path) -> str:
+        """SHA-256 of a file's bytes, as 64 hexadecimal digits.
+
+        Raises:
+            ReadError: It is gone or may not be read.
+        """
+        try:
+            facts = file.stat()
+            # Times of change of the data, and (but on Windows) of anything else of the file.
+            times = (facts.st_mtime_ns, facts.st_ctime_ns)
+            key = "-".join(map(str, (facts.st_dev, facts.st_ino, facts.st_size, *times)))
+            if (known := self._known.get(key)) is not None:
+                return known
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise ReadError(
+                f"expected a file that can be read, got: {error.strerror}",
+                where=error.filename or file,
+                fix="check that the file is there and that you may read it",
+                code="file-missing" if isinstance(error, FileNotFoundError) else "file-denied",
+            ) from error
+        if time.time() - max(times) / 1e9 > _SETTLED_SECONDS:
+            self._known[key] = digest
+            self._new = True
+        return digest
+
+    def all(self, files: Iterable[Path]) -> list[str]:
+        """``of`` each file, in threads; what is new is written down.
+
+        Raises:
+            ReadError: See ``of``.
+        """
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = list(pool.map(self.of, files))
+        self.save()
+        return found
+
+    def save(self) -> None:
+        """Write down what is new; a folder that cannot be written only costs time."""
+        if self.file is None or not self._new:
+            return
+        with contextlib.suppress(OSError, DelineateError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(self.file, json.dumps(self._known, indent=0) + "\n")
+            self._new = False
+
+
+def content_hash(source: Source, hashes: Hashes | None = None) -> str:
+    """SHA-256 of what a source holds, whatever its files are called: equal for equal bytes.
+
+    Args:
+        source: A file, a folder (all files below it) or the slices of a stack.
+        hashes: What is known of files already.
+
+    Raises:
+        ReadError: A file is gone or may not be read.
+    """
+    hashes = hashes or Hashes()
+    whole = hashlib.sha256()
+    for file in source_files(source):
+        whole.update(bytes.fromhex(hashes.of(file)))
+    return whole.hexdigest()
+
+
+def source_files(source: Source) -> list[Path]:
+    """The files of a source in order; of a folder (a DICOM series) all files below it."""
+    paths = list(source) if isinstance(source, tuple) else [source]
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return files
