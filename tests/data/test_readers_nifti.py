@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from delineate.core.case import Reading
 from delineate.core.errors import DelineateError, GeometryError, LabelError, OutputError, ReadError
 from delineate.core.image import Grid, Image, flat_grid
 from delineate.data.readers import nifti, probe, read, read_label, require_finite, write
@@ -145,18 +146,78 @@ def test_an_affine_that_is_absent_or_contradicts_itself_is_the_callers_choice(so
     tilted[0, 3] += 1
     image.set_qform(tilted, code=1)
     nib.save(image, sound)
-    with pytest.raises(GeometryError, match="prefer=") as caught:
+    with pytest.raises(GeometryError) as caught:
         read(sound)
+    assert "--geometry sform" in str(caught.value)
     assert caught.value.code == "nifti-forms"
-    assert nifti.read(sound, prefer="sform").grid.affine[0, 3] == 10
-    assert nifti.read(sound, prefer="qform").grid.affine[0, 3] == 11
+    assert nifti.read(sound, geometry="sform").grid.affine[0, 3] == 10
+    assert nifti.read(sound, geometry="qform").grid.affine[0, 3] == 11
     patched(patched(sound, QCODE, "h", 0), SCODE, "h", 0)
     with pytest.raises(GeometryError) as caught:
         read(sound)
     assert caught.value.code == "nifti-no-affine"
-    by_size = nifti.read(sound, prefer="pixdim")
+    by_size = nifti.read(sound, geometry="pixdim")
     assert not by_size.grid.oriented
     assert by_size.spacing_mm == pytest.approx((2.0025, 3.0017, 4), abs=1e-3)
+
+
+def oblique(path: Path, degrees: float, *nudge: int) -> Path:
+    """A volume as ITK writes one turned by a little out of LPS: sform and qform, 32 bits each.
+
+    Args:
+        nudge: Steps of a 32-bit float by which b, c and d are off.
+    """
+    around = np.array([0.2, 0.5, 0.84]) / np.linalg.norm([0.2, 0.5, 0.84])
+    turn = nib.quaternions.angle_axis2mat(np.radians(degrees), around)
+    rotation = turn @ np.diag([-1.0, -1.0, 1.0])
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * (0.9, 0.9, 1.2)
+    affine[:3, 3] = (120, 110, -60)
+    save(path, np.zeros((256, 256, 100), np.uint8), affine)
+    exact = nib.quaternions.mat2quat(rotation)
+    stored = (exact[1:] * (1 if exact[0] >= 0 else -1)).astype(np.float32)
+    stored += np.float32(np.spacing(np.float32(0.5))) * np.array(nudge or (0, 0, 0), np.float32)
+    patched(path, 76, "f", 1.0)
+    patched(path, QCODE, "2h", 1, 1)
+    return patched(path, 256, "6f", *stored, 120, 110, -60)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "nudge"),
+    [(0.3, (1, 1, -1)), (0.05, (1, -1, 2)), (0.3, (2, 2, 2)), (0.0, (0, 0, 4)), (40, (1, 1, 1))],
+)
+def test_what_a_rounded_quaternion_explains_is_no_contradiction(
+    tmp_path: Path, degrees: float, nudge: tuple[int, int, int]
+) -> None:
+    path = oblique(tmp_path / "oblique.nii", degrees, *nudge)
+    for image in (read(path), read(path, Reading("sform"))):
+        np.testing.assert_array_equal(image.grid.affine, nib.load(path).get_sform())
+    assert probe(path)[0].same_as(read(path).grid)
+    # the same turn, farther than rounding explains
+    patched(path, SROW + 4, "f", float(nib.load(path).get_sform()[0, 1]) + 4e-3)
+    with pytest.raises(GeometryError) as caught:
+        read(path)
+    assert caught.value.code == "nifti-forms"
+
+
+def test_a_lone_quaternion_a_rounding_step_too_long_is_read(tmp_path: Path) -> None:
+    path = oblique(tmp_path / "long.nii", 0.0, 0, 0, 4)  # d is 1.00000024
+    patched(path, SCODE, "h", 0)
+    np.testing.assert_allclose(np.diag(read(path).grid.affine), [-0.9, -0.9, 1.2, 1], rtol=1e-6)
+    patched(path, 264, "f", 1.01)
+    with pytest.raises(GeometryError, match=r"1\.01 long"):
+        read(path)
+    patched(path, SCODE, "h", 1)
+    with pytest.raises(GeometryError, match=r"1\.01 long") as caught:
+        read(path)
+    assert "--geometry sform" in str(caught.value)
+    assert "invalid" in read(path, Reading("sform")).meta["notes"][0]
+
+
+def test_a_choice_of_form_decides_only_where_there_is_one(sound: Path) -> None:
+    for geometry in ("sform", "qform", "pixdim"):
+        assert read(sound, Reading(geometry)).grid.same_as(read(sound).grid)
+        assert read(sound, Reading(geometry)).meta["notes"] == ()
 
 
 def test_micrometres_become_millimetres(sound: Path) -> None:

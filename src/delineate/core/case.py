@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,27 @@ if TYPE_CHECKING:
 
 #: A file, a folder (DICOM series) or, for stacks of slices, the slices in order.
 Source = Path | tuple[Path, ...]
+#: What places a NIfTI file whose forms leave a choice.
+Geometry = Literal["sform", "qform", "pixdim"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user has decided where files leave a choice; it travels with every case.
+
+    Args:
+        geometry: ``"sform"`` or ``"qform"``: which places a NIfTI file where they contradict each
+            other. ``"pixdim"``: the voxel size alone, where a file has neither. None: such files
+            are refused. ``"any"``: whatever is there, for who wants values and no places.
+    """
+
+    geometry: Geometry | Literal["any"] | None = None
+
+
+#: Nothing decided: files that leave a choice are refused.
+STRICT = Reading()
+#: For who counts values, and does not care where they lie.
+VALUES = Reading(geometry="any")
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,7 @@ class Case:
         klass: Class name, None where unknown.
         site, sex, age: Where known; ``meta`` holds whatever else the table gives.
         split: The split that the layout itself declares (``"train"``, ``"test"``), if any.
+        reading: How its files are read.
     """
 
     id: str
@@ -43,6 +65,7 @@ class Case:
     age: float | None = None
     split: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    reading: Reading = STRICT
 
 
 @dataclass(frozen=True)

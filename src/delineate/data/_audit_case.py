@@ -112,7 +112,7 @@ def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) 
     for channel, source in case.images.items():
         where = place(source, root)
         try:
-            image = readers.read(source)
+            image = readers.read(source, case.reading)
         except (DelineateError, OSError, MemoryError) as error:
             faults.append(_unreadable(error, where, root))
             continue
@@ -129,7 +129,7 @@ def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) 
         faults.append(Fault("image-constant", place(next(iter(case.images.values())), root), value))
     label = None
     if case.label is not None:
-        label, found = _label(case.label, next(iter(grids.values()), None), root, schema)
+        label, found = _label(case, case.label, next(iter(grids.values()), None), root, schema)
         faults += found
     return Record(case, grids, counts, tuple(planes), label, tuple(faults))
 
@@ -168,11 +168,11 @@ def _apart(image: Grid, other: Grid) -> str:
 
 
 def _label(
-    source: Source, image: Grid | None, root: Path, schema: Schema
+    case: Case, source: Source, image: Grid | None, root: Path, schema: Schema
 ) -> tuple[LabelFacts | None, list[Fault]]:
     where = place(source, root)
     try:
-        label = readers.read_label(source)
+        label = readers.read_label(source, case.reading)
     except (DelineateError, OSError, MemoryError) as error:
         return None, [_unreadable(error, where, root)]
     faults = []

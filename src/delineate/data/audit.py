@@ -91,7 +91,7 @@ def _workers(cohort: Cohort) -> int:
     for case in cohort.cases[:: max(1, len(cohort) // _CASES)]:
         for source in case.images.values():
             with contextlib.suppress(DelineateError, OSError):  # told when its turn comes
-                grid, channels = readers.probe(source)
+                grid, channels = readers.probe(source, case.reading)
                 largest = max(largest, 4 * channels * math.prod(grid.shape))
     # An image, the bytes it was read from, its turned copy and its mask of finite voxels.
     fit = int(psutil.virtual_memory().available * 0.5 / (4 * largest))

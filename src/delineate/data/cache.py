@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from delineate.core.atomic import (
     remove_stale,
     writable_folder,
 )
-from delineate.core.case import Case
+from delineate.core.case import STRICT, Case
 from delineate.core.errors import DelineateError, OutputError, PartialError, ResourceError
 from delineate.core.image import Grid
 from delineate.core.progress import QUIET, Progress
@@ -226,6 +226,8 @@ def content_hashes(case: Case, hashes: Hashes | None = None) -> dict[str, str]:
 def _key(case: Case, recipe_key: str, prints: Mapping[str, str]) -> str:
     """Name of a case's entry: content of its files, recipe, format, and who it is."""
     facts = [FORMAT, recipe_key, case.id, case.subject, list(prints.items())]
+    if case.reading != STRICT:
+        facts.append(asdict(case.reading))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delineate.core.case import Case, Source
+from delineate.core.case import Case, Geometry, Source
 from delineate.core.errors import InputError, LayoutError
 from delineate.core.schema import Schema
 from delineate.data.content import Hashes, source_files
@@ -78,6 +78,7 @@ class Cohort:
         layout: str | None = None,
         subject_pattern: str | None = None,
         class_column: str | None = None,
+        geometry: Geometry | None = None,
     ) -> Cohort:
         """List a folder, a table (CSV, TSV) or a single scan.
 
@@ -86,6 +87,8 @@ class Cohort:
             layout: Name of a layout; by default the most specific that recognises it.
             subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
             class_column: The class of a case is this column of the data's table, not the layout's.
+            geometry: What places NIfTI files whose header leaves a choice: ``"sform"``,
+                ``"qform"`` or, where neither is set, ``"pixdim"``.
 
         Raises:
             LayoutError: Nothing there, no layout fits, or the folder lists no case.
@@ -93,7 +96,7 @@ class Cohort:
         """
         from delineate.data.opening import Opening
 
-        return Opening(layout, subject_pattern, class_column).cohort(root)
+        return Opening(layout, subject_pattern, class_column, geometry).cohort(root)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -208,4 +211,5 @@ def _case_to_dict(case: Case, base: Path) -> dict[str, Any]:
     data["images"] = {channel: source(value) for channel, value in case.images.items()}
     data["label"] = source(case.label) if case.label else None
     data["meta"] = dict(case.meta)
+    data["reading"] = dataclasses.asdict(case.reading)
     return data

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from delineate.core import catalog
+from delineate.core.case import Geometry, Reading
 from delineate.core.errors import LayoutError
 from delineate.data import _renamed
 from delineate.data.cohort import Cohort
@@ -25,11 +26,18 @@ class Opening:
         layout: Name of a layout; by default the most specific that recognises the folder.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         class_column: The class of a case is this column of the data's table, not the layout's.
+        geometry: What places NIfTI files whose header leaves a choice, see ``core.case.Reading``.
     """
 
     layout: str | None = None
     subject_pattern: str | None = None
     class_column: str | None = None
+    geometry: Geometry | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """How the files of a case are read."""
+        return Reading(self.geometry)
 
     def given(self) -> Iterator[tuple[str, Any]]:
         """Name and value of whatever is not left to its default."""
@@ -85,6 +93,9 @@ class Opening:
         schema = listing.schema
         if self.class_column is not None:
             cases, schema = _renamed.classes(cases, schema, self.class_column, root)
+        if self.geometry is not None:
+            cases = tuple(dataclasses.replace(case, reading=self.reading) for case in cases)
+            notes = (*notes, f"where NIfTI headers leave a choice, the {self.geometry} is followed")
         return Cohort(
             root=root.parent if root.is_file() else root,
             layout=name,

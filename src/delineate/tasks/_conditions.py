@@ -108,7 +108,7 @@ def _distinct(flat: Cohort) -> tuple[Cohort, list[str]]:
 
 def _print(case: Case) -> str | None:
     """Hash of all that a picture shows; None if that is nothing."""
-    arrays = [readers.read(source).array for source in case.images.values()]
+    arrays = [readers.read(source, case.reading).array for source in case.images.values()]
     if all(float(array.min()) == float(array.max()) for array in arrays):
         return None
     whole = hashlib.sha256()
@@ -119,7 +119,9 @@ def _print(case: Case) -> str | None:
 
 
 def _presence(case: Case) -> str:
-    return PRESENCE[int(case.label is not None and readers.read_label(case.label).array.any())]
+    if case.label is None:
+        return PRESENCE[0]
+    return PRESENCE[int(readers.read_label(case.label, case.reading).array.any())]
 
 
 def fitting(

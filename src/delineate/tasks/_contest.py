@@ -192,8 +192,8 @@ def words(source: Path, how: Opening, out: Path, one: Run, settings: Path) -> li
     """The command of one run; anybody can give it by hand."""
     found = ["train", str(one.table or source), "--config", str(settings)]
     found += ["--out", str(out / "runs" / one.name), "--cache", str(out / "cache"), "--no-audit"]
-    if one.table is None:
-        for option, value in how.given():
+    for option, value in how.given():
+        if one.table is None or option == "geometry":  # a table says all but how files are read
             found += [f"--{option.replace('_', '-')}", str(value)]
     return found
 

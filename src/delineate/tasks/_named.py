@@ -103,7 +103,7 @@ def _rows(case: Case, record: Mapping[str, Any], target: str, classes: Sequence[
     if target == "presence":
         if case.label is None:
             return []
-        mask = readers.read_label(case.label).array[0] > 0
+        mask = readers.read_label(case.label, case.reading).array[0] > 0
         if slices and slices[0]["slice"] is None:
             truths = [bool(mask.any())]
         else:
@@ -123,7 +123,7 @@ def _rows(case: Case, record: Mapping[str, Any], target: str, classes: Sequence[
 def _picture(case: Case, place: int | None) -> NDArray[Any] | None:
     """The image of a case, or a slice of it, laid out for the reader."""
     source = next(iter(case.images.values()))
-    image = readers.read(source).array
+    image = readers.read(source, case.reading).array
     if image.ndim == 4:
         image = image[..., image.shape[-1] // 2 if place is None else place]
     flat = image.mean(axis=0) if image.shape[0] > 1 else image[0]

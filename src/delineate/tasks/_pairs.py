@@ -133,11 +133,11 @@ def load(
     source = pairs.source(case, missing_as_empty)
     if case.label is None:
         raise InputError("expected a labelled case", where=case.id, code="no-labels")
-    truth = read_label(case.label)
+    truth = read_label(case.label, case.reading)
     indices = pairs.schema.to_index(truth.array[0], where=_name(case.label))
     if source is None:
         return np.zeros_like(indices), indices, truth.grid
-    prediction = read_label(source)
+    prediction = read_label(source, case.reading)
     _same_grid(prediction, truth, _name(source), _name(case.label))
     predicted = pairs.predicted_schema.to_index(prediction.array[0], where=_name(source))
     return pairs.translation[predicted], indices, truth.grid
@@ -180,7 +180,7 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
     """Labelled cases, the schema that the data set declares, and notes."""
     if labels.is_file() and suffix(labels):
         key = _key(stem(labels))
-        return [Case(id=key, subject=key, images={}, label=labels)], None, []
+        return [Case(key, key, {}, labels, reading=how.reading)], None, []
     try:
         cohort = how.cohort(labels)
     except LayoutError:
@@ -210,7 +210,7 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
             fix="name the folder that holds the label files",
             code="no-labels",
         )
-    cases = [Case(id=key, subject=key, images={}, label=path) for key, path in flat.items()]
+    cases = [Case(key, key, {}, path, reading=how.reading) for key, path in flat.items()]
     return cases, None, ["every label file is taken as its own subject"]
 
 

@@ -142,7 +142,7 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
     facts: dict[str, Any] = {}
     if case.label is not None:
         where = str(case.label[0].parent if isinstance(case.label, tuple) else case.label)
-        given = readers.read_label(case.label)
+        given = readers.read_label(case.label, case.reading)
         indices = schema.to_index(given.array, where)
         full = Image(indices, given.grid)
         label = presets.apply_label(full, prepared)
@@ -161,7 +161,7 @@ def read_images(case: Case) -> Image:
         GeometryError: The channels lie on different grids.
         ReadError: A damaged file.
     """
-    images = [readers.read(source) for source in case.images.values()]
+    images = [readers.read(source, case.reading) for source in case.images.values()]
     return presets.stack_channels(images, list(case.images))
 
 
@@ -185,7 +185,7 @@ def _workers(cohort: Cohort) -> int:
     largest = 1
     for case in cohort.cases[:: max(1, len(cohort.cases) // _CASES)]:
         with contextlib.suppress(DelineateError):  # it will be reported when its turn comes
-            probes = [readers.probe(source) for source in case.images.values()]
+            probes = [readers.probe(source, case.reading) for source in case.images.values()]
             largest = max(largest, sum(n * math.prod(grid.shape) * 4 for grid, n in probes))
     # An image, its copies on the way and its label: about eight times its own size.
     fit = int(psutil.virtual_memory().available * 0.5 / (8 * largest))
@@ -197,7 +197,10 @@ def _probe_all(cohort: Cohort, workers: int) -> list[dict[str, tuple[Grid, int]]
 
     def probe(case: Case) -> dict[str, tuple[Grid, int]] | DelineateError:
         try:
-            return {channel: readers.probe(source) for channel, source in case.images.items()}
+            return {
+                channel: readers.probe(source, case.reading)
+                for channel, source in case.images.items()
+            }
         except DelineateError as error:
             return error
 
@@ -253,7 +256,7 @@ def _statistics(cohort: Cohort, modalities: list[str]) -> dict[int, dict[str, fl
         values = image.array.reshape(image.channels, -1)
         inside = np.arange(values.shape[1])
         if case.label is not None:
-            label = readers.read_label(case.label)
+            label = readers.read_label(case.label, case.reading)
             if not label.grid.same_as(image.grid):
                 raise GeometryError(
                     "expected the label on the grid of its image",

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
+from delineate.core.case import Geometry
 from delineate.core.errors import AuditError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
@@ -25,6 +26,7 @@ def audit(
     out: Path | None = None,
     layout: str | None = None,
     subject_pattern: str | None = None,
+    geometry: Geometry | None = None,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
@@ -38,6 +40,8 @@ def audit(
         out: Folder for the two files; by default ``audit-NAME`` in the current folder.
         layout: Name of the layout; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        geometry: What places NIfTI files whose sform and qform contradict each other (sform or
+            qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         say: Told the findings.
         progress: Shows how far it is.
 
@@ -50,7 +54,7 @@ def audit(
         LayoutError: The folder has no layout that is known.
         OutputError: ``out`` cannot be written, or lies in the data.
     """
-    cohort = Opening(layout, subject_pattern).cohort(data)
+    cohort = Opening(layout, subject_pattern, geometry=geometry).cohort(data)
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
     refuse_inside(out, cohort.root)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from delineate.core import config, run
 from delineate.core.atomic import atomic_write_text, writable_folder
+from delineate.core.case import Geometry
 from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
@@ -39,6 +40,7 @@ def benchmark(
     width: int | None = None,
     layout: str | None = None,
     subject_pattern: str | None = None,
+    geometry: Geometry | None = None,
     device: str = "auto",
     say: Say = silent,
     progress: Progress = QUIET,
@@ -67,6 +69,8 @@ def benchmark(
         width: Channels at full resolution, of every network that can be scaled.
         layout: Layout of ``data``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        geometry: What places NIfTI files whose sform and qform contradict each other (sform or
+            qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         device: auto, cpu, cuda, cuda:1 or mps.
         say: Told what a person should know.
         progress: Shows how far it is.
@@ -96,7 +100,7 @@ def benchmark(
         raise ConfigError(f"expected one run at a time or more, got {jobs}", where="--jobs")
     seconds = config.parse_duration(budget or (chosen.quick_budget if quick else chosen.budget))
     out = Path(out)
-    how = Opening(layout, subject_pattern)
+    how = Opening(layout, subject_pattern, geometry=geometry)
     source = Path(data) if data else _phantom(out, chosen, say, progress)
     cohort = dataclasses.replace(how, class_column=class_column).cohort(source)
     refuse_inside(out, cohort.root)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
-from delineate.core.case import Case
+from delineate.core.case import Case, Geometry
 from delineate.core.errors import ConfigError, DelineateError, PartialError
 from delineate.core.image import Grid
 from delineate.core.progress import QUIET, Progress, Say, silent
@@ -58,6 +58,7 @@ def evaluate(
     layout: str | None = None,
     subject_pattern: str | None = None,
     class_column: str | None = None,
+    geometry: Geometry | None = None,
     missing_as_empty: bool = False,
     resamples: int = 5000,
     say: Say = silent,
@@ -81,6 +82,8 @@ def evaluate(
         layout: Layout of the data set, where it should not be recognised.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         class_column: The true class is this column of the data's table, not what the layout says.
+        geometry: What places NIfTI files whose sform and qform contradict each other (sform or
+            qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         missing_as_empty: Score a missing prediction as one that found nothing, instead of
             reporting it as an error.
         resamples: Number of bootstrap resamples.
@@ -100,7 +103,7 @@ def evaluate(
 
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
     _check(predictions, labels, out, tolerance_mm, resamples)
-    how = Opening(layout, subject_pattern, class_column)
+    how = Opening(layout, subject_pattern, class_column, geometry)
     index = named(predictions)
     if index is not None:
         writable_folder(out)
@@ -123,6 +126,7 @@ def evaluate(
         "resamples": resamples,
         "level": LEVEL,
         "missing_as_empty": missing_as_empty,
+        "geometry": geometry,
     }
     summary: dict[str, Any] = plain(
         {
@@ -298,7 +302,7 @@ def _picture(case: Case, grid: Grid) -> NDArray[np.float32] | None:
 
     for source in case.images.values():
         try:
-            image = read(source)
+            image = read(source, case.reading)
         except DelineateError:
             continue
         if image.grid.shape == grid.shape:

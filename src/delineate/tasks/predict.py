@@ -15,7 +15,7 @@ import numpy as np
 import delineate
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, remove_stale, writable_folder
-from delineate.core.case import Case, Prediction
+from delineate.core.case import Case, Geometry, Prediction
 from delineate.core.config import parse_bytes
 from delineate.core.errors import DelineateError, InputError, OutputError, PartialError
 from delineate.core.image import Image, flat_grid
@@ -43,6 +43,7 @@ def predict(
     *,
     layout: str | None = None,
     subject_pattern: str | None = None,
+    geometry: Geometry | None = None,
     only: Sequence[str] | None = None,
     probabilities: bool = False,
     mirror: bool = False,
@@ -67,6 +68,8 @@ def predict(
         out: Folder for the masks; made if need be, never the folder of the scans.
         layout: Name of the layout of ``scans``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        geometry: What places NIfTI files whose sform and qform contradict each other (sform or
+            qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         only: Ids of the cases to outline; all by default.
         probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals.
         mirror: Average over mirrored passes: slower, often a little better.
@@ -87,7 +90,7 @@ def predict(
     from delineate.inference.predictor import Predictor
 
     memory_bytes = parse_bytes(memory)
-    cohort = Opening(layout, subject_pattern).cohort(scans)
+    cohort = Opening(layout, subject_pattern, geometry=geometry).cohort(scans)
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
     out = Path(out)
@@ -101,7 +104,9 @@ def predict(
         refuse_existing(out, jobs, overwrite)
         remove_stale(out)
         how: dict[str, Any] = {"mirror": mirror, "crf": crf}
-        settings = {**how, "memory": memory, "device": str(predictor.device)}
+        settings = {
+            **how, "memory": memory, "device": str(predictor.device), "geometry": geometry
+        }  # fmt: skip
         index = _index(Path(model), predictor, cohort, settings)
         how["memory_bytes"] = memory_bytes
         faults = _run(jobs, predictor, out, index, how, say, progress)
@@ -200,7 +205,7 @@ def read_case(case: Case, channels: Iterable[str]) -> Image:
         for name, source in case.images.items()
         if len(case.images) == 1 or name in wanted or any(_base(w) == name for w in wanted)
     }
-    images = {name: readers.read(source) for name, source in sources.items()}
+    images = {name: readers.read(source, case.reading) for name, source in sources.items()}
     names = [
         name if image.channels == 1 else f"{name}.{i}"
         for name, image in images.items()

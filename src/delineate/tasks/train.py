@@ -14,6 +14,7 @@ from typing import Any, Literal
 from delineate.core import catalog, run
 from delineate.core import config as settings
 from delineate.core.atomic import atomic_write_text, writable_folder
+from delineate.core.case import Geometry
 from delineate.core.errors import OutputError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
@@ -46,6 +47,7 @@ def train(
     layout: str | None = None,
     subject_pattern: str | None = None,
     class_column: str | None = None,
+    geometry: Geometry | None = None,
     seed: int | None = None,
     holdout: float | None = None,
     device: str | None = None,
@@ -76,6 +78,8 @@ def train(
         layout: Layout of ``data``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         class_column: The class is this column of the data's table, not what the layout says.
+        geometry: What places NIfTI files whose sform and qform contradict each other (sform or
+            qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         seed: Of the split, the weights and the sampling.
         holdout: Share of subjects that are never trained on and give the figures (0: none).
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -106,7 +110,7 @@ def train(
             catalog.load(room, name)  # a misspelt name is told before any work
     choose_device(chosen.device)  # so is a device that is not here
     source = Path(data)
-    how = Opening(layout, subject_pattern, class_column)
+    how = Opening(layout, subject_pattern, class_column, geometry)
     cohort = how.cohort(source)
     chosen, start = _weights.resolve(_targets.complete(chosen, cohort, class_column))
     out = Path(out)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from delineate.core.case import Case, Source
+from delineate.core.case import VALUES, Case, Source
 from delineate.core.errors import DelineateError, LabelError, LayoutError
 from delineate.core.schema import Label, Schema
 
@@ -172,7 +172,7 @@ def modality_of_file(path: Source) -> str:
     named = modality(stem(first))
     # A damaged file is for the audit to report: it does not keep the folder from being listed.
     with contextlib.suppress(DelineateError):
-        if named == "unknown" and suffix(first) in RASTER and probe(first)[1] == 3:
+        if named == "unknown" and suffix(first) in RASTER and probe(first, VALUES)[1] == 3:
             return "RGB"
     return named
 
@@ -267,7 +267,7 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
     for index in sorted(range(len(labels)), key=lambda i: (i * 0.6180339887498949) % 1.0):
         source = labels[index]
         try:
-            voxels += int(np.prod(probe(source)[0].shape))
+            voxels += int(np.prod(probe(source, VALUES)[0].shape))
             if done and voxels > VOXEL_BUDGET:
                 break
             seen |= _values(source, _version(source))
@@ -305,7 +305,7 @@ def _values(source: Source, version: object) -> frozenset[int]:
     """Values of a label file; one command opens the same cohort several times."""
     from delineate.data.readers import read_label
 
-    return frozenset(int(v) for v in np.unique(read_label(source).array))
+    return frozenset(int(v) for v in np.unique(read_label(source, VALUES).array))
 
 
 def schema_from_files(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]]:

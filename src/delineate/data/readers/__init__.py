@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from delineate.core.case import Source
+from delineate.core.case import STRICT, Reading, Source
 from delineate.core.errors import GeometryError, OutputError, ReadError
 from delineate.core.image import Grid, Image, flat_grid
 from delineate.data.readers._common import parsing, require_finite
@@ -30,11 +31,12 @@ _WRITERS = {
 }
 
 
-def read(source: Source) -> Image:
+def read(source: Source, reading: Reading = STRICT) -> Image:
     """Read an image in its file's own orientation.
 
     Args:
         source: A file, a folder of one DICOM series, or a stack of slices in order.
+        reading: What the user has decided where a file leaves a choice.
 
     Returns:
         float32 ``(C, I, J, K)`` or ``(C, I, J)``, affine to RAS+ mm. NaN voxels are left; see
@@ -46,12 +48,13 @@ def read(source: Source) -> Image:
         MissingExtraError: A codec is not installed.
     """
     if isinstance(source, tuple) and not _is_dicom(source):
-        return _stack([read(path) for path in source], source)
-    image: Image = _member(source).read(source)
+        return _stack([read(path, reading) for path in source], source)
+    member, choices = _member(source, reading)
+    image: Image = member.read(source, **choices)
     return image
 
 
-def read_label(source: Source) -> Image:
+def read_label(source: Source, reading: Reading = STRICT) -> Image:
     """Read a label map as integers ``(1, *S)``, values as stored.
 
     Raises:
@@ -61,12 +64,13 @@ def read_label(source: Source) -> Image:
         MissingExtraError: As in ``read``.
     """
     if isinstance(source, tuple) and not _is_dicom(source):
-        return _stack([read_label(path) for path in source], source)
-    image: Image = _member(source).read_label(source)
+        return _stack([read_label(path, reading) for path in source], source)
+    member, choices = _member(source, reading)
+    image: Image = member.read_label(source, **choices)
     return image
 
 
-def probe(source: Source) -> tuple[Grid, int]:
+def probe(source: Source, reading: Reading = STRICT) -> tuple[Grid, int]:
     """Grid and number of channels that ``read`` would give, from the headers alone.
 
     Raises:
@@ -74,10 +78,11 @@ def probe(source: Source) -> tuple[Grid, int]:
         GeometryError: As in ``read``.
     """
     if isinstance(source, tuple) and not _is_dicom(source):
-        found = [probe(path) for path in source]
+        found = [probe(path, reading) for path in source]
         _agree([(channels, *grid.shape) for grid, channels in found], source)
         return _stack_grid(found[0][0], len(found)), found[0][1]
-    grid, channels = _member(source).probe(source)
+    member, choices = _member(source, reading)
+    grid, channels = member.probe(source, **choices)
     return grid, channels
 
 
@@ -109,10 +114,10 @@ def _load(name: str) -> ModuleType:
     return import_module(f"delineate.data.readers.{name}")
 
 
-def _member(source: Source) -> ModuleType:
-    if isinstance(source, tuple) or source.is_dir():
-        return _load("dicom")
-    return _load(_kind(source))
+def _member(source: Source, reading: Reading) -> tuple[ModuleType, dict[str, Any]]:
+    """What reads a source, and the choices that it is given."""
+    name = "dicom" if isinstance(source, tuple) or source.is_dir() else _kind(source)
+    return _load(name), {"geometry": reading.geometry} if name == "nifti" else {}
 
 
 def _kind(path: Path) -> str:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from delineate.core.case import Geometry
 from delineate.core.errors import GeometryError, ReadError
-from delineate.core.image import TOLERANCE_MM, FloatArray, Grid
+from delineate.core.image import Grid
 from delineate.data.readers._common import MAX_CHANNELS
+from delineate.data.readers._nifti_forms import place
 
-#: How to place the voxels: by the one form that is set, or by a form that the caller chooses.
-#: ``"pixdim"`` takes the voxel size alone; the image then has no known orientation.
-Prefer = Literal["sform", "qform", "pixdim"]
 #: Written into ``descrip`` where the image does not say how it lies in the body.
 UNORIENTED = b"delineate: orientation unknown"
 #: ``xyzt_units & 7`` -> mm. 0 (not said) is taken as mm, as all readers do.
@@ -38,13 +37,13 @@ class Header:
     notes: tuple[str, ...]
 
 
-def parse(block: bytes, path: Path, prefer: Prefer | None) -> Header:
+def parse(block: bytes, path: Path, geometry: Geometry | None) -> Header:
     """Check a header.
 
     Args:
         block: The first 544 bytes of the file, unpacked.
         path: The file, for messages.
-        prefer: Which form places the voxels, see ``Prefer``.
+        geometry: Which form places the voxels where that must be decided, see ``Reading``.
 
     Raises:
         ReadError: Foreign or damaged header, or data that is not one image.
@@ -77,7 +76,7 @@ def parse(block: bytes, path: Path, prefer: Prefer | None) -> Header:
     slope, intercept = _scaling(raw, path)
     values = math.prod(shape) * channels
     size = values * (1 if dtype.fields else dtype.itemsize)
-    grid = _grid(raw, shape, path, prefer, notes)
+    grid = _grid(raw, shape, path, geometry, notes)
     return Header(shape, channels, dtype, offset, size, slope, intercept, grid, tuple(notes))
 
 
@@ -158,7 +157,7 @@ def _scaling(raw: Any, path: Path) -> tuple[float, float]:
 
 
 def _grid(
-    raw: Any, shape: tuple[int, ...], path: Path, prefer: Prefer | None, notes: list[str]
+    raw: Any, shape: tuple[int, ...], path: Path, geometry: Geometry | None, notes: list[str]
 ) -> Grid:
     pixdim = np.asarray(raw["pixdim"][1 : len(shape) + 1], float)
     if not (np.isfinite(pixdim).all() and (pixdim > 0).all()):
@@ -176,19 +175,19 @@ def _grid(
             fix="write xyzt_units 2 (mm) into the header",
             code="nifti-units",
         )
-    forms = _forms(raw, path)
-    if prefer == "pixdim" or not forms:
-        if prefer != "pixdim":
+    affine = place(raw, shape, path, geometry, notes)
+    oriented = affine is not None and not bytes(raw["descrip"].item()).startswith(UNORIENTED)
+    if affine is None:
+        if geometry not in ("pixdim", "any"):
             raise GeometryError(
                 "neither sform nor qform is set: the file does not say how the voxels lie",
                 where=path,
-                fix='set the affine, or read with prefer="pixdim" for voxel size alone',
+                fix="set the affine, or take the voxel size alone with --geometry pixdim "
+                '(in Python, geometry="pixdim")',
                 code="nifti-no-affine",
             )
-        affine, oriented = np.diag([*pixdim, *([1.0] * (4 - len(shape)))]), False
-    else:
-        affine = _choose(forms, shape, path, prefer, notes) @ np.eye(4)
-        oriented = not bytes(raw["descrip"].item()).startswith(UNORIENTED)
+        affine = np.diag([*pixdim, *([1.0] * (4 - len(shape)))])
+        notes.append("neither sform nor qform is set: voxel size alone, as asked")
     if unit != 1.0:
         affine[:3] *= unit
         notes.append(f"lengths converted to mm by {unit:g}")
@@ -204,60 +203,3 @@ def _grid(
     # in float32 units of the header, "unknown" spacing is only what we wrote ourselves
     known = oriented or int(raw["xyzt_units"]) & 7 != 0
     return Grid(shape, affine, oriented=oriented, spacing_known=known)
-
-
-def _forms(raw: Any, path: Path) -> dict[str, FloatArray]:
-    """The affines whose code is set."""
-    forms = {}
-    if int(raw["sform_code"]) > 0:
-        forms["sform"] = np.asarray(raw.get_sform(), float)
-    if int(raw["qform_code"]) > 0:
-        if raw["pixdim"][0] == 0:  # the standard: "if 0, take 1"
-            raw["pixdim"][0] = 1
-        try:
-            forms["qform"] = np.asarray(raw.get_qform(), float)
-        except (nib.spatialimages.HeaderDataError, ValueError) as error:
-            raise GeometryError(
-                f"qform is invalid: {error}",
-                where=path,
-                fix="write the true affine into the header",
-                code="affine-invalid",
-            ) from error
-    return forms
-
-
-def _choose(
-    forms: dict[str, FloatArray],
-    shape: tuple[int, ...],
-    path: Path,
-    prefer: Prefer | None,
-    notes: list[str],
-) -> FloatArray:
-    if prefer is not None:
-        if prefer not in forms:
-            raise GeometryError(
-                f"{prefer} was asked for, but only {' and '.join(forms)} is set",
-                where=path,
-                code="nifti-forms",
-            )
-        if len(forms) == 2:
-            notes.append(f"{prefer} chosen by the caller")
-        return forms[prefer]
-    if len(forms) == 2:
-        gap = gap_mm(forms["sform"], forms["qform"], shape)
-        if not gap <= TOLERANCE_MM:
-            raise GeometryError(
-                f"sform and qform differ by up to {gap:.4g} mm",
-                where=path,
-                fix='choose with nifti.read(path, prefer="sform") or prefer="qform", '
-                "or make them agree in the file",
-                code="nifti-forms",
-            )
-    return next(iter(forms.values()))
-
-
-def gap_mm(one: FloatArray, other: FloatArray, shape: tuple[int, ...]) -> float:
-    """Largest distance between a corner voxel placed by two affines; NaN if one is not finite."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in (*shape, 1)[:3]], indexing="ij"))
-    points = np.vstack([corners.reshape(3, -1), np.ones(8)])
-    return float(np.linalg.norm(((one - other) @ points)[:3], axis=0).max())

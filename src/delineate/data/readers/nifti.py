@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from delineate.core.case import Geometry
 from delineate.core.errors import OutputError, ReadError
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.data.readers._common import (
@@ -26,7 +27,8 @@ from delineate.data.readers._common import (
     replace_file,
     storable,
 )
-from delineate.data.readers._nifti_header import UNORIENTED, Header, Prefer, gap_mm, parse
+from delineate.data.readers._nifti_forms import gap_mm
+from delineate.data.readers._nifti_header import UNORIENTED, Header, parse
 
 #: Zero bytes that may follow the voxels (some writers pad to a block).
 MAX_PADDING = 4096
@@ -34,13 +36,14 @@ MAX_PADDING = 4096
 SCALING_TOLERANCE = 1e-4
 
 
-def read(path: Path, prefer: Prefer | None = None) -> Image:
+def read(path: Path, geometry: Geometry | None = None) -> Image:
     """Read an image.
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file.
-        prefer: Which of sform and qform places the voxels, where they differ by more than
-            1e-3 mm or none is set (``"pixdim"``). By default such files are refused.
+        geometry: Which of sform and qform places the voxels where they contradict each other,
+            or ``"pixdim"``: the voxel size alone where neither is set. By default such files are
+            refused.
 
     Returns:
         ``(C, I, J, K)`` or ``(C, I, J)`` float32, scaled by ``scl_slope`` and ``scl_inter``.
@@ -50,7 +53,7 @@ def read(path: Path, prefer: Prefer | None = None) -> Image:
         ReadError: The file is damaged, foreign, too large or a time series.
         GeometryError: The affine is absent, singular, not finite or contradicts itself.
     """
-    header, values = _load(path, prefer)
+    header, values = _load(path, geometry)
     array = np.empty(values.shape, np.float32)
     if (header.slope, header.intercept) == (1.0, 0.0):
         array[...] = values
@@ -60,7 +63,7 @@ def read(path: Path, prefer: Prefer | None = None) -> Image:
     return Image(array, header.grid, meta={"format": "nifti", "notes": header.notes})
 
 
-def read_label(path: Path, prefer: Prefer | None = None) -> Image:
+def read_label(path: Path, geometry: Geometry | None = None) -> Image:
     """Read a label map as ``(1, *S)`` integers; values are those of the file.
 
     Raises:
@@ -68,7 +71,7 @@ def read_label(path: Path, prefer: Prefer | None = None) -> Image:
         ReadError: As in ``read``.
         GeometryError: As in ``read``.
     """
-    header, values = _load(path, prefer)
+    header, values = _load(path, geometry)
     one_channel(header.channels, path)
     if (header.slope, header.intercept) != (1.0, 0.0):
         scaled = values * np.float64(header.slope) + header.intercept
@@ -78,10 +81,10 @@ def read_label(path: Path, prefer: Prefer | None = None) -> Image:
     return Image(labels, header.grid, meta={"format": "nifti", "notes": header.notes})
 
 
-def probe(path: Path, prefer: Prefer | None = None) -> tuple[Grid, int]:
+def probe(path: Path, geometry: Geometry | None = None) -> tuple[Grid, int]:
     """Grid and number of channels, from the header alone."""
     with parsing(path, "NIfTI", "nifti-damaged"), _open(path) as stream:
-        header = parse(stream.read(544), path, prefer)
+        header = parse(stream.read(544), path, geometry)
     _check_length(header, path)
     return header.grid, header.channels
 
@@ -125,11 +128,11 @@ def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if _packed(path) else path.open("rb")
 
 
-def _load(path: Path, prefer: Prefer | None) -> tuple[Header, NDArray[Any]]:
+def _load(path: Path, geometry: Geometry | None) -> tuple[Header, NDArray[Any]]:
     """Header and stored values ``(C, *S)``, after every check."""
     with parsing(path, "NIfTI", "nifti-damaged"), _open(path) as stream:
         start = stream.read(544)
-        header = parse(start, path, prefer)
+        header = parse(start, path, geometry)
         _check_length(header, path)
         rest = header.offset + header.size
         data = bytearray(rest)
