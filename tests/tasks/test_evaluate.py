@@ -108,6 +108,34 @@ def test_the_spacing_of_the_file_is_used(tmp_path):
         assert float(table(tmp_path / "out" / "cases.csv")[axis]["hd95_mm"]) == step
 
 
+def test_a_sheared_grid_and_a_volume_of_one_slice_measure_right(tmp_path):
+    box, higher = np.zeros((2, 48, 48, 12), np.uint8)
+    box[10:30, 10:30, 3:9] = higher[10:30, 10:30, 4:10] = 1
+    tilted = np.eye(4)
+    tilted[:3, :3] = [[-0.5, 0, 0], [0, 0.5, -1.81985], [0, 0, 5.0]]
+    disc = np.sum((np.indices((96, 96)) - 48) ** 2, axis=0) < 400
+    pairs = {
+        "sheared": (box, higher, tilted),
+        "thin": (disc[..., None], np.roll(disc, 4, 1)[..., None], np.eye(4)),
+    }
+    for name, (truth, prediction, affine) in pairs.items():
+        save(tmp_path / "labels" / f"{name}.nii.gz", truth.astype(np.uint8), affine)
+        save(tmp_path / "predictions" / f"{name}.nii.gz", prediction.astype(np.uint8), affine)
+    run(tmp_path)
+    sheared, thin = table(tmp_path / "out" / "cases.csv")
+    assert float(sheared["volume_ml_truth"]) == pytest.approx(3.0)
+    assert float(sheared["hd95_mm"]) == pytest.approx(5.067, abs=5e-4)
+    assert float(sheared["assd_mm"]) == pytest.approx(2.339, abs=5e-4)
+    save(tmp_path / "flat" / "labels" / "a.png", disc.astype(np.uint8), np.eye(4))
+    save(
+        tmp_path / "flat" / "predictions" / "a.png", np.roll(disc, 4, 1).astype(np.uint8), np.eye(4)
+    )
+    run(tmp_path / "flat")
+    (flat,) = table(tmp_path / "flat" / "out" / "cases.csv")
+    for metric in ("hd95_mm", "assd_mm", "nsd", "nsd_voxels", "dice"):
+        assert thin[metric] == flat[metric], metric
+
+
 def test_all_background_row_empty_cases_and_states_are_counted(tmp_path):
     something, nothing = (ball() > 0).astype(np.uint8), np.zeros((16, 18, 12), np.uint8)
     for name, truth, prediction in (

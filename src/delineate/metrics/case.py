@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,12 @@ from numpy.typing import NDArray
 from delineate.core.errors import ConfigError, GeometryError
 from delineate.core.schema import Schema
 from delineate.metrics.overlap import binary_counts, joint_histogram, overlap_scores
-from delineate.metrics.surface import bounding_box, image_diagonal_mm, surface_scores
+from delineate.metrics.surface import (
+    Spacing,
+    bounding_box,
+    surface_scores,
+    voxel_size,
+)
 
 #: What can happen to a structure in a case.
 STATES = ("ok", "both empty", "missed", "false alarm")
@@ -41,7 +45,7 @@ def score_case(
     prediction: NDArray[Any],
     truth: NDArray[Any],
     schema: Schema,
-    spacing_mm: Sequence[float],
+    spacing_mm: Spacing,
     tolerance_mm: float = 1.0,
     *,
     labels: bool = True,
@@ -52,14 +56,15 @@ def score_case(
         prediction: Label **indices** of the schema, ``(*S)``, 2D or 3D.
         truth: Label indices, ``(*S)``.
         schema: Names the labels and regions.
-        spacing_mm: Voxel size along each axis.
+        spacing_mm: Voxel size along each axis, or, for a grid that may be sheared, the step from
+            a voxel to the next along each axis as columns ``(3, ndim)``: an affine's.
         tolerance_mm: Tolerance of the surface Dice (NSD).
         labels: Score single labels also where the schema declares regions.
 
     Returns:
         One row a structure: ``region`` (its name), ``kind``, ``state``, ``dice``, ``iou``,
         ``precision``, ``recall``, ``specificity``, ``accuracy``, ``accuracy_background``,
-        ``hd95_mm``, ``hd_mm``, ``assd_mm``, ``nsd``, ``volume_ml_truth``,
+        ``hd95_mm``, ``hd_mm``, ``assd_mm``, ``nsd``, ``nsd_voxels``, ``volume_ml_truth``,
         ``volume_ml_prediction``, ``volume_ml_difference`` (prediction - truth). Volumes are NaN
         in 2D. Rules for empty masks: see :mod:`delineate.metrics.overlap` and
         :mod:`delineate.metrics.surface`.
@@ -71,10 +76,9 @@ def score_case(
     """
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise ConfigError(f"expected a tolerance in mm of 0 or more, got {tolerance_mm}")
-    if prediction.shape != truth.shape or len(spacing_mm) != truth.ndim:
+    if prediction.shape != truth.shape:
         raise GeometryError(
-            f"expected a prediction of the truth's shape {truth.shape} and a spacing for each "
-            f"axis, got {prediction.shape} and {len(spacing_mm)} spacings"
+            f"expected a prediction of the truth's shape {truth.shape}, got {prediction.shape}"
         )
     # Outside the box there is only background on both sides: count it without looking at it.
     box = bounding_box(np.logical_or(prediction, truth))
@@ -84,8 +88,7 @@ def score_case(
     )
     joint = joint_histogram(cut, cut_truth, schema.num_outputs)
     joint[0, 0] += truth.size - cut_truth.size
-    diagonal = image_diagonal_mm(truth.shape, spacing_mm)
-    voxel_ml = float(np.prod(spacing_mm)) / 1000 if truth.ndim == 3 else float("nan")
+    voxel_ml = voxel_size(spacing_mm, truth.shape) / 1000 if truth.ndim == 3 else float("nan")
 
     rows = []
     done: dict[tuple[int, ...], dict[str, Any]] = {}  # ET and "enhancing" are one set of voxels
@@ -93,16 +96,17 @@ def score_case(
         if indices not in done:
             tp, fp, fn, tn = binary_counts(joint, indices)
             chosen = np.isin(np.arange(schema.num_outputs), indices)
-            distances = surface_scores(
-                chosen[cut], chosen[cut_truth], spacing_mm, tolerance_mm, diagonal_mm=diagonal
+            surfaces = surface_scores(
+                chosen[cut], chosen[cut_truth], spacing_mm, tolerance_mm, image_shape=truth.shape
             )
             done[indices] = {
                 "state": _state(tp + fp, tp + fn),
                 **overlap_scores(tp, fp, fn, tn),
-                "hd95_mm": distances.hd95_mm,
-                "hd_mm": distances.hd_mm,
-                "assd_mm": distances.assd_mm,
-                "nsd": distances.nsd,
+                "hd95_mm": surfaces.hd95_mm,
+                "hd_mm": surfaces.hd_mm,
+                "assd_mm": surfaces.assd_mm,
+                "nsd": surfaces.nsd,
+                "nsd_voxels": surfaces.nsd_voxels,
                 "volume_ml_truth": (tp + fn) * voxel_ml,
                 "volume_ml_prediction": (tp + fp) * voxel_ml,
                 "volume_ml_difference": (fp - fn) * voxel_ml,

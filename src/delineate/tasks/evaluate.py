@@ -35,14 +35,19 @@ from delineate.tasks._tables import document, plain, table
 #: Metrics of a row, in the order in which they are written.
 METRICS = (
     "dice", "iou", "precision", "recall", "specificity", "accuracy", "accuracy_background",
-    "hd95_mm", "hd_mm", "assd_mm", "nsd",
+    "hd95_mm", "hd_mm", "assd_mm", "nsd", "nsd_voxels",
     "volume_ml_truth", "volume_ml_prediction", "volume_ml_difference",
 )  # fmt: skip
 RULES = {
     "both empty": "Dice, IoU, precision, recall and NSD are 1, distances 0 mm",
     "one empty": "Dice, IoU, precision, recall and NSD are 0, distances are the image's diagonal",
-    "surface": "voxels removed by one step of erosion; distances between voxel centres, in mm",
-    "hd95_mm": "the larger of the two directed 95th percentiles",
+    "distances": "between the centres of surface voxels (those that one step of erosion removes), "
+    "in mm, through the affine; an axis of length 1 is left out",
+    "hd95_mm": "the larger of the two directed 95th percentiles over surface voxels",
+    "assd_mm": "mean over the surface voxels of both",
+    "nsd": "share of both surfaces' area within the tolerance (surfels of marching cubes, as in "
+    "DeepMind's surface-distance)",
+    "nsd_voxels": "share of both surfaces' voxels within the tolerance",
     "interval": "percentile bootstrap over subjects; cases of one subject are averaged first",
 }
 
@@ -186,7 +191,8 @@ def _score(
     for case in progress.track(pairs.cases, "scoring", len(pairs.cases)):
         try:
             prediction, truth, grid = load(pairs, case, missing_as_empty)
-            scores = score_case(prediction, truth, pairs.schema, grid.spacing_mm, tolerance_mm)
+            steps_mm = grid.affine[:3, : grid.ndim]
+            scores = score_case(prediction, truth, pairs.schema, steps_mm, tolerance_mm)
         except DelineateError as error:
             told = {"message": error.message, "where": error.where, "fix": error.fix}
             failures.append({"case": case.id, "code": error.code, **told})
