@@ -200,7 +200,7 @@ def test_writers_need_nothing_that_only_posix_has(tmp_path: Path, monkeypatch: A
 
     monkeypatch.setattr(os, "open", windows_open)
     monkeypatch.setattr(os, "fsync", windows_flush)
-    for name in ("pwrite", "kill", "fork", "getuid", "fchmod", "killpg"):
+    for name in ("pwrite", "fork", "getuid", "fchmod", "killpg"):
         monkeypatch.delattr(os, name, raising=False)
     (tmp_path / f".tmp-{atomic._HOST}-999999999-00000000.json").touch()
     with folder_lock(tmp_path):
