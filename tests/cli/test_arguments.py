@@ -68,6 +68,40 @@ def test_words_become_typed_values(line: str, expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "folds"),
+    [
+        ("--folds 0 d", (0,)),
+        ("--folds 0 2 d", (0, 2)),
+        ("--folds 0 2 --seed 1 d", (0, 2)),
+        ("--seed 1 --folds 0 2 d --coarse", (0, 2)),
+        ("--coarse --folds 0 d", (0,)),
+        ("d --folds 0 2", (0, 2)),
+        ("--size 3 1.5 --folds -1 d", (-1,)),
+        ("--folds 4 -- d", (4,)),
+    ],
+)
+def test_an_option_of_many_words_leaves_the_last_to_the_argument(
+    line: str, folds: tuple[int, ...]
+) -> None:
+    found = parse(line)
+    assert (found["data"], found["folds"]) == (Path("d"), folds)
+
+
+def test_arguments_keep_their_order_around_options_of_many_words() -> None:
+    def predict(model: Path, scans: Path, *, only: list[str] | None = None) -> None:
+        """Predict."""
+
+    for line in ("--only a b m s", "m --only a b s", "m s --only a b"):
+        found = _arguments.parse(predict, "delineate predict", line.split())
+        assert found == {"model": Path("m"), "scans": Path("s"), "only": ["a", "b"]}
+
+
+def test_an_option_keeps_its_word_when_the_argument_is_forgotten() -> None:
+    with pytest.raises(ConfigError, match="required: data"):
+        parse("--folds 1")
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("", "the following arguments are required: data"),

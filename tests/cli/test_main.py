@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import delineate
@@ -166,3 +170,114 @@ def test_the_reader_of_the_output_may_leave_early() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_json_is_one_document_on_stdout(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(say: Any) -> dict[str, Any]:
+        """Work."""
+        say("at work")
+        return {
+            "path": Path("a") / "b", "dice": float("nan"), "n": np.int64(3), "rows": [{"x": (1,)}]
+        }  # fmt: skip
+
+    task(work)
+    assert door.main(["doctor", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {
+        "path": str(Path("a") / "b"), "dice": None, "n": 3, "rows": [{"x": [1]}]
+    }  # fmt: skip
+    assert shown.err == "at work\n"
+    assert door.main(["doctor", "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["n"] == 3
+    assert shown.err == ""
+
+
+def test_errors_are_json_too(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise AuditError("two subjects", where="data", fix="look", code="twins")
+
+    task(fail)
+    assert door.main(["--json", "doctor"]) == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {
+        "error": {
+            "code": "twins", "message": "two subjects", "where": "data", "fix": "look",
+            "exit_code": 2,
+        }
+    }  # fmt: skip
+    assert "[twins] data: two subjects" in shown.err
+
+
+def test_quiet_leaves_errors_alone(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(say: Any, progress: Any) -> dict[str, Any]:
+        """Work."""
+        say("at work")
+        with progress.task(1, "training") as bar:
+            bar.advance(1)
+        return {"dice": 1.0}
+
+    task(work)
+    assert door.main(["doctor", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+    assert door.main(["dortoc", "--quiet"]) == 1
+    assert "expected a verb" in capsys.readouterr().err
+
+
+def test_tables_are_as_wide_as_the_terminal_says() -> None:
+    wide = run("networks", "--no-time", "--name", "unet")
+    narrow = run("networks", "--no-time", "--name", "unet", COLUMNS="72")
+    assert max(map(len, wide.stdout.splitlines())) > 100
+    assert max(map(len, narrow.stdout.splitlines())) <= 72
+
+
+def _completed(shell: str, line: str) -> list[str]:
+    """What a shell offers for a line, of which the last word is being typed."""
+    script = run("completion", shell).stdout
+    if shell == "fish":
+        words = ["fish", "--no-config", "-c", f"{script}\ncomplete -C {shlex.quote(line)}"]
+        found = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        return [row.split("\t")[0] for row in found.splitlines()]
+    words = ["COMP_WORDS=(" + " ".join(line.split()) + (" ''" if line.endswith(" ") else "") + ")"]
+    words += [f"COMP_CWORD={len(line.split()) - (not line.endswith(' '))}", "_delineate"]
+    code = "\n".join([script, *words, 'printf "%s\\n" "${COMPREPLY[@]}"'])
+    return subprocess.run(
+        ["bash", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("delineate tr", {"train"}),
+        ("delineate train --bud", {"--budget"}),
+        ("delineate train --target ", {"outline", "class"}),
+        ("delineate doctor --j", {"--json"}),
+    ],
+)
+def test_tab_completes_verbs_options_and_choices(shell: str, line: str, some: set[str]) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    assert some <= set(_completed(shell, line))
+
+
+def test_zsh_can_read_its_script() -> None:
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    script = run("completion", "zsh").stdout
+    done = subprocess.run(
+        ["zsh", "-f", "-c", script + "\nwhich _delineate >/dev/null && print ${_comps[delineate]}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "bash_complete" in done.stdout
+
+
+def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.main(["completion", "bsh"]) == 1
+    assert "did you mean 'bash'?" in capsys.readouterr().err
+    assert door.main(["completion"]) == 1
+    assert "~/.bashrc" in capsys.readouterr().err

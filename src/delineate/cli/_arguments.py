@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,23 @@ class _Argument:
         name = self.name.replace("_", "-")
         return name if self.required else f"--{name}"
 
+    @property
+    def flag(self) -> str:
+        """What is typed: ``--no-NAME`` where the default is yes."""
+        return self.shown.replace("--", "--no-") if self.default is True else self.shown
+
+    @property
+    def count(self) -> int | None:
+        """How many words it takes; None: any number from one on."""
+        collection = _collection(self.type)
+        if isinstance(self.default, bool):
+            return 0
+        if collection is None:
+            return 1
+        items = get_args(collection)
+        fixed = get_origin(collection) is tuple and items[-1] is not Ellipsis
+        return len(items) if fixed else None
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -60,18 +78,78 @@ def parse(function: Callable[..., Any], program: str, words: Sequence[str]) -> d
     """
     arguments = _arguments(function)
     parser = _parser(function, program, arguments)
-    given, strange = parser.parse_known_args(words)
+    given, strange = parser.parse_known_args(_arguments_first(words, arguments))
     if strange:
         options = [name for action in parser._actions for name in action.option_strings]
-        option = strange[0].startswith("-")
+        word = next(filter(_is_option, strange), strange[0])
+        option = _is_option(word)
         raise ConfigError(
-            f"expected {'a known option' if option else 'nothing more'}, got {strange[0]!r}",
+            f"expected {'a known option' if option else 'nothing more'}, got {word!r}",
             where=program,
-            fix=nearest(strange[0].split("=")[0], options) if option else f"{program} --help",
+            fix=nearest(word.split("=")[0], options) if option else f"{program} --help",
             code="usage",
         )
     found = vars(given)
     return {a.name: _value(a, found[a.name], program) for a in arguments if a.name in found}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a verb, as completion shows it."""
+
+    flag: str
+    help: str
+    choices: tuple[str, ...]
+    takes_value: bool
+
+
+def options(function: Callable[..., Any]) -> list[Option]:
+    """The options that a task takes."""
+    return [
+        Option(a.flag, a.help, _choices(a.type), not isinstance(a.default, bool))
+        for a in _arguments(function)
+        if not a.required
+    ]
+
+
+def _arguments_first(words: Sequence[str], arguments: Sequence[_Argument]) -> list[str]:
+    """The words with those of no option first, in their order.
+
+    An option of any number of values takes every word up to the next option, but leaves the last
+    ones to required arguments that have none: in ``--freeze encoder DATA``, DATA.
+    """
+    required = sum(a.required for a in arguments)
+    counts = {a.flag: a.count for a in arguments if not a.required}
+    if "--" in words or any(a.required and a.count is None for a in arguments):
+        return list(words)
+    free: list[int] = []  # places of words that no option takes
+    spans: list[list[int]] = []  # and of those that options of any number take
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if not _is_option(word):
+            free.append(at)
+        elif word in counts:
+            end = at + 1
+            while end < len(words) and not _is_option(words[end]):
+                end += 1
+            count = counts[word]
+            if count is None:
+                spans.append(list(range(at + 1, end)))
+                at = end - 1
+            else:
+                at = min(at + count, end - 1)
+        at += 1
+    for span in reversed(spans):
+        spare = min(required - len(free), len(span) - 1)
+        if spare > 0:
+            free += span[-spare:]
+    free.sort()
+    return [words[n] for n in free] + [w for n, w in enumerate(words) if n not in free]
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and not re.fullmatch(r"-\.?\d.*|-", word)
 
 
 def _value(argument: _Argument, raw: Any, program: str) -> Any:
@@ -81,8 +159,7 @@ def _value(argument: _Argument, raw: Any, program: str) -> Any:
         return convert_word(raw, argument.type, argument.shown, program)
     collection = _collection(argument.type)
     items = get_args(collection)
-    fixed = get_origin(collection) is tuple and items[-1] is not Ellipsis
-    each = items if fixed else (items[0],) * len(raw)
+    each = items if argument.count else (items[0],) * len(raw)
     values = [
         convert_word(word, kind, argument.shown, program)
         for word, kind in zip(raw, each, strict=True)
@@ -123,21 +200,16 @@ def _parser(
     )
     for argument in arguments:
         options: dict[str, Any] = {"help": _help(argument)}
-        collection = _collection(argument.type)
-        flag = argument.shown
         if isinstance(argument.default, bool):
             options["action"] = "store_false" if argument.default else "store_true"
-            flag = argument.shown.replace("--", "--no-") if argument.default else flag
         else:
             options["metavar"] = _metavar(argument)
-        if collection is not None:
-            items = get_args(collection)
-            fixed = get_origin(collection) is tuple and items[-1] is not Ellipsis
-            options["nargs"] = len(items) if fixed else "+"
+        if _collection(argument.type) is not None:
+            options["nargs"] = argument.count or "+"
         if argument.required:
             parser.add_argument(argument.name, **options)
         else:
-            parser.add_argument(flag, dest=argument.name, **options)
+            parser.add_argument(argument.flag, dest=argument.name, **options)
     return parser
 
 
@@ -158,10 +230,15 @@ def _help(argument: _Argument) -> str:
 def _metavar(argument: _Argument) -> str:
     options = [o for o in _options(argument.type) if o is not type(None)]
     first = get_args(options[0])[0] if _collection(options[0]) is not None else options[0]
-    choices = [c for o in options if get_origin(o) is Literal for c in get_args(o)]
-    if choices:
-        return "{" + ",".join(map(str, choices)) + "}"
+    if choices := _choices(argument.type):
+        return "{" + ",".join(choices) + "}"
     return argument.shown if argument.required else _WORDS.get(first, "VALUE")
+
+
+def _choices(expected: Any) -> tuple[str, ...]:
+    """The words that a type names, none where it does not."""
+    literals = (o for o in _options(expected) if get_origin(o) is Literal)
+    return tuple(str(choice) for literal in literals for choice in get_args(literal))
 
 
 def _options(expected: Any) -> tuple[Any, ...]:

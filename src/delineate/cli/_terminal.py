@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -38,9 +39,9 @@ MOST_IN_A_CELL = 4
 class Terminal:
     """Fills a task's ``say`` and ``progress``, and shows what the task returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self._out = _console(stderr=False)
-        self._err = _console(stderr=True)
+        self._err = _console(stderr=True, quiet=quiet)
         self._bars: Progress | None = None
 
     def say(self, text: str) -> None:
@@ -160,10 +161,36 @@ class _PlainBar:
         self._terminal.say(", ".join(filter(None, (f"{self._description}: {text}", self._live))))
 
 
-def _console(*, stderr: bool) -> Console:
-    # Off a terminal nothing is folded: a path stays whole for whoever searches the log.
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=4096)
+def _console(*, stderr: bool, quiet: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False, quiet=quiet)
+    if not console.is_terminal:
+        # Off a terminal nothing is folded, so that a path stays whole for whoever searches the
+        # log, unless COLUMNS says how wide it may be.
+        console.width = shutil.get_terminal_size((4096, 24)).columns if not stderr else 4096
+    return console
+
+
+def as_json(result: Any) -> str:
+    """What a task returned, as one JSON document; figures that are not defined are null."""
+    return json.dumps(_data(result), indent=1, allow_nan=False)
+
+
+def _data(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _data(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_data(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if hasattr(value, "to_dict"):
+        return _data(value.to_dict())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _data(dataclasses.asdict(value))
+    if hasattr(value, "tolist"):  # a number or an array of NumPy's
+        return _data(value.tolist())
+    return str(value)
 
 
 def _bars(console: Console) -> Progress:

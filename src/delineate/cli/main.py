@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import delineate
 from delineate.core import catalog, processes
 from delineate.core.errors import ConfigError, DelineateError
 
+#: Options of every verb.
+EVERYWHERE = {
+    "--debug": "a full traceback when something fails",
+    "--json": "the answer as one JSON document on standard output, errors too",
+    "--quiet": "no lines, no bars and no answer: errors alone",
+}
 ABOUT = "Delineate: from a folder of medical images to a model, its figures and its report."
 
 
@@ -31,29 +39,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    tied = processes.TIED in words
-    words = [word for word in words if word not in ("--debug", processes.TIED)]
-    if tied:  # started by a benchmark
+    given = {word for word in words if word in (*EVERYWHERE, processes.TIED)}
+    words = [word for word in words if word not in given]
+    debug, as_json, quiet = (option in given for option in EVERYWHERE)
+    if processes.TIED in given:  # started by a benchmark
         processes.end_with_parent()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # A terminal without Unicode is no reason to fail.
             stream.reconfigure(errors="replace")
     try:
-        return _run(words)
+        return _run(words, as_json, quiet)
     except SystemExit as end:  # argparse has printed a help text
         return end.code if isinstance(end.code, int) else 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return 0
     except KeyboardInterrupt:
-        _complain("stopped")
-        return 130
-    except Exception as error:
-        _complain(str(error) if isinstance(error, DelineateError) else _bug(error))
+        return _fail("stopped", 130, {"code": "stopped", "message": "stopped"}, as_json)
+    except DelineateError as error:
         if debug:
             traceback.print_exception(error)
-        return error.exit_code if isinstance(error, DelineateError) else 70
+        facts = {k: getattr(error, k) for k in ("code", "message", "where", "fix")}
+        return _fail(str(error), error.exit_code, facts, as_json)
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        return _fail(_bug(error), 70, {"code": "bug", "message": repr(error)}, as_json)
 
 
 def verbs() -> dict[str, str]:
@@ -72,12 +83,15 @@ def verbs() -> dict[str, str]:
     return found
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], as_json: bool, quiet: bool) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         _print(_overview())
         return 0
     if words[0] in ("-V", "--version"):
         _print(f"delineate {delineate.__version__}")
+        return 0
+    if words[0] == "completion":
+        _print(_completion(words[1:]))
         return 0
     verb, name = words[0], words[0].replace("-", "_")
     known = verbs()
@@ -89,11 +103,34 @@ def _run(words: list[str]) -> int:
         )
     from delineate.cli import _arguments, _terminal
 
-    function = getattr(catalog.load("tasks", name), name)
+    function = _task(name)
     arguments = _arguments.parse(function, f"delineate {verb}", words[1:])
-    terminal = _terminal.Terminal()
-    terminal.show(function(**arguments, **_arguments.injected(function, terminal)))
+    terminal = _terminal.Terminal(quiet=quiet)
+    result = function(**arguments, **_arguments.injected(function, terminal))
+    if as_json:
+        _print(_terminal.as_json(result))
+    elif not quiet:
+        terminal.show(result)
     return 0
+
+
+def _task(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(catalog.load("tasks", name), name)
+    return function
+
+
+def _completion(words: list[str]) -> str:
+    from delineate.cli import _completion
+
+    if len(words) != 1:
+        raise ConfigError(
+            "expected the name of a shell: bash, zsh or fish",
+            where="delineate completion",
+            fix=_completion.SHELLS["bash"],
+            code="usage",
+        )
+    tasks = {verb: _task(verb.replace("-", "_")) for verb in verbs()}
+    return _completion.script(words[0], tasks, EVERYWHERE)
 
 
 def _overview() -> str:
@@ -104,7 +141,8 @@ def _overview() -> str:
         f"{ABOUT}\n\nusage: delineate VERB [ARGUMENTS]\n\nverbs:\n{listed}\n\n"
         "delineate VERB --help   what a verb takes\n"
         "delineate --version     the version\n"
-        "delineate VERB --debug  a full traceback when something fails"
+        "delineate completion    Tab completion for bash, zsh or fish\n\nwith every verb:\n"
+        + "\n".join(f"  {option:<{width}}  {meaning}" for option, meaning in EVERYWHERE.items())
     )
 
 
@@ -112,9 +150,13 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
-def _complain(text: str) -> None:
+def _fail(text: str, code: int, facts: dict[str, Any], as_json: bool) -> int:
+    """Say what went wrong; the exit code."""
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     print(f"{red}{text}{plain}", file=sys.stderr, flush=True)
+    if as_json:
+        _print(json.dumps({"error": {**facts, "exit_code": code}}, indent=1))
+    return code
 
 
 def _bug(error: Exception) -> str:
