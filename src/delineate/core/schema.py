@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,12 @@ from delineate.core.errors import LabelError
 #: Colours for overlays (Okabe and Ito's set, told apart by colour-blind readers).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
 
-#: Index that no label has: a schema holds at most 254.
-_STRANGE = 255
+#: Name under which data sets declare voxels that nobody has annotated (nnU-Net's).
+IGNORE = "ignore"
+#: Index of voxels that nobody has annotated: out of losses, figures and samples.
+IGNORED = 255
+#: Index of values that mean nothing: a schema holds at most 253 labels.
+_STRANGE = 254
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,25 @@ class Schema:
         regions: Named unions of labels, as label names (WT, TC, ET). Scored beside the labels.
         classes: Names of image or subject classes, in index order.
         lateral: True where left and right are different labels, so mirroring is illegal.
+        ignore: Value of voxels that nobody has annotated; their index is ``IGNORED``.
+        named: The cohort's label files name their structures themselves, and a value means
+            something in its own file only. Not written: masks of a model bear the schema's values.
     """
 
     labels: tuple[Label, ...] = ()
     regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     lateral: bool = False
+    ignore: int | None = None
+    named: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         values = [label.value for label in self.labels]
+        if self.ignore is not None and self.ignore in (0, *values):
+            raise LabelError(
+                f"expected a value to ignore apart from 0 and the labels' {values}, "
+                f"got {self.ignore}"
+            )
         if 0 in values or len(set(values)) != len(values):
             raise LabelError(f"label values must be unique and not 0 (background), got {values}")
         if len(values) >= _STRANGE:
@@ -70,13 +84,56 @@ class Schema:
         """Colour of label index ``index >= 1`` as ``#RRGGBB``."""
         return COLOURS[(index - 1) % len(COLOURS)]
 
-    def to_index(self, values: NDArray[Any], where: str | None = None) -> NDArray[np.uint8]:
+    def meaning(self, names: Mapping[int, str] | None = None) -> dict[int, int]:
+        """File value -> index, of every value that means something.
+
+        Args:
+            names: Value -> structure, where the file itself says so. Values are then found by
+                name; where the file shares no name with a schema that declares values, as declared.
+        """
+        declared = {0: 0, **{label.value: i + 1 for i, label in enumerate(self.labels)}}
+        by_name = {label.name: i + 1 for i, label in enumerate(self.labels)}
+        if self.ignore is not None:
+            declared[self.ignore] = by_name[IGNORE] = IGNORED
+        if names is None:
+            return {0: 0} if self.named else declared
+        if not self.named and not self.nameless and not by_name.keys() & set(names.values()):
+            return declared
+        if self.nameless and len(self.labels) == 1 and len(set(names.values())) == 1:
+            return {0: 0, **dict.fromkeys(names, 1)}
+        return {0: 0, **{v: by_name[name] for v, name in names.items() if name in by_name}}
+
+    def unknown(self, values: Iterable[float], names: Mapping[int, str] | None = None) -> str:
+        """What a file holds that means nothing, in words; empty where all is known."""
+        known = self.meaning(names)
+        strange = [v for v in values if v not in known]
+        if strange and self.named and names is None:
+            return "values without names, while other label files name their structures"
+        told = [f"{v:g}" + (f" {names[int(v)]!r}" if names and v in names else "") for v in strange]
+        return ", ".join(told[:8]) + (" …" if len(told) > 8 else "")
+
+    @property
+    def nameless(self) -> bool:
+        """Whether labels are only called after their values."""
+        return all(label.name in ("foreground", f"label {label.value}") for label in self.labels)
+
+    def to_index(
+        self,
+        values: NDArray[Any],
+        where: str | None = None,
+        names: Mapping[int, str] | None = None,
+    ) -> NDArray[np.uint8]:
         """File values ``(*S)`` -> indices ``(*S)``.
 
+        Args:
+            values: As stored.
+            where: The file, for errors.
+            names: See ``meaning``.
+
         Raises:
-            LabelError: A value is not an integer or not in the schema; all such are listed.
+            LabelError: A value is not an integer or means nothing here; all such are listed.
         """
-        known = {0: 0, **{label.value: i + 1 for i, label in enumerate(self.labels)}}
+        known = self.meaning(names)
         top = max(known)
         whole = values.dtype.kind in "ui" and values.size > 0
         if whole and values.min() >= 0 and values.max() <= top:
@@ -86,23 +143,28 @@ class Schema:
             if not (found == _STRANGE).any():
                 return found
         present = np.unique(values)
-        strange = [v for v in present.tolist() if v not in known]
-        if strange:
-            shown = ", ".join(f"{v:g}" for v in strange[:8])
+        if strange := self.unknown(present.tolist(), names):
+            by_name = self.named or names is not None
+            structures = [label.name for label in self.labels]
             raise LabelError(
-                f"expected label values {sorted(known)}, got also {shown}"
-                + (" …" if len(strange) > 8 else ""),
+                f"expected the structures {structures} by name, got {strange}"
+                if by_name
+                else f"expected label values {sorted(known)}, got also {strange}",
                 where=where,
-                fix="declare the labels in the data set's own file, or correct the label file",
-                code="label-unknown",
+                fix="name the segments of every file alike, and every segment"
+                if by_name
+                else "declare the labels in the data set's own file, or correct the label file",
+                code="label-names" if by_name else "label-unknown",
             )
         indices = np.array([known[v] for v in present.tolist()], dtype=np.uint8)
         return indices[np.searchsorted(present, values)]
 
     def to_values(self, indices: NDArray[Any]) -> NDArray[np.uint8 | np.uint16]:
         """Indices ``(*S)`` -> file values ``(*S)``, in the smallest unsigned type that fits."""
-        table = np.array([0, *(label.value for label in self.labels)])
-        dtype = np.uint8 if table.max(initial=0) < 256 else np.uint16
+        table = np.zeros(IGNORED + 1, dtype=np.int64)
+        table[: self.num_outputs] = [0, *(label.value for label in self.labels)]
+        table[IGNORED] = self.ignore or 0
+        dtype = np.uint8 if table.max() < 256 else np.uint16
         values: NDArray[np.uint8 | np.uint16] = table.astype(dtype)[indices]
         return values
 
@@ -122,6 +184,7 @@ class Schema:
             "regions": {name: list(parts) for name, parts in self.regions.items()},
             "classes": list(self.classes),
             "lateral": self.lateral,
+            **({} if self.ignore is None else {"ignore": self.ignore}),
         }
 
     @staticmethod
@@ -132,6 +195,7 @@ class Schema:
             regions={name: tuple(parts) for name, parts in data["regions"].items()},
             classes=tuple(data["classes"]),
             lateral=bool(data["lateral"]),
+            ignore=None if data.get("ignore") is None else int(data["ignore"]),
         )
 
 

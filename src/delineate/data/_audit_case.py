@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from delineate.core.case import Case, Source
 from delineate.core.errors import DelineateError
 from delineate.core.image import TOLERANCE_MM, Grid, Image
-from delineate.core.schema import Schema
+from delineate.core.schema import IGNORED, Schema
 from delineate.data import readers
 
 #: Percentiles are taken of about this many voxels, evenly spread.
@@ -74,11 +74,23 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class LabelFacts:
-    """What a label map holds: voxels by value (0 too), and the hash of it in RAS+ order."""
+    """What a label map holds.
+
+    Args:
+        grid: Its grid.
+        voxels: Count by value of the schema, 0 too; ignored voxels are not among them.
+        digest: Hash of it in RAS+ order.
+        ignored: Voxels that nobody has annotated.
+        names: Structures that the file names; None where it names none.
+        notes: What was decided on reading it.
+    """
 
     grid: Grid
     voxels: Mapping[int, int]
     digest: bytes
+    ignored: int = 0
+    names: frozenset[str] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def foreground(self) -> int:
@@ -172,20 +184,47 @@ def _label(
 ) -> tuple[LabelFacts | None, list[Fault]]:
     where = place(source, root)
     try:
-        label = readers.read_label(source, case.reading)
+        label = readers.read_label(source, case.reading, image)
     except (DelineateError, OSError, MemoryError) as error:
         return None, [_unreadable(error, where, root)]
     faults = []
     if image is not None and (apart := _apart(image, label.grid)):
         same = image.shape == label.grid.shape
         faults.append(Fault("label-affine" if same else "label-shape", where, apart))
+    names = label.meta.get("names")
     voxels = _count(label.array)
-    known = {0, *(entry.value for entry in schema.labels)}
-    if strange := [str(v) for v in voxels if v not in known]:
-        shown = ", ".join(strange[:8]) + (" …" if len(strange) > 8 else "")
-        faults.append(Fault("label-unknown", where, f"got {shown}"))
+    if strange := schema.unknown(voxels, names):
+        named = names is not None or schema.named
+        faults.append(Fault("label-names" if named else "label-unknown", where, f"got {strange}"))
     array = label.array[0].astype(np.int64 if label.array.dtype.itemsize > 4 else np.int32)
-    return LabelFacts(label.grid, voxels, digest(_ras(array, label.grid))), faults
+    if names is not None:  # values mean something in this file only
+        array, voxels = _by_schema(array, voxels, schema, names)
+    ignored = 0 if schema.ignore is None else voxels.pop(schema.ignore, 0)
+    facts = LabelFacts(
+        label.grid,
+        voxels,
+        digest(_ras(array, label.grid)),
+        ignored,
+        None if names is None else frozenset(names.values()),
+        tuple(label.meta.get("notes", ())),
+    )
+    return facts, faults
+
+
+def _by_schema(
+    array: NDArray[Any], voxels: Mapping[int, int], schema: Schema, names: Mapping[int, str]
+) -> tuple[NDArray[Any], dict[int, int]]:
+    """A label map and its counts by the schema's values; those unknown to it are left out."""
+    meaning = schema.meaning(names)
+    values = schema.to_values(np.arange(IGNORED + 1))
+    turned = np.zeros_like(array)
+    counts: dict[int, int] = {}
+    for value, count in voxels.items():
+        own = int(values[meaning.get(value, 0)])
+        counts[own] = counts.get(own, 0) + count
+        if own:
+            turned[array == value] = own
+    return turned, counts
 
 
 def _count(array: NDArray[Any]) -> dict[int, int]:

@@ -30,6 +30,10 @@ _MEANING = {
     ),
     "channel-shape": ("the channels of a case differ in shape", _CHANNEL_FIX),
     "channel-affine": ("the channels of a case lie apart", _CHANNEL_FIX),
+    "label-names": (
+        "the label does not name its structures as other files do",
+        "name the segments of every file alike, and every segment",
+    ),
     "voxels-not-finite": (
         "voxels are NaN or infinite",
         "export the scan again, or set such voxels yourself",

@@ -27,13 +27,14 @@ from delineate.data._audit_files import faults, pairing, people
 from delineate.data._audit_finding import Finding
 from delineate.data._audit_images import geometry, intensities
 from delineate.data._audit_labels import labels
+from delineate.data._audit_names import names
 from delineate.data._audit_twins import duplicates
 from delineate.data.cohort import Cohort
 
 SEVERITIES = ("blocking", "warning", "note")
 #: Each looks at one matter; they are given the cohort and what was kept of every case.
 RULES: tuple[Callable[[Cohort, Sequence[Record]], list[Finding]], ...] = (
-    faults, pairing, people, duplicates, geometry, labels, intensities,
+    faults, pairing, people, duplicates, geometry, labels, names, intensities,
 )  # fmt: skip
 #: Cases whose headers are looked at to tell how many can be held in memory at once.
 _CASES = 24

@@ -17,6 +17,7 @@ from delineate.augment import intensity, spatial
 from delineate.core.case import Batch
 from delineate.core.errors import InputError
 from delineate.data.cache import PreparedCase
+from delineate.data.labels import presence
 from delineate.preprocess import views
 from delineate.tasks._settings import PRESENCE, RunConfig
 
@@ -191,7 +192,8 @@ def pictures(
             return []
         moved = np.asarray(case.label)
         moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
-        return [(place, int(moved[place or 0].any())) for place in views.places(case.image, axis)]
+        found = [(place, presence(moved[place or 0])) for place in views.places(case.image, axis)]
+        return [(place, klass) for place, klass in found if klass is not None]
     if case.klass is None or case.klass not in classes:
         return []
     klass = list(classes).index(case.klass)

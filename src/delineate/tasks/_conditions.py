@@ -24,6 +24,7 @@ from delineate.core.case import Case, Source
 from delineate.core.errors import DelineateError, InputError, OutputError
 from delineate.data import readers, splits
 from delineate.data.cohort import Cohort
+from delineate.data.labels import presence, read_indices
 from delineate.data.layouts._listing import modality
 from delineate.tasks._settings import PRESENCE
 from delineate.tasks._tables import table
@@ -74,7 +75,8 @@ def pictures(cohort: Cohort, target: str, level: str = "slice") -> tuple[Cohort,
         flat, notes = _distinct(cohort.slices() if stacked else cohort)
     if target == "presence":
         flat = flat.labelled()
-        named = [dataclasses.replace(case, klass=_presence(case)) for case in flat.cases]
+        known = [(case, presence(read_indices(case, cohort.schema).array)) for case in flat.cases]
+        named = [dataclasses.replace(c, klass=PRESENCE[k]) for c, k in known if k is not None]
     else:
         named = [case for case in flat.cases if case.klass is not None]
         if len(named) < len(flat):
@@ -116,12 +118,6 @@ def _print(case: Case) -> str | None:
         whole.update(repr((array.shape, array.dtype.str)).encode())
         whole.update(array.tobytes())
     return whole.hexdigest()
-
-
-def _presence(case: Case) -> str:
-    if case.label is None:
-        return PRESENCE[0]
-    return PRESENCE[int(readers.read_label(case.label, case.reading).array.any())]
 
 
 def fitting(

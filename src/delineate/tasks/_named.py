@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from delineate.core.case import Case
 from delineate.core.errors import DelineateError, LayoutError, PartialError
 from delineate.core.progress import Say
+from delineate.core.schema import Schema
 from delineate.data import readers
 from delineate.data.cohort import Cohort
+from delineate.data.labels import presence, read_indices
 from delineate.data.layouts._listing import load_json
 from delineate.tasks import _classes
 from delineate.tasks._outputs import INDEX
@@ -65,7 +67,8 @@ def evaluate_classes(
         case = cases.get(record["id"])
         try:
             if record.get("error") is None:
-                found = _rows(case, record, index["classes"]["target"], classes) if case else []
+                target = index["classes"]["target"]
+                found = _rows(case, record, target, classes, cohort.schema) if case else []
                 rows += found
                 unknown += [record["id"]] * (not found)
         except DelineateError as error:
@@ -96,22 +99,26 @@ def evaluate_classes(
     return summary
 
 
-def _rows(case: Case, record: Mapping[str, Any], target: str, classes: Sequence[str]) -> list[Row]:
+def _rows(
+    case: Case, record: Mapping[str, Any], target: str, classes: Sequence[str], schema: Schema
+) -> list[Row]:
     """What is scored of one case: its slices, or itself."""
     head = {"case": case.id, "subject": case.subject}
     slices = record["facts"].get("slices", [])
     if target == "presence":
         if case.label is None:
             return []
-        mask = readers.read_label(case.label, case.reading).array[0] > 0
+        grid = readers.probe(next(iter(case.images.values())), case.reading)[0]
+        mask = read_indices(case, schema, grid).array[0]
         if slices and slices[0]["slice"] is None:
-            truths = [bool(mask.any())]
+            truths = [presence(mask)]
         else:
             moved = np.moveaxis(mask, record["facts"]["slice_axis"], 0)
-            truths = [bool(moved[one["slice"]].any()) for one in slices]
+            truths = [presence(moved[one["slice"]]) for one in slices]
         return [
-            {**head, **one, "truth": classes[int(truth)]}
+            {**head, **one, "truth": classes[truth]}
             for one, truth in zip(slices, truths, strict=True)
+            if truth is not None
         ]
     if case.klass not in classes:
         return []

@@ -6,6 +6,7 @@ found by their file names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -18,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.case import Case, Source
-from delineate.core.errors import GeometryError, InputError, LayoutError
+from delineate.core.errors import DelineateError, GeometryError, InputError, LayoutError
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.core.schema import Schema
 from delineate.data.layouts._listing import files, load_json, stem, suffix
 from delineate.data.opening import Opening
-from delineate.data.readers import read_label
+from delineate.data.readers import onto, probe, read_label, union
 from delineate.tasks._schemas import read_schema, settle, translate
 
 T = TypeVar("T")
@@ -134,13 +135,29 @@ def load(
     if case.label is None:
         raise InputError("expected a labelled case", where=case.id, code="no-labels")
     truth = read_label(case.label, case.reading)
-    indices = pairs.schema.to_index(truth.array[0], where=_name(case.label))
-    if source is None:
+    prediction = None if source is None else read_label(source, case.reading)
+    truth, prediction = _on_one_grid(case, truth, prediction)
+    indices = pairs.schema.to_index(truth.array[0], _name(case.label), truth.meta.get("names"))
+    if prediction is None or source is None:
         return np.zeros_like(indices), indices, truth.grid
-    prediction = read_label(source, case.reading)
     _same_grid(prediction, truth, _name(source), _name(case.label))
-    predicted = pairs.predicted_schema.to_index(prediction.array[0], where=_name(source))
+    predicted = pairs.predicted_schema.to_index(
+        prediction.array[0], _name(source), prediction.meta.get("names")
+    )
     return pairs.translation[predicted], indices, truth.grid
+
+
+def _on_one_grid(case: Case, truth: Image, prediction: Image | None) -> tuple[Image, Image | None]:
+    """Bring what leaves out the empty onto the image's grid, or onto one that holds both."""
+    found = [label for label in (truth, prediction) if label is not None]
+    if not any(label.meta.get("partial") for label in found):
+        return truth, prediction
+    grid = next((label.grid for label in found if not label.meta.get("partial")), None)
+    for source in case.images.values() if grid is None else ():
+        with contextlib.suppress(DelineateError):  # an image is not needed to score
+            grid = grid or probe(source, case.reading)[0]
+    grid = grid or union(found[0].grid, found[-1].grid)
+    return onto(truth, grid), None if prediction is None else onto(prediction, grid)
 
 
 def _name(source: Path | tuple[Path, ...]) -> str:

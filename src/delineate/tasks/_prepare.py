@@ -19,10 +19,11 @@ from delineate.core.case import Case
 from delineate.core.errors import DelineateError, GeometryError, InputError, PartialError
 from delineate.core.image import Grid, Image
 from delineate.core.progress import QUIET, Progress
-from delineate.core.schema import Schema
+from delineate.core.schema import IGNORED, Schema
 from delineate.data import cache, readers
 from delineate.data.cache import PreparedArrays, PreparedCase
 from delineate.data.cohort import Cohort
+from delineate.data.labels import read_indices
 from delineate.preprocess import presets
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _fitted
@@ -141,14 +142,13 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
     label = None
     facts: dict[str, Any] = {}
     if case.label is not None:
-        where = str(case.label[0].parent if isinstance(case.label, tuple) else case.label)
-        given = readers.read_label(case.label, case.reading)
-        indices = schema.to_index(given.array, where)
-        full = Image(indices, given.grid)
+        full = read_indices(case, schema, image.grid)
+        indices = full.array
         label = presets.apply_label(full, prepared)
         names = [entry.name for entry in schema.labels]
-        before = np.bincount(indices.reshape(-1), minlength=len(names) + 1)[1:]
-        facts["voxels_cropped"] = presets.cropped_away(full, prepared)
+        before = np.bincount(indices.reshape(-1), minlength=IGNORED)[1 : len(names) + 1]
+        drawn = Image(np.where(indices == IGNORED, 0, indices), full.grid)
+        facts["voxels_cropped"] = presets.cropped_away(drawn, prepared)
         facts["voxels"] = dict(zip(names, before.tolist(), strict=True))
     original = image.grid
     return PreparedArrays(prepared.array, label, prepared.history, original, prepared.grid, facts)
@@ -174,7 +174,8 @@ def _some(cohort: Cohort, most: int) -> Sequence[Case]:
 def recipe_key(preparation: Preparation, schema: Schema) -> str:
     """Everything but the files that decides what a prepared case looks like."""
     recipe = {**preparation.to_dict(), "reasons": None, "elbow": None}
-    facts = [presets.ARITHMETIC, recipe, [label.value for label in schema.labels]]
+    labels = [(label.name, label.value) for label in schema.labels]
+    facts = [presets.ARITHMETIC, recipe, labels, schema.ignore, schema.named]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -256,7 +257,7 @@ def _statistics(cohort: Cohort, modalities: list[str]) -> dict[int, dict[str, fl
         values = image.array.reshape(image.channels, -1)
         inside = np.arange(values.shape[1])
         if case.label is not None:
-            label = readers.read_label(case.label, case.reading)
+            label = readers.read_label(case.label, case.reading, image.grid)
             if not label.grid.same_as(image.grid):
                 raise GeometryError(
                     "expected the label on the grid of its image",
@@ -264,7 +265,10 @@ def _statistics(cohort: Cohort, modalities: list[str]) -> dict[int, dict[str, fl
                     fix="export the label on the image's grid; nothing is resampled silently",
                     code="label-grid",
                 )
-            inside = np.flatnonzero(label.array) if label.array.any() else inside
+            known = cohort.schema.meaning(label.meta.get("names"))
+            apart = [0, *(value for value, index in known.items() if index == IGNORED)]
+            drawn = np.flatnonzero(~np.isin(label.array, apart))
+            inside = drawn if drawn.size else inside
         generator = np.random.default_rng(seed)
         if inside.size > _VOXELS:
             inside = generator.choice(inside, _VOXELS, replace=False)

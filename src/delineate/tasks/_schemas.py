@@ -46,7 +46,7 @@ def settle(
     if ours is None:
         ours, found = schema_from_files([case.label for case in cases if case.label])
         notes += found
-    if given is None and predicted is not None and _nameless(ours):
+    if given is None and predicted is not None and ours.nameless:
         values = {label.value for label in ours.labels}
         if values <= {label.value for label in predicted.labels}:
             return predicted, predicted  # the same values, and names to them
@@ -58,11 +58,6 @@ def settle(
             code="label-none",
         )
     return ours, predicted or ours
-
-
-def _nameless(schema: Schema) -> bool:
-    """Whether labels are only called after their values."""
-    return all(label.name in ("foreground", f"label {label.value}") for label in schema.labels)
 
 
 def translate(
@@ -79,7 +74,7 @@ def translate(
             f"the predictions' only label {predicted.labels[0].name!r} is compared with the "
             f"labels' only one, {schema.labels[0].name!r}"
         )
-    elif _nameless(predicted) and all(label.value in by_value for label in predicted.labels):
+    elif predicted.nameless and all(label.value in by_value for label in predicted.labels):
         found = [by_value[label.value] for label in predicted.labels]
     else:
         raise LabelError(

@@ -22,6 +22,7 @@ import numpy as np
 from delineate.core.case import VALUES, Case, Source
 from delineate.core.errors import DelineateError, LabelError, LayoutError
 from delineate.core.schema import Label, Schema
+from delineate.data.layouts._named_labels import named_schema
 
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUME = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -312,6 +313,8 @@ def schema_from_files(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]
     """Schema of label files that no document explains, with notes on how it came about."""
     if not labels:
         return Schema(), ()
+    if (named := named_schema(labels)) is not None:
+        return named
     seen, notes = label_values(labels)
     values = sorted(seen - {0})
     if len(values) == 1:

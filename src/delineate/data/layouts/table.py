@@ -13,12 +13,12 @@ table that has such a column.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 from delineate.core.case import Case, Source
 from delineate.core.errors import InputError, LayoutError
-from delineate.core.schema import Schema
 from delineate.data.layouts._listing import (
     OWN_SUBJECT,
     SPLITS,
@@ -84,8 +84,8 @@ def cases(root: Path) -> Listing:
     unlabelled = [f"{c.id} (no label)" for c in found if c.label is None]
     return Listing(
         cases=tuple(found),
-        schema=Schema(
-            schema.labels, classes=tuple(sorted({case.klass for case in found if case.klass}))
+        schema=dataclasses.replace(
+            schema, classes=tuple(sorted({case.klass for case in found if case.klass}))
         ),
         modalities={
             channel: modality_of_file(firsts[channel])

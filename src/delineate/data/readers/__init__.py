@@ -16,8 +16,11 @@ from delineate.core.case import STRICT, Reading, Source
 from delineate.core.errors import GeometryError, OutputError, ReadError
 from delineate.core.image import Grid, Image, flat_grid
 from delineate.data.readers._common import parsing, require_finite
+from delineate.data.readers._placing import onto, union
 
-__all__ = ["probe", "read", "read_label", "require_finite", "write"]
+__all__ = [
+    "label_names", "onto", "probe", "read", "read_label", "require_finite", "union", "write",
+]  # fmt: skip
 
 #: Extension -> member that writes it.
 _WRITERS = {
@@ -54,11 +57,20 @@ def read(source: Source, reading: Reading = STRICT) -> Image:
     return image
 
 
-def read_label(source: Source, reading: Reading = STRICT) -> Image:
+def read_label(source: Source, reading: Reading = STRICT, grid: Grid | None = None) -> Image:
     """Read a label map as integers ``(1, *S)``, values as stored.
 
+    Where the file names its structures (DICOM SEG, ``.seg.nrrd``), ``meta["names"]`` says which
+    value is which: in another file it may be another. ``Schema.to_index`` takes both.
+
+    Args:
+        source: As in ``read``.
+        reading: As in ``read``.
+        grid: Of the image, for formats that leave out what is empty: they are brought onto it.
+
     Raises:
-        LabelError: Values are not whole numbers, or there is more than one channel.
+        LabelError: Values are not whole numbers, there is more than one channel, or segments
+            overlap.
         ReadError: As in ``read``.
         GeometryError: As in ``read``.
         MissingExtraError: As in ``read``.
@@ -67,7 +79,23 @@ def read_label(source: Source, reading: Reading = STRICT) -> Image:
         return _stack([read_label(path, reading) for path in source], source)
     member, choices = _member(source, reading)
     image: Image = member.read_label(source, **choices)
-    return image
+    return image if grid is None else onto(image, grid)
+
+
+def label_names(source: Source) -> dict[int, str] | None:
+    """Value -> structure, from the header alone; None where the file does not name any.
+
+    Raises:
+        LabelError: The header contradicts itself.
+        ReadError: As in ``read``, so far as the header shows it.
+    """
+    if isinstance(source, tuple) and not _is_dicom(source):
+        return None
+    member, _ = _member(source, STRICT)
+    names: dict[int, str] | None = None
+    if hasattr(member, "label_names"):
+        names = member.label_names(source)
+    return names
 
 
 def probe(source: Source, reading: Reading = STRICT) -> tuple[Grid, int]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from delineate.core.errors import GeometryError, OutputError, ReadError
 from delineate.core.image import Grid, Image, flat_grid
+from delineate.data.readers import _seg_nrrd
 from delineate.data.readers._common import (
     MAX_CHANNELS,
     check_size,
@@ -63,16 +64,29 @@ def read(path: Path) -> Image:
 
 
 def read_label(path: Path) -> Image:
-    """Read a label map as ``(1, *S)`` integers.
+    """Read a label map as ``(1, *S)`` integers; of a ``.seg.nrrd``, ``meta["names"]`` too.
 
     Raises:
-        LabelError: More than one channel, or values that are not whole numbers.
+        LabelError: More than one channel, values that are not whole numbers, or segments that
+            overlap.
         ReadError: As in ``read``.
         GeometryError: As in ``read``.
     """
     array, grid, meta = _load(path)
+    found, layers = _seg_nrrd.segments(path)
+    if not found:
+        one_channel(len(array), path)
+        return Image(label_values(array, path), grid, meta=meta)
+    array = label_values(array, path)
+    array = array if layers == 1 else _seg_nrrd.merge(array, found, path)
     one_channel(len(array), path)
-    return Image(label_values(array, path), grid, meta=meta)
+    meta |= {"names": _seg_nrrd.names(found, layers), "partial": True}
+    return Image(array, grid, meta=meta)
+
+
+def label_names(path: Path) -> dict[int, str] | None:
+    """Value -> name of the segments of a ``.seg.nrrd``, from the header alone; None elsewhere."""
+    return _seg_nrrd.names(*_seg_nrrd.segments(path))
 
 
 def probe(path: Path) -> tuple[Grid, int]:

@@ -1,0 +1,61 @@
+"""What an audit says of label files that name their structures: names that some files lack."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from delineate.data._audit_case import Record
+from delineate.data._audit_finding import Finding, count
+from delineate.data.cohort import Cohort
+
+
+def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
+    """Structures of almost one name, structures that few files name, and what readers decided."""
+    owners: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
+    named = 0
+    for record in records:
+        if record.label is None:
+            continue
+        for note in record.label.notes:
+            notes.setdefault(note, []).append(record.case.id)
+        if record.label.names is not None:
+            named += 1
+            for name in record.label.names:
+                owners.setdefault(name, []).append(record.case.id)
+    findings = _alike(owners)
+    rare = {name: found for name, found in owners.items() if len(found) < named}
+    if rare and cohort.schema.named:
+        told = ", ".join(f"{name!r} in {len(found)}" for name, found in rare.items())
+        message = f"not every one of {count(named, 'label file')} names every structure: {told}"
+        lacking = tuple(
+            record.case.id
+            for record in records
+            if record.label is not None
+            and record.label.names is not None
+            and not rare.keys() <= record.label.names
+        )
+        fix = "right if the structure is not there in these cases; else name it as the others do"
+        findings.append(Finding("label-names-differ", "warning", message, lacking, fix))
+    findings += [
+        Finding("label-read", "note", f"{count(len(found), 'label file')}: {note}", tuple(found))
+        for note, found in notes.items()
+    ]
+    return findings
+
+
+def _alike(owners: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Names that differ in case, spaces and dashes alone: one structure, in all likelihood."""
+    groups: dict[str, list[str]] = {}
+    for name in owners:
+        groups.setdefault(re.sub(r"[\W_]+", "", name).casefold(), []).append(name)
+    return [
+        Finding(
+            "label-names-alike", "blocking",
+            f"names that are almost the same are taken for different structures: {g}",
+            tuple(owners[min(g, key=lambda name: len(owners[name]))]),
+            "give the structure one name in every file",
+        )
+        for g in groups.values() if len(g) > 1
+    ]  # fmt: skip

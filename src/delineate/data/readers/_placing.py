@@ -1,0 +1,86 @@
+"""Segmentations that leave out what is empty, brought onto the whole grid of an image.
+
+DICOM SEG omits empty slices, 3D Slicer crops to what is drawn. Voxels move to voxels, by whole
+steps, swaps and flips of axes; nothing is interpolated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from delineate.core.errors import GeometryError
+from delineate.core.image import TOLERANCE_MM, FloatArray, Grid, Image
+
+
+def onto(label: Image, grid: Grid) -> Image:
+    """A label map ``(1, *S)`` on another grid, background where it says nothing.
+
+    Left as it is where its file holds all of its grid, or where its voxels do not lie on those of
+    ``grid``: whoever compares the two grids says so.
+
+    Raises:
+        GeometryError: Something is drawn outside of ``grid``.
+    """
+    steps = _steps(label.grid, grid) if label.meta.get("partial") else None
+    if steps is None:
+        return label
+    turn, start = np.rint(steps[:3, :3]).astype(int), np.rint(steps[:3, 3]).astype(int)
+    axes = [int(np.abs(turn[a]).argmax()) for a in range(3)]  # of the label, in the grid's order
+    array = label.array[0].transpose(axes)
+    source, target = [], []
+    for axis, n in enumerate(grid.shape):
+        size, sign = array.shape[axis], int(turn[axis, axes[axis]])
+        low = int(start[axis]) if sign > 0 else int(start[axis]) - size + 1
+        array = array if sign > 0 else np.flip(array, axis)
+        source.append(slice(max(0, -low), max(0, min(size, n - low))))
+        target.append(slice(max(0, low), max(0, min(n, low + size))))
+    out = np.zeros(grid.shape, array.dtype)
+    inside = array[tuple(source)]
+    if np.count_nonzero(inside) < np.count_nonzero(array):
+        raise GeometryError(
+            "structures are drawn outside of the image that the segmentation is placed on",
+            fix="give the image that they were drawn on",
+            code="label-outside",
+        )
+    if inside.size:
+        out[tuple(target)] = inside
+    return dataclasses.replace(label, array=out[None], grid=grid, meta=_whole(label))
+
+
+def union(one: Grid, other: Grid) -> Grid:
+    """The least grid of ``one``'s voxels that holds both; ``one`` where they share no voxels."""
+    steps = _steps(other, one)
+    if steps is None:
+        return one
+    corners = np.rint(steps[:3] @ _corners(other.shape)).astype(int)
+    low = np.minimum(corners.min(1), 0)
+    high = np.maximum(corners.max(1) + 1, one.shape)
+    affine = one.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ low
+    return Grid(tuple(high - low), affine, one.oriented, one.spacing_known)
+
+
+def _whole(label: Image) -> dict[str, object]:
+    return {**label.meta, "partial": False}
+
+
+def _steps(label: Grid, grid: Grid) -> FloatArray | None:
+    """Voxel of ``label`` -> voxel of ``grid``, ``(4, 4)``; None where they do not meet."""
+    if label.ndim != 3 or grid.ndim != 3 or label.oriented != grid.oriented:
+        return None
+    steps = np.linalg.solve(grid.affine, label.affine)
+    near = np.rint(steps)
+    turn = np.abs(near[:3, :3])
+    if (turn.sum(0) != 1).any() or (turn.sum(1) != 1).any():
+        return None
+    corners = _corners(label.shape)
+    apart = (grid.affine @ near - label.affine)[:3] @ corners
+    return near if np.linalg.norm(apart, axis=0).max() <= TOLERANCE_MM else None
+
+
+def _corners(shape: tuple[int, ...]) -> FloatArray:
+    """Corner voxels of a volume, ``(4, 8)``."""
+    ends = np.meshgrid(*[(0.0, n - 1.0) for n in shape], indexing="ij")
+    return np.vstack([np.array(ends).reshape(3, -1), np.ones(8)])
