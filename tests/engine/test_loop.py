@@ -18,11 +18,11 @@ from lightning_fabric import Fabric
 from delineate.core.case import Batch
 from delineate.core.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from delineate.core.schema import Label, Schema
-from delineate.engine import checkpoint
+from delineate.engine import checkpoint, log
 from delineate.engine.budget import Candidate, Pace, choose
 from delineate.engine.loop import Loop, Settings
 from delineate.methods import adversarial, supervised
-from delineate.methods._plan import Plan
+from delineate.methods._plan import Plan, Stage
 from delineate.networks import unet
 
 SCHEMA = Schema((Label("a", 1), Label("b", 2)))
@@ -286,3 +286,12 @@ def test_the_widest_network_that_sees_enough_patches_is_chosen() -> None:
     assert budget(6000) == 32
     with pytest.raises(ConfigError, match="10 steps"):
         budget(0.2)
+
+
+def test_without_tensorboard_the_log_is_kept_all_the_same(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(log, "find_spec", lambda name: None)
+    pace = Pace(1, None)
+    with log.Log(tmp_path, pace) as kept:
+        kept.write(Stage("only", 1.0, {}, {}, lambda batch, update: {}), {"loss": 0.5})
+    assert json.loads((tmp_path / "log.jsonl").read_text())["loss"] == 0.5
+    assert not (tmp_path / "tensorboard").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from delineate.core.errors import ConfigError
+from delineate.core.errors import ConfigError, MissingExtraError
 from delineate.networks import swin_unetr
 
 
@@ -97,3 +98,9 @@ def test_a_disc_is_found_within_sixty_steps() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         swin_unetr.Config(**wrong)
+
+
+def test_without_monai_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    with pytest.raises(MissingExtraError, match=r"delineate\[monai\]"):
+        swin_unetr.build(swin_unetr.Config(), 1, 2)

@@ -119,7 +119,7 @@ def _atlas_head(block: int) -> tuple[Field, Field, Field, NDArray[np.float64]]:
     if folder is None:
         raise MissingExtraError(
             "expected the ICBM 152 atlas that comes with nilearn, which is not installed",
-            fix="pip install nilearn, or choose anatomy='ellipsoid'",
+            fix="pip install \"delineate[atlas]\", or choose anatomy='ellipsoid'",
         )
     volumes = {}
     for name in ("t1", "gm", "wm"):

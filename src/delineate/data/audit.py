@@ -7,9 +7,7 @@ become findings, each *blocking*, a *warning* or a *note*, with its places and t
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from delineate.core.errors import DelineateError
 from delineate.core.progress import QUIET, Progress
-from delineate.data import readers
+from delineate.data import _threads
 from delineate.data._audit_case import Record, look, orientation, spacing
 from delineate.data._audit_files import faults, pairing, people
 from delineate.data._audit_finding import Finding
@@ -36,8 +33,8 @@ SEVERITIES = ("blocking", "warning", "note")
 RULES: tuple[Callable[[Cohort, Sequence[Record]], list[Finding]], ...] = (
     faults, pairing, people, duplicates, geometry, labels, names, intensities,
 )  # fmt: skip
-#: Cases whose headers are looked at to tell how many can be held in memory at once.
-_CASES = 24
+#: Times that a case is held while it is looked at: image, bytes read, turned copy, finite voxels.
+_COPIES = 4
 #: More shapes than this are summed up by axis.
 _MOST_SHAPES = 14
 
@@ -58,7 +55,7 @@ def examine(
         ``message``, ``places`` (how many), ``where`` (the first of them) and ``fix``.
     """
     begun = time.monotonic()
-    records = _look_at_all(cohort, workers or _workers(cohort), progress)
+    records = _look_at_all(cohort, workers or _threads.fitting(cohort, _COPIES), progress)
     found = [finding for rule in RULES for finding in rule(cohort, records)]
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return {
@@ -82,21 +79,6 @@ def _look_at_all(cohort: Cohort, workers: int, progress: Progress) -> list[Recor
         return list(progress.track(looks, "audit", len(cohort)))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _workers(cohort: Cohort) -> int:
-    """Threads that the processors, and the memory for the largest of some cases, allow."""
-    import psutil
-
-    largest = 1
-    for case in cohort.cases[:: max(1, len(cohort) // _CASES)]:
-        for source in case.images.values():
-            with contextlib.suppress(DelineateError, OSError):  # told when its turn comes
-                grid, channels = readers.probe(source, case.reading)
-                largest = max(largest, 4 * channels * math.prod(grid.shape))
-    # An image, the bytes it was read from, its turned copy and its mask of finite voxels.
-    fit = int(psutil.virtual_memory().available * 0.5 / (4 * largest))
-    return max(1, min(8, os.cpu_count() or 1, fit))
 
 
 def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run says of every step: ``log.jsonl``, and the same numbers for TensorBoard."""
+"""What a run says of every step: ``log.jsonl``, and for TensorBoard where that is installed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
@@ -32,15 +33,16 @@ class Log:
         self.open = ExitStack()
 
     def __enter__(self) -> Self:
-        from torch.utils.tensorboard import SummaryWriter
-
         step = self.pace.step
         trim(self.folder, step)
         path = self.folder / "log.jsonl"
         self.file = self.open.enter_context(path.open("a", buffering=1))
-        purge = step + 1 if step else None
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
-        self.open.callback(self.board.close)
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            purge = step + 1 if step else None
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
+            self.open.callback(self.board.close)
         return self
 
     def __exit__(
@@ -53,7 +55,7 @@ class Log:
 
     def write(self, stage: Stage, numbers: Mapping[str, float]) -> None:
         """One line a step: the rate, the losses, what validation said."""
-        if self.file is None or self.board is None:
+        if self.file is None:
             return
         rates = (group["lr"] for o in stage.optimisers.values() for group in o.param_groups)
         rate = next(rates, 0.0)
@@ -66,8 +68,9 @@ class Log:
             **{k: (v if math.isfinite(v) else None) for k, v in numbers.items()},
         }
         self.file.write(json.dumps(line) + "\n")
-        for name, value in {"lr": rate, **numbers}.items():
-            self.board.add_scalar(name, value, self.pace.step)
+        if self.board is not None:
+            for name, value in {"lr": rate, **numbers}.items():
+                self.board.add_scalar(name, value, self.pace.step)
 
 
 def trim(folder: Path, step: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from delineate.core.errors import ConfigError
+from delineate.core.errors import ConfigError, MissingExtraError
 from delineate.networks import _blocks as blocks
 
 PAPER = "Hatamizadeh et al. 2022, arXiv:2201.01266"
@@ -65,8 +65,14 @@ class SwinUNETR(nn.Module):
     """See the module's docstring."""
 
     def __init__(self, config: Config, channels: int, outputs: int) -> None:
-        from monai.networks.nets import swin_unetr as monai  # takes seconds to import
-
+        try:
+            from monai.networks.nets import swin_unetr as monai  # takes seconds to import
+        except ImportError as error:
+            raise MissingExtraError(
+                f"expected MONAI with einops, whose implementation this is, got: {error}",
+                where="swin_unetr",
+                fix='pip install "delineate[monai]"',
+            ) from None
         super().__init__()
         self.config = config
         self.net = monai.SwinUNETR(

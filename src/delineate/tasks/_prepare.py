@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from delineate.core.errors import DelineateError, GeometryError, InputError, Par
 from delineate.core.image import Grid, Image
 from delineate.core.progress import QUIET, Progress
 from delineate.core.schema import IGNORED, Schema
-from delineate.data import cache, readers
+from delineate.data import _threads, cache, readers
 from delineate.data.cache import PreparedArrays, PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.labels import read_indices
@@ -32,6 +30,8 @@ from delineate.tasks import _fitted
 _MEASURED = ("CT", "PET", "RGB")
 #: Cases read, and voxels taken of each, to measure them.
 _CASES, _VOXELS = 24, 20_000
+#: Times that a case is held while it is prepared: image, copies on the way, label.
+_COPIES = 8
 #: Cases that a denoiser and the number of clusters are learned from.
 _LEARNED = 8
 
@@ -122,7 +122,7 @@ def prepare_cohort(
         recipe_key(preparation, schema),
         lambda case: prepare_case(case, preparation, schema),
         folder,
-        workers=workers or _workers(cohort),
+        workers=workers or _threads.fitting(cohort, _COPIES),
         progress=progress,
         verify=verify,
     )
@@ -177,20 +177,6 @@ def recipe_key(preparation: Preparation, schema: Schema) -> str:
     labels = [(label.name, label.value) for label in schema.labels]
     facts = [presets.ARITHMETIC, recipe, labels, schema.ignore, schema.named]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _workers(cohort: Cohort) -> int:
-    """Threads that the processors, and the memory for the largest of some cases, allow."""
-    import psutil
-
-    largest = 1
-    for case in cohort.cases[:: max(1, len(cohort.cases) // _CASES)]:
-        with contextlib.suppress(DelineateError):  # it will be reported when its turn comes
-            probes = [readers.probe(source, case.reading) for source in case.images.values()]
-            largest = max(largest, sum(n * math.prod(grid.shape) * 4 for grid, n in probes))
-    # An image, its copies on the way and its label: about eight times its own size.
-    fit = int(psutil.virtual_memory().available * 0.5 / (8 * largest))
-    return max(1, min(8, os.cpu_count() or 1, fit))
 
 
 def _probe_all(cohort: Cohort, workers: int) -> list[dict[str, tuple[Grid, int]]]:

@@ -36,7 +36,7 @@ def phantom(
         controls: Share of people without a tumour.
         twins: Share of scans that show an earlier patient again.
         missing: Share of scans that lack one sequence.
-        anatomy: ``auto``, ``icbm152`` (needs nilearn) or ``ellipsoid``.
+        anatomy: ``auto``, ``icbm152`` (of the extra ``atlas``) or ``ellipsoid``.
         layout: ``bids`` (NIfTI) or ``kaggle`` (TIFF slices, as in kaggle_3m).
         say: Says one line to the person who waits.
         progress: Shows how far the work is.
@@ -44,8 +44,11 @@ def phantom(
     Returns:
         The folder, with ``participants.tsv`` and ``phantom.json``.
     """
+    from delineate.data._phantom_anatomy import template_folder
     from delineate.data.phantom import generate
 
+    if anatomy == "auto" and template_folder() is None:
+        say('heads are ellipsoids; pip install "delineate[atlas]" for real ones')
     folder = generate(
         out,
         subjects,
