@@ -6,14 +6,25 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)  # fmt: skip
 
 from delineate.core.errors import (
     DelineateError,
@@ -21,6 +32,8 @@ from delineate.core.errors import (
     LabelError,
     MissingExtraError,
 )
+from delineate.data.audit import examine
+from delineate.data.cohort import Cohort
 from delineate.data.readers import dicom, probe, read, read_label
 
 CT, MR, PET = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "128"))
@@ -64,7 +77,7 @@ def slices(count: int = 5, tilt: float = 0.0) -> list[Dataset]:
 
 
 def save(folder: Path, objects: list[Dataset]) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(objects):
         data.save_as(folder / f"{number:03}.dcm", enforce_file_format=True)
     return folder
@@ -122,6 +135,75 @@ def test_rescaling_is_that_of_each_slice(tmp_path: Path) -> None:
         np.testing.assert_allclose(image.array[0, ..., k], stored * (k + 0.5) - 10 * k)
     objects[1].RescaleSlope = "0"
     refused(save(tmp_path / "series", objects), "dicom-damaged")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", ["native", "big endian", "rle", "jpeg", "jpeg-ls", "jpeg 2000"])
+def test_bits_above_those_stored_are_no_part_of_a_pixel(
+    tmp_path: Path, syntax: str, signed: bool
+) -> None:
+    low = -2048 if signed else 0
+    values = np.linspace(low, low + 4095, 24).astype(np.int16).reshape(6, 4)
+    overlay = np.zeros((6, 4), np.uint16)
+    overlay[1:3], overlay[:, 2] = 0x1000, 0x8000
+    data = make(CT, "CT", (values.view(np.uint16) & 0x0FFF | overlay))
+    data.BitsStored, data.HighBit, data.PixelRepresentation = 12, 11, int(signed)
+    pixels = np.frombuffer(data.PixelData, np.uint16).reshape(6, 4)
+    if syntax == "big endian":
+        data.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        data["PixelData"].VR = "OW"
+        data.PixelData = pixels.astype(">u2").tobytes()
+    elif syntax != "native":
+        uid, code = {
+            "rle": (RLELossless, rle),
+            "jpeg": (JPEGLosslessSV1, lambda a: imagecodecs.ljpeg_encode(a, bitspersample=16)),
+            "jpeg-ls": (JPEGLSLossless, imagecodecs.jpegls_encode),
+            "jpeg 2000": (
+                JPEG2000Lossless,
+                lambda a: imagecodecs.jpeg2k_encode(a, level=0, codecformat="j2k", reversible=True),
+            ),
+        }[syntax]
+        data.file_meta.TransferSyntaxUID = uid
+        data.PixelData = encapsulate([code(pixels)])
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+    folder = save(tmp_path / "one", [data])
+    np.testing.assert_array_equal(read(folder).array[0], values)
+
+
+def rle(pixels: np.ndarray) -> bytes:
+    """16-bit pixels as two RLE segments, high bytes first, of literal runs alone."""
+    segments = []
+    for shift in (8, 0):
+        row = (pixels >> shift & 0xFF).astype(np.uint8).tobytes()
+        segments.append(bytes([len(row) - 1]) + row + b"\0" * ((len(row) + 1) % 2))
+    header = np.zeros(16, "<u4")
+    header[:3] = 2, 64, 64 + len(segments[0])
+    return header.tobytes() + b"".join(segments)
+
+
+@pytest.mark.parametrize("state", ["absent", "empty", "empty and compressed"])
+def test_a_file_without_pixels_is_named_and_the_others_go_on(tmp_path: Path, state: str) -> None:
+    objects = slices(4)
+    if state == "absent":
+        del objects[2].PixelData
+    else:
+        objects[2].PixelData = b""
+    if state == "empty and compressed":
+        objects[2].file_meta.TransferSyntaxUID = RLELossless
+        objects[2].PixelData = b"\xfe\xff\x00\xe0" + bytes(4)  # a table of no frames
+        objects[2]["PixelData"].VR, objects[2]["PixelData"].is_undefined_length = "OB", True
+    folder = save(tmp_path / "set" / "series", objects)
+    error = refused(folder, "dicom-truncated")
+    assert error.where == str(folder / "002.dcm")
+    assert f"PixelData is {state.split()[0]}" in str(error)
+    whole = slices(4)
+    for data in whole:
+        data.SeriesInstanceUID = STUDY
+    save(tmp_path / "set" / "other", whole)
+    found = examine(Cohort.open(tmp_path / "set"))
+    told = [f for f in found["findings"] if f["code"] == "dicom-truncated"]
+    assert [f["where"] for f in told] == [["series/002.dcm"]]
+    assert found["facts"]["files_read_to_the_end"] == 1
 
 
 def test_monochrome1_is_turned_and_said_so(tmp_path: Path) -> None:
@@ -275,6 +357,133 @@ def test_echoes_are_volumes_of_their_own(tmp_path: Path) -> None:
     assert "EchoTime 80" in str(refused(folder, "dicom-several"))
     parts = [(series.part, len(series.frames)) for series in dicom.find_series(folder)]
     assert sorted(parts) == [("EchoTime 10.0", 4), ("EchoTime 80.0", 4)]
+
+
+def phased(*volumes: dict[str, object]) -> list[Dataset]:
+    """Volumes at one place, each of ``count`` slices and with attributes of its own."""
+    objects = []
+    for volume in volumes:
+        facts = {"count": 4, **volume}
+        count = facts.pop("count")
+        for data in slices(count):  # type: ignore[arg-type]
+            for name, value in facts.items():
+                setattr(data, name, value)
+            objects.append(data)
+    for number, data in enumerate(objects):
+        data.InstanceNumber = number + 1
+    return objects
+
+
+def parts(folder: Path) -> list[tuple[str, int]]:
+    return sorted((series.part, len(series.frames)) for series in dicom.find_series(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "told"),
+    [
+        ("AcquisitionNumber", 1, 2, ("AcquisitionNumber 1", "AcquisitionNumber 2")),
+        ("TemporalPositionIdentifier", 1, 2, ("TemporalPositionIdentifier 1", "… 2")),
+        ("EchoNumbers", 1, 2, ("EchoNumbers 1", "… 2")),
+        ("TriggerTime", 0, 425.5, ("TriggerTime 0.0", "… 425.5")),
+        ("DiffusionBValue", 0.0, 1000.0, ("DiffusionBValue 0.0", "… 1000.0")),
+        ("AcquisitionTime", "101500", "101630.25", ("AcquisitionTime 101500", "… 101630.25")),
+        ("ContentTime", "101500", "101630.25", ("ContentTime 101500", "… 101630.25")),
+    ],
+)
+@pytest.mark.parametrize("counts", [(5, 5), (5, 4)])
+def test_phases_are_volumes_named_after_what_tells_them_apart(
+    tmp_path: Path, name: str, first: object, second: object, told: tuple[str, str],
+    counts: tuple[int, int],
+) -> None:  # fmt: skip
+    one, two = ({"count": n, name: v} for n, v in zip(counts, (first, second), strict=True))
+    folder = save(tmp_path / "phases", phased(one, two))
+    expected = [(told[0], counts[0]), (told[1].replace("…", name), counts[1])]
+    assert parts(folder) == sorted(expected)
+    for series in dicom.find_series(folder):
+        assert dicom.read(series).array.shape == (1, 4, 6, len(series.frames))
+
+
+def test_dixon_and_private_b_values_tell_volumes_apart(tmp_path: Path) -> None:
+    kinds = [["ORIGINAL", "PRIMARY", "M", kind] for kind in ("WATER", "FAT", "IN_PHASE")]
+    folder = save(tmp_path / "dixon", phased(*({"ImageType": kind} for kind in kinds)))
+    assert [count for _, count in parts(folder)] == [4, 4, 4]
+    assert all(part.startswith("ImageType") for part, _ in parts(folder))
+    objects = phased({}, {})
+    for number, data in enumerate(objects):
+        block = data.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0C, "IS", "50" if number < 4 else "800")
+    folder = save(tmp_path / "diffusion", objects)
+    assert parts(folder) == [("DiffusionBValue 50", 4), ("DiffusionBValue 800", 4)]
+    objects = phased({}, {})
+    for number, data in enumerate(objects):
+        block = data.private_block(0x0043, "GEMS_PARM_01", create=True)
+        block.add_new(0x39, "IS", [1000000050 if number < 4 else 1000000800, 8, 0, 0])
+    assert parts(save(tmp_path / "ge", objects)) == parts(folder)
+
+
+def test_phases_in_which_each_slice_has_its_own_time_go_by_the_order_of_time(
+    tmp_path: Path,
+) -> None:
+    objects = phased({}, {}, {})
+    for number, data in enumerate(objects):  # every slice through all phases, then the next
+        data.TriggerTime = 1000 * (number % 4) + 300 * (number // 4) + number
+        data.PixelData = np.full((6, 4), number // 4, np.int16).tobytes()
+    folder = save(tmp_path / "cine", objects)
+    assert parts(folder) == [(f"TriggerTime {n} of 3", 4) for n in (1, 2, 3)]
+    for phase, series in enumerate(dicom.find_series(folder)):
+        assert np.unique(dicom.read(series).array).tolist() == [phase]
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_slices_made_again_are_no_phase(tmp_path: Path, again: int) -> None:
+    objects = slices(6) + slices(again)
+    for number, data in enumerate(objects):
+        data.AcquisitionNumber, data.InstanceNumber = 1 + number // 6, number
+        data.AcquisitionTime = f"10{number:02}00"
+        data.PixelData = np.full((6, 4), number, np.int16).tobytes()
+    refused(save(tmp_path / "again", objects), "dicom-duplicate")
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [("FrameOfReferenceUID",), ("SeriesInstanceUID",),
+     ("FrameOfReferenceUID", "SeriesInstanceUID")],
+)  # fmt: skip
+def test_a_volume_whose_files_have_uids_of_their_own_is_one_volume(
+    tmp_path: Path, drawn: tuple[str, ...]
+) -> None:
+    objects = slices(5)
+    for data in objects:
+        for name in drawn:
+            setattr(data, name, generate_uid())
+    folder = save(tmp_path / "drawn", objects)
+    image = read(folder)
+    assert image.array.shape == (1, 4, 6, 5)
+    told = " and a ".join(sorted(drawn, reverse=True))
+    assert f"5 files, each with a {told} of its own" in image.meta["notes"][0]
+    cohort = Cohort.open(folder)
+    assert len(cohort) == 1
+    assert any("are taken as one series" in note for note in cohort.notes)
+    # two echoes of it are still two volumes, and a hole keeps the slices apart
+    for number, data in enumerate(more := slices(5)):
+        for name in drawn:
+            setattr(data, name, generate_uid())
+        data.EchoTime, data.InstanceNumber = 80, 6 + number
+    folder_of_two = save(tmp_path / "echoes", objects + more)
+    assert parts(folder_of_two) == [("EchoTime 80.0", 5), ("EchoTime absent", 5)]
+    (folder / "002.dcm").unlink()
+    assert len(dicom.find_series(folder)) == 4
+
+
+def test_single_slices_of_their_own_series_stay_apart_and_the_audit_asks(tmp_path: Path) -> None:
+    objects = slices(5)
+    for number, data in enumerate(objects):
+        data.SeriesInstanceUID, data.SeriesNumber = generate_uid(), number + 1
+    folder = save(tmp_path / "apart", objects)
+    assert len(dicom.find_series(folder)) == 5
+    findings = {f["code"]: f for f in examine(Cohort.open(folder))["findings"]}
+    assert findings["slices-apart"]["severity"] == "warning"
+    assert findings["slices-apart"]["places"] == 5
 
 
 def test_tilted_and_uneven_series_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ _SCALED_ALONE = ("MR", "XR", "US", "OCT", "unknown")
 def geometry(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Channels, dimensions, voxel sizes and orientations that do not fit together."""
     seen = [record for record in records if record.grid is not None]
-    findings = _kinds(cohort, seen) + _orientations(seen) + _implausible(seen)
+    findings = _kinds(cohort, seen) + _orientations(seen) + _implausible(seen) + _lone_slices(seen)
     # The scans of one channel are compared with each other: PET is coarser than CT.
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in seen:
@@ -87,6 +88,37 @@ def _orientations(seen: Sequence[Record]) -> list[Finding]:
         )
         findings.append(Finding("spacing-unknown", "warning", message, tuple(nominal), fix))
     return findings
+
+
+def _lone_slices(seen: Sequence[Record]) -> list[Finding]:
+    """Volumes of one slice that lie side by side, as the slices of one scan do."""
+    stacks: dict[Any, list[tuple[float, str]]] = {}
+    for record in seen:
+        grid = record.grid
+        if grid is None or not grid.oriented or grid.ndim != 3 or grid.shape.count(1) != 1:
+            continue
+        thin = grid.shape.index(1)
+        normal = np.cross(*np.delete(grid.affine[:3, :3], thin, axis=1).T)
+        normal /= np.linalg.norm(normal)
+        along = float(normal @ grid.affine[:3, 3])
+        # the first voxel, moved to where the normal begins: alike in slices of one scan
+        sideways = grid.affine[:3, 3] - along * normal
+        in_plane = np.delete(grid.affine[:3, :3], thin, axis=1)
+        key = (grid.shape, *np.round([*in_plane.ravel(), *sideways], 1).tolist())
+        stacks.setdefault(key, []).append((along, record.case.id))
+    odd: list[str] = []
+    for stack in stacks.values():
+        gaps = np.diff([along for along, _ in sorted(stack)])
+        if len(gaps) >= 2 and gaps.min() > 1e-2 and np.ptp(gaps) <= 0.05 * gaps.min():
+            odd += [name for _, name in sorted(stack)]
+    if not odd:
+        return []
+    message = (
+        f"{len(odd)} volumes of one slice lie evenly side by side: slices of one scan, taken "
+        "apart (in DICOM, by a SeriesInstanceUID or the like of its own in every file)?"
+    )
+    fix = "join them to volumes, or name what they share as their subject (--subject-pattern)"
+    return [Finding("slices-apart", "warning", message, tuple(odd), fix)]
 
 
 def _extent(grid: Grid) -> bool:

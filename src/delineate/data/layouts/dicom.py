@@ -7,6 +7,7 @@ run folder, log or report carries it. Objects that are not images (SEG, RTSTRUCT
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,15 +48,7 @@ def cases(root: Path) -> Listing:
     paths, others = _dicom(root)
     series, unpaired = _series(root, paths)
     base = root.parent if root.is_file() else root
-    # A series alone in its folder has the folder's name, others a number behind it.
-    places = [one.files[0].parent for one in series]
-    count, seen = Counter(places), Counter[Path]()
-    named = []
-    for place in places:
-        seen[place] += 1
-        name = place.name if place != base else base.name
-        numbered = name if count[place] == 1 else f"{name}_series{seen[place]}"
-        named.append(place.parent / numbered if place != base else base / numbered)
+    named = _names(base, series)
     kinds = [_MODALITIES.get(one.modality, "unknown") for one in series]
     several = len(set(kinds)) > 1
     channels = [kind.lower() if several else "image" for kind in kinds]
@@ -82,11 +75,34 @@ def cases(root: Path) -> Listing:
                 [f"{anonymous} series have no Patient ID: each is its own subject"]
                 * bool(anonymous)
             ),
+            *dict.fromkeys(note for one in series for note in one.notes if "taken as one" in note),
             *([f"{others} image files of other formats are not listed"] * bool(others)),
             *([f"cases have different channels: {', '.join(sorted(set(channels)))}"] * several),
         ),
         unpaired=tuple(unpaired),
     )
+
+
+def _names(base: Path, series: list[Series]) -> list[Path]:
+    """A path a series, to be named after.
+
+    A series alone in its folder has the folder's name; others have behind it what tells them
+    apart, or a number.
+    """
+    places = [one.files[0].parent for one in series]
+    parts: dict[Path, list[str]] = {}
+    for place, one in zip(places, series, strict=True):
+        parts.setdefault(place, []).append(re.sub(r"[^\w.+]+", "-", one.part).strip("-."))
+    named, seen = [], Counter[Path]()
+    for place in places:
+        ends = parts[place]
+        apart = len(set(ends)) == len(ends) and 0 < min(map(len, ends)) <= max(map(len, ends)) <= 40
+        seen[place] += 1
+        name = place.name
+        if len(ends) > 1:
+            name += f"_{ends[seen[place] - 1]}" if apart else f"_series{seen[place]}"
+        named.append(place.parent / name if place != base else base / name)
+    return named
 
 
 def _dicom(root: Path) -> tuple[list[Path], int]:

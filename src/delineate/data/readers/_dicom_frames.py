@@ -24,23 +24,31 @@ from delineate.data.readers._common import parsing
 SUFFIXES = (".dcm", ".dicom", ".ima")
 SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _UID = re.compile(r"[0-9.]{1,64}")
+#: When a frame was made; such a time may be each slice's own.
+TIME_KEYS = ("TriggerTime", "FrameReferenceTime", "AcquisitionTime", "ContentTime")
 #: What may tell apart the volumes of one series, likeliest first.
 VOLUME_KEYS = (
     "EchoTime",
     "EchoNumbers",
     "DiffusionBValue",
+    "DiffusionGradientOrientation",
     "TemporalPositionIdentifier",
-    "TriggerTime",
     "InversionTime",
+    "FlipAngle",
+    "KVP",
+    "ConvolutionKernel",
     "ImageType",
     "AcquisitionNumber",
-    "FrameReferenceTime",
-    "AcquisitionTime",
+    *TIME_KEYS,
 )
+#: Where scanners kept the b-value before the standard had a place for it: creator, element.
+_PRIVATE_B = (("SIEMENS MR HEADER", 0x0019, 0x0C), ("GEMS_PARM_01", 0x0043, 0x39))
 #: The same where an enhanced object keeps it: functional group, attribute, name as above.
 _FRAME_KEYS = (
     ("MREchoSequence", "EffectiveEchoTime", "EchoTime"),
     ("MRDiffusionSequence", "DiffusionBValue", "DiffusionBValue"),
+    ("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber"),
+    ("FrameContentSequence", "FrameAcquisitionDateTime", "AcquisitionTime"),
     ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
     ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime", "TriggerTime"),
     ("MRImageFrameTypeSequence", "FrameType", "ImageType"),
@@ -203,6 +211,8 @@ def _classic(path: Path, header: pydicom.Dataset, count: int) -> list[Frame]:
     spacing = _spacing(header.get("PixelSpacing"))
     slope, intercept = _rescale(header)
     keys = {name: str(header[name].value) for name in VOLUME_KEYS if header.get(name) is not None}
+    if "DiffusionBValue" not in keys and (weight := _private_b(header)):
+        keys["DiffusionBValue"] = weight
     place = header
     detector = header.get("DetectorInformationSequence")
     if detector and "ImagePositionPatient" not in header:  # nuclear medicine
@@ -219,6 +229,20 @@ def _classic(path: Path, header: pydicom.Dataset, count: int) -> list[Frame]:
         Frame(path, header, i, count, p, orientation, spacing, slope, intercept, keys)
         for i, p in enumerate(positions)
     ]
+
+
+def _private_b(header: pydicom.Dataset) -> str:
+    """The b-value as Siemens and GE write it, empty where there is none."""
+    for creator, group, element in _PRIVATE_B:
+        try:
+            value = header.private_block(group, creator)[element].value
+        except KeyError:
+            continue
+        first = value if isinstance(value, (str, bytes, int, float)) else value[0]
+        text = first.decode("ascii", "replace") if isinstance(first, bytes) else str(first)
+        # GE adds a flag of 10^9
+        return str(int(text) % 10**9) if text.strip().isdecimal() else text.strip()
+    return ""
 
 
 def _frame_step(header: pydicom.Dataset, orientation: FloatArray | None) -> FloatArray | None:

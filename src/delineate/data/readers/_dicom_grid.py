@@ -7,7 +7,8 @@ import numpy as np
 from delineate.core.errors import GeometryError
 from delineate.core.image import FloatArray, Grid, flat_grid
 from delineate.data.readers._dicom_frames import Frame
-from delineate.data.readers._dicom_series import SAME_PLACE_MM, Series, normal_of, placed
+from delineate.data.readers._dicom_phases import SAME_PLACE_MM, normal_of, placed
+from delineate.data.readers._dicom_series import Series
 
 #: A slice may be off its place on a regular grid by this share of the spacing ...
 SPACING_TOLERANCE = 0.05

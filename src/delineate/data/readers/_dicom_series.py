@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,17 @@ from typing import Any
 import numpy as np
 
 from delineate.core.errors import ReadError
-from delineate.core.image import FloatArray
-from delineate.data.readers._dicom_frames import VOLUME_KEYS, Frame, frames_of, open_header
+from delineate.data.readers._dicom_frames import Frame, frames_of, open_header
+from delineate.data.readers._dicom_phases import crowded, normal_of, part, placed, step_mm
 
-#: Slices nearer than this lie at the same place, mm.
-SAME_PLACE_MM = 1e-2
 #: Frames of one volume have directions that agree to this (cosine).
 _COSINE_TOLERANCE = 1e-3
+#: A pseudonymiser that draws these anew for every file takes a volume to pieces ...
+_DRAWN_KEYS = ("SeriesInstanceUID", "FrameOfReferenceUID")
+#: ... which still agree in these.
+_LEFT_KEYS = ("Modality", "SeriesNumber", "SeriesDescription", "PixelSpacing", "SliceThickness")
+#: Fewer slices than this are not joined: two always lie evenly.
+_FEWEST = 3
 #: Frames that differ in one of these never make one volume.
 _GROUP_KEYS = (
     "PatientID",
@@ -85,25 +88,54 @@ def find_series(source: Path | tuple[Path, ...]) -> list[Series]:
             )
         for frame in frames_of(path, header) if header is not None else []:
             groups.setdefault(tuple(map(frame.text, _GROUP_KEYS)), []).append(frame)
+    groups, joined = _join_lone(groups)
     found = []
     for frames in groups.values():
         ways = _by_orientation(frames)
         for number, same_way in enumerate(ways, 1):
-            part = f"orientation {number} of {len(ways)}" if len(ways) > 1 else ""
-            found += _volumes(same_way, part)
-    return found
+            way = f"orientation {number} of {len(ways)}" if len(ways) > 1 else ""
+            found += _volumes(same_way, way)
+    return [*found, *joined]
 
 
-def normal_of(frames: Sequence[Frame]) -> FloatArray:
-    """Unit vector of the slice normal, LPS; the frames must be ``placed``."""
-    along_row, along_column = np.asarray(frames[0].orientation)
-    normal = np.cross(along_row, along_column)
-    return np.asarray(normal / np.linalg.norm(normal))
+def _join_lone(
+    groups: dict[Any, list[Frame]],
+) -> tuple[dict[Any, list[Frame]], list[Series]]:
+    """Volumes of lone slices that differ in drawn UIDs alone and lie evenly side by side.
+
+    Returns:
+        The groups that are left, and the volumes.
+    """
+    sets: dict[Any, dict[Any, Frame]] = {}
+    for key, frames in groups.items():
+        first = frames[0]
+        if len(frames) == 1 and first.count == 1 and placed(frames) and not first.colour:
+            same = (name for name in _GROUP_KEYS if name not in _DRAWN_KEYS)
+            alike = tuple(map(first.text, (*same, *_LEFT_KEYS)))
+            sets.setdefault((first.path.parent, alike), {})[key] = first
+    joined: list[Series] = []
+    taken: set[Any] = set()
+    for lone in sets.values():
+        for same_way in _by_orientation(list(lone.values())):
+            volumes = _volumes(same_way, "")
+            if not all(_one_run(volume.frames) for volume in volumes):
+                continue
+            drawn = [n for n in _DRAWN_KEYS if len({f.text(n) for f in same_way}) > 1]
+            note = (
+                f"{len(same_way)} files, each with a {' and a '.join(drawn)} of its own, are "
+                "taken as one series: they lie evenly side by side (careless pseudonymisation?)"
+            )
+            joined += [replace(volume, notes=(*volume.notes, note)) for volume in volumes]
+            paths = {frame.path for frame in same_way}
+            taken |= {key for key, frame in lone.items() if frame.path in paths}
+    return {key: frames for key, frames in groups.items() if key not in taken}, joined
 
 
-def placed(frames: Sequence[Frame]) -> bool:
-    """True if every frame says where it lies."""
-    return all(f.position is not None and f.orientation is not None for f in frames)
+def _one_run(frames: tuple[Frame, ...]) -> bool:
+    """Whether lone slices can be one volume: evenly spaced, and numbered apart if at all."""
+    numbers = [frame.text("InstanceNumber") for frame in frames]
+    apart = not any(numbers) or len(set(numbers)) == len(numbers)
+    return len(frames) >= _FEWEST and apart and step_mm(frames) is not None
 
 
 def _files(source: Path | tuple[Path, ...]) -> list[Path]:
@@ -135,48 +167,23 @@ def _same_way(one: Frame, other: Frame) -> bool:
     return bool(np.abs(one.orientation - other.orientation).max() <= _COSINE_TOLERANCE)
 
 
-def _volumes(frames: list[Frame], part: str) -> list[Series]:
+def _volumes(frames: list[Frame], way: str) -> list[Series]:
     """Series of frames of one orientation, apart where several lie at one place."""
     first = frames[0]
-    whole = Series(first.text("SeriesInstanceUID"), first.text("Modality"), tuple(frames), part)
+    whole = Series(first.text("SeriesInstanceUID"), first.text("Modality"), tuple(frames), way)
     if len(frames) == 1 or not placed(frames):
         return [whole]
     kept, notes = _without_copies(frames)
     normal = normal_of(frames)
     kept.sort(key=lambda frame: float(np.asarray(frame.position) @ normal))
     whole = replace(whole, frames=tuple(kept), notes=notes)
-    if not _crowded(kept):
+    parts = part(kept) if crowded(kept) else None
+    if parts is None:  # a volume, or a contradiction that is refused when it is read
         return [whole]
-    for names in (*((name,) for name in VOLUME_KEYS), VOLUME_KEYS):
-        values = [tuple(frame.keys.get(name, "") for name in names) for frame in kept]
-        split: dict[tuple[str, ...], list[Frame]] = {}
-        for value, frame in zip(values, kept, strict=True):
-            split.setdefault(value, []).append(frame)
-        even = len({len(group) for group in split.values()}) == 1
-        if len(split) > 1 and even and not any(map(_crowded, split.values())):
-            return [
-                replace(
-                    whole,
-                    frames=tuple(group),
-                    part=" ".join(filter(None, (part, *_told_apart(names, value, values)))),
-                )
-                for value, group in split.items()
-            ]
-    return [whole]  # refused when it is read
-
-
-def _told_apart(
-    names: tuple[str, ...], value: tuple[str, ...], values: list[tuple[str, ...]]
-) -> list[str]:
-    """Names and values of those keys that differ between volumes."""
-    varies = [len({other[i] for other in values}) > 1 for i in range(len(names))]
-    return [f"{n} {v}" for n, v, apart in zip(names, value, varies, strict=True) if apart]
-
-
-def _crowded(frames: list[Frame]) -> bool:
-    """True if two neighbours of a sorted list lie at one place."""
-    along = np.array([np.asarray(frame.position) for frame in frames]) @ normal_of(frames)
-    return bool((np.diff(along) < SAME_PLACE_MM).any())
+    return [
+        replace(whole, frames=tuple(group), part=" ".join(filter(None, (way, told))))
+        for told, group in parts
+    ]
 
 
 def _without_copies(frames: list[Frame]) -> tuple[list[Frame], tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.encaps import generate_frames
+from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
@@ -52,7 +53,7 @@ def decode(path: Path, frames: list[Frame]) -> NDArray[np.float32]:
     with parsing(path, "DICOM", "dicom-damaged"):
         dataset = pydicom.dcmread(path)
         _check_pixels(dataset, path)
-        stored = _stored(dataset, path)
+        stored = _own_bits(_stored(dataset, path), dataset)
         count = int(dataset.get("NumberOfFrames") or 1)
         samples = int(dataset.SamplesPerPixel)
         stored = stored.reshape(count, dataset.Rows, dataset.Columns, samples)
@@ -78,18 +79,20 @@ def is_lossy(header: pydicom.Dataset) -> bool:
 
 def _check_pixels(dataset: pydicom.Dataset, path: Path) -> None:
     """Header against pixel data, before anything is allocated."""
-    if not any(n in dataset for n in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    named = [n for n in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if n in dataset]
+    compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    if not named or not _holds_bytes(dataset[named[0]].value, compressed):
         raise ReadError(
-            "truncated: the file has no pixels",
+            f"the file holds no pixels: {named[0] if named else 'PixelData'} is "
+            f"{'empty' if named else 'absent'}",
             where=path,
-            fix="fetch the file again",
+            fix="fetch the file again; it may have been stripped or cut off on the way",
             code="dicom-truncated",
         )
     samples = int(dataset.get("SamplesPerPixel", 1))
     frames = int(dataset.get("NumberOfFrames") or 1)
     values = int(dataset.Rows) * int(dataset.Columns) * samples * frames
     size = values * max(int(dataset.BitsAllocated) // 8, 1)
-    compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
     check_size(values, size, path.stat().st_size if compressed else None, path)
     if compressed or "PixelData" not in dataset:
         return
@@ -112,6 +115,15 @@ def _check_pixels(dataset: pydicom.Dataset, path: Path) -> None:
             fix="the header does not belong to these pixels; export the file again",
             code="dicom-length",
         )
+
+
+def _holds_bytes(value: bytes | None, compressed: bool) -> bool:
+    """Whether there is anything to decode; compressed pixels come in fragments after a table."""
+    if not value or not compressed:
+        return bool(value)
+    stream = io.BytesIO(value)
+    parse_basic_offsets(stream)
+    return any(generate_fragments(stream))
 
 
 def _stored(dataset: pydicom.Dataset, path: Path) -> NDArray[Any]:
@@ -143,10 +155,22 @@ def _jpeg(dataset: pydicom.Dataset) -> NDArray[Any]:
     samples = int(dataset.SamplesPerPixel)
     if stored.size != count * dataset.Rows * dataset.Columns * samples:
         raise ValueError(f"Rows, Columns and NumberOfFrames do not fit pixels {stored.shape}")
-    if int(dataset.PixelRepresentation):  # two's complement of BitsStored bits
-        spare = 8 * stored.itemsize - int(dataset.BitsStored)
-        stored = (stored << spare).view(f"i{stored.itemsize}") >> spare
     return stored
+
+
+def _own_bits(stored: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
+    """Stored values as the low BitsStored bits say, with their sign.
+
+    What lies above them (overlay planes, in older files) is no part of a pixel, and codecs hand it
+    on as it is.
+    """
+    spare = 8 * stored.itemsize - int(dataset.BitsStored)
+    if stored.dtype.kind not in "iu" or spare <= 0:
+        return stored
+    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    kind, size = "iu"[int(dataset.PixelRepresentation) == 0], stored.itemsize
+    own: NDArray[Any] = (stored.view(f"u{size}") << spare).view(f"{kind}{size}") >> spare
+    return own
 
 
 def _inverted(stored: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:

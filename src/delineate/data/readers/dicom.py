@@ -20,7 +20,8 @@ from delineate.core.image import Grid, Image
 from delineate.data.readers._common import check_size, parsing
 from delineate.data.readers._dicom_frames import SEGMENTATION, Frame
 from delineate.data.readers._dicom_grid import LPS_TO_RAS, grid_of
-from delineate.data.readers._dicom_series import Series, find_series, placed
+from delineate.data.readers._dicom_phases import placed
+from delineate.data.readers._dicom_series import Series, find_series
 from delineate.data.readers._dicom_values import decode, is_lossy, suv_factor
 
 __all__ = ["Series", "find_series", "probe", "read", "read_label"]
