@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from delineate.core.errors import ResourceError
 from delineate.core.image import Grid, Image
-from delineate.inference.classes import attention, classify, original_slices, overlap
+from delineate.inference.classes import attention, classify, overlap, shown_slices
+from delineate.preprocess.presets import Channel, Preparation, apply
+
+AS_IS = {"low": -1e6, "high": 1e6, "mean": 0.0, "std": 1.0}
 
 
 class Brightness(torch.nn.Module):
@@ -65,10 +69,81 @@ def test_slices_are_counted_on_the_original_array():
         (5, 4, 4), np.array([[0, 0, 1, 0], [0, 1, 0, 0], [-2, 0, 0, 8], [0, 0, 0, 1.0]])
     )
     prepared = Grid((4, 4, 3), np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 2, 4], [0, 0, 0, 1.0]]))
-    along, numbers = original_slices(prepared, original, 2, [0, 1, 2])
+    along, shares = shown_slices(prepared, original, 2)
     assert along == 0
-    assert numbers == [2, 1, 0]
-    assert original_slices(prepared, original, None, [None]) == (None, [None])
+    assert shares == pytest.approx(np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0], [0] * 3, [0] * 3]))
+
+
+@pytest.mark.parametrize(("thick", "prepared"), [(2.0, 1.0), (1.0, 2.0), (1.5, 1.0), (5.0, 1.2)])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_every_slice_of_the_file_is_told_once_whatever_the_distance_of_slices(
+    thick: float, prepared: float, turn: int
+):
+    levels = np.array([-3.0, -1.0, 0.5, 2.0, 3.0, -2.0, 1.0, 0.0])
+    original = Grid((4, 4, 8), np.diag([1, 1, turn * thick, 1]).astype(float))
+    rng = np.random.default_rng(0)
+    array = levels + 0.01 * rng.normal(size=(1, 4, 4, 8))
+    image = Image(array.astype(np.float32), original)
+    plan = Preparation((Channel("mr", "MR", "window", AS_IS),), 3, (None, None, prepared))
+    done = apply(plan, image)
+    assert done.array.shape[-1] != 8
+    cpu = torch.device("cpu")
+    case, facts = classify(document("class", 2), Brightness(), cpu, done, original)
+    assert [one["slice"] for one in facts["slices"]] == list(range(8))
+    found = np.array([one["probabilities"]["yes"] for one in facts["slices"]])
+    assert case["yes"] == pytest.approx(found.mean())
+    if prepared < thick:  # no slice is taken for its mirror image
+        assert np.corrcoef(found, sigmoid(levels))[0, 1] > 0.85
+
+
+def test_uniform_slices_are_pictures_like_any_others():
+    array = np.broadcast_to(np.array([1.0, 2.0, 3.0]), (1, 4, 4, 3)).astype(np.float32)
+    image = Image(array, Grid((4, 4, 3), np.eye(4)))
+    case, facts = classify(
+        document("class", 2), Brightness(), torch.device("cpu"), image, image.grid
+    )
+    assert [one["slice"] for one in facts["slices"]] == [0, 1, 2]
+    assert case["yes"] == pytest.approx(np.mean([sigmoid(x) for x in (1, 2, 3)]))
+
+
+class Corner(torch.nn.Module):
+    """Logits (0, the picture's first value)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x[:, 0, 0, 0]
+        return torch.stack([torch.zeros_like(first), first], 1)
+
+
+def test_mirrored_passes_are_averaged():
+    image = volume([0.0])
+    image.array[0, ..., 0] = 0
+    image.array[0, 0, 0, 0], image.array[0, -1, 0, 0] = 2, -1
+    shape = {
+        **document("class", 2),
+        "input": {"slice_axis": 2, "patch": [4, 4], "mirror_axes": [0]},
+    }
+    cpu = torch.device("cpu")
+    plain, _ = classify(shape, Corner(), cpu, image, image.grid)
+    both, _ = classify(shape, Corner(), cpu, image, image.grid, mirror=True)
+    assert plain["yes"] == pytest.approx(sigmoid(2))
+    assert both["yes"] == pytest.approx((sigmoid(2) + sigmoid(-1)) / 2)
+
+
+def test_attention_of_a_mirrored_volume_is_that_of_the_slices_that_are_there():
+    image = volume([1.0, 2.0, 5.0])
+    cpu = torch.device("cpu")
+    plain = attention(Looking(2), image, image.grid, (4, 4, 3), cpu)
+    both = attention(Looking(2), image, image.grid, (4, 4, 3), cpu, [(), (2,), (0, 2)])
+    for one, other in zip(plain["attention"], both["attention"], strict=True):
+        assert one["weight"] == pytest.approx(other["weight"])
+
+
+def test_too_little_memory_is_said_before_the_network_runs():
+    image = volume([1.0])
+    with pytest.raises(ResourceError, match="takes"):
+        classify(
+            document("class", 2), None, torch.device("cpu"), image, image.grid, memory_bytes=100
+        )
 
 
 def test_slices_share_what_is_shown_of_them():

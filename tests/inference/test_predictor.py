@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from delineate.core import model_file
-from delineate.core.errors import InputError, ModelFileError, ResourceError
+from delineate.core.errors import ConfigError, InputError, ModelFileError, ResourceError
 from delineate.core.image import Grid, Image
 from delineate.core.schema import Label, Schema
 from delineate.inference.predictor import Predictor, choose_device
@@ -77,15 +78,81 @@ def test_prediction_is_in_file_values_on_the_grid_with_facts(path: Path) -> None
     assert found.facts["warnings"] == []
 
 
-def test_little_memory_gives_the_same_labels_in_slabs(path: Path) -> None:
+def ball(radius: float = 20.0, size: int = 56) -> Image:
+    at = np.indices((size,) * 3) - (size - 1) / 2 - 0.3
+    array = (np.sqrt((at**2).sum(0)) < radius).astype(np.float32)[None]
+    return Image(array, Grid((size,) * 3, np.eye(4)))
+
+
+def least(predictor: Predictor, image: Image, **options: Any) -> int:
+    """Hardly more memory than an image needs, by what its refusal says."""
+    memory = 1.0
+    for _ in range(8):
+        try:
+            predictor.predict(image, memory_bytes=int(memory), **options)
+            return int(memory)
+        except ResourceError as error:
+            said = re.search(r"takes ([0-9.e-]+) GiB$", error.message)
+            memory = 1.01 * float(said[1]) * 2**30 if said else 1.25 * memory
+    raise AssertionError("no memory is enough")
+
+
+class Bright(torch.nn.Module):
+    """Logits (0, x, -9)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([0.5 + 0 * x[:, 0], x[:, 0], 0 * x[:, 0] - 9], 1) * 2
+
+
+def test_a_ball_comes_home_round_from_a_coarser_model(tmp_path: Path) -> None:
+    """Probabilities are interpolated: labels of the model's 2 mm would be stairs (0.975)."""
+    coarse = dataclasses.replace(PREPARATION, spacing_mm=(2.0, 2.0, 2.0))
+    loaded = Predictor.load(
+        write_model(tmp_path / "m.safetensors", preparation=coarse.to_dict()), "cpu"
+    )
+    predictor = Predictor(loaded.document, Bright(), loaded.device)
+    image = ball()
+    truth = image.array[0] > 0
+    for options in ({}, {"memory_bytes": least(predictor, image)}):
+        mask = predictor.predict(image, **options).labels == 4
+        assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.99
+
+
+ASKED = [{}, {"mirror": True}, {"probabilities": True}, {"crf": True},
+         {"crf": True, "probabilities": True, "mirror": True}]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", ASKED)
+@pytest.mark.parametrize("flat", [False, True])
+def test_memory_decides_whether_never_what(
+    tmp_path: Path, options: dict[str, Any], flat: bool
+) -> None:
+    """Resampled, cropped, oblique and turned; the largest part kept: the same to the last bit."""
+    change: dict[str, Any] = {"crop": True, "spacing_mm": (1.7, 1.2, 2.2)}
+    shape: dict[str, Any] = {"patch": [8, 8, 8], "mirror_axes": [0, 1]}
+    network: dict[str, Any] = {}
+    if flat:
+        change |= {"ndim": 2, "slice_axis": 1, "spacing_mm": (1.7, None, 2.2)}
+        shape = {"patch": [8, 8], "mirror_axes": [0], "slice_axis": 1, "neighbours": 1}
+        network = {"network": {"ndim": 2}, "weights_for": 3}
+    path = write_model(
+        tmp_path / "m.safetensors", input=shape, postprocess={"keep_largest": ["organ"]},
+        preparation=dataclasses.replace(PREPARATION, **change).to_dict(), **network,
+    )  # fmt: skip
     predictor = Predictor.load(path, "cpu")
-    image = scan((64, 24, 24))
-    whole = predictor.predict(image)
-    slabs = predictor.predict(image, memory_bytes=1_300_000)
-    assert not whole.facts["windows_in_slabs"]
-    assert slabs.facts["windows_in_slabs"]
-    assert np.array_equal(whole.labels, slabs.labels)
-    assert slabs.facts["confidence"] == pytest.approx(whole.facts["confidence"], abs=1e-5)
+    array = np.zeros((1, 34, 24, 26), np.float32)
+    array[0, 5:31, 3:22, 4:20] = scan((26, 19, 16)).array[0] + 3
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 0.95, -0.31], [-1.1, 0, 0], [0, 0.31, 0.95]]
+    image = Image(array, Grid((34, 24, 26), affine))
+    whole = predictor.predict(image, **options)
+    few = predictor.predict(image, memory_bytes=least(predictor, image, **options), **options)
+    assert np.array_equal(whole.labels, few.labels)
+    assert len(np.unique(whole.labels)) > 1
+    assert whole.facts["confidence"] == few.facts["confidence"]
+    assert whole.facts["crf"] == few.facts["crf"]
+    if options.get("probabilities"):
+        assert np.array_equal(whole.probabilities, few.probabilities)
 
 
 @pytest.mark.parametrize(("options", "word"), [({"probabilities": True}, "probab"), ({}, "memory")])
@@ -105,7 +172,9 @@ def test_mirroring_only_along_the_axes_of_the_document(path: Path, tmp_path: Pat
     assert mirrored.facts["mirrored"]
     assert not np.allclose(plain.probabilities, mirrored.probabilities)
     never = Predictor.load(write_model(tmp_path / "n.safetensors", input={"patch": [8] * 3}), "cpu")
-    assert not never.predict(scan(), mirror=True).facts["mirrored"]
+    with pytest.raises(ConfigError, match="--mirror") as caught:
+        never.predict(scan(), mirror=True)
+    assert caught.value.code == "option-model"
 
 
 def test_post_processing_follows_the_document(tmp_path: Path) -> None:
@@ -140,10 +209,6 @@ def test_flat_model_takes_volumes_and_single_slices(tmp_path: Path) -> None:
     thin = Image(volume.array[..., :1], Grid((10, 9, 1), volume.grid.affine))
     flat = Image(volume.array[..., 0], Grid((10, 9), volume.grid.affine))
     assert np.array_equal(predictor.predict(flat).labels, predictor.predict(thin).labels[..., 0])
-    # the last slice is cut off by memory as well: slabs run along the slices
-    slabs = predictor.predict(scan((40, 40, 30)), memory_bytes=1_500_000)
-    assert slabs.facts["windows_in_slabs"]
-    assert np.array_equal(slabs.labels, predictor.predict(scan((40, 40, 30))).labels)
 
 
 def test_spacing_outside_the_training_range_is_flagged(tmp_path: Path) -> None:

@@ -243,8 +243,33 @@ def test_probabilities_add_up_to_one_at_home_and_background_fills_the_rest() -> 
     back = presets.home(probabilities, done.history, image.grid, fill=(1, 0, 0, 0))
     np.testing.assert_allclose(back.sum(0), 1, atol=1e-5)
     assert back[0, 0, 0, 0] == 1
-    labels = presets.home_labels(probabilities, done.history, image.grid)
-    np.testing.assert_array_equal(labels, back.argmax(0))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("spacing", [None, (0.8, 1.7, 2.3), (2.5, 1.0, 0.7), (1.0, 3.1, 1.0)])
+def test_rows_come_home_as_the_whole_does_to_the_last_bit(
+    rows: int, axis: int, spacing: tuple[float, ...] | None
+) -> None:
+    array = np.zeros((1, 16, 14, 12), np.float32)
+    array[0, 4:12, 3:12, 2:11] = volume((8, 9, 9))[0] + 10
+    affine = affine_of((1, 2, 0), (-1, 1, -1), (1.0, 1.1, 2.0))
+    affine[:3, :3] = [[0.98, -0.17, 0], [0.17, 0.98, 0], [0, 0, 1]] @ affine[:3, :3]
+    image = Image(array, Grid((16, 14, 12), affine))
+    done = presets.apply(preparation(spacing_mm=spacing), image)
+    logits = volume(done.grid.shape, channels=4)
+    probabilities = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float32)
+    whole = presets.home(probabilities, done.history, image.grid, fill=(1, 0, 0, 0))
+    moved = np.moveaxis(probabilities, axis + 1, 1)
+    for keep in (False, True):
+        home = presets.Inverse(done.history, done.grid.shape, image.grid, 4, axis, keep=keep)
+        for start in range(0, moved.shape[1], rows):
+            home.add(moved[:, start : start + rows])
+        np.testing.assert_array_equal(home.labels, whole.argmax(0))
+        inside = whole.argmax(0) > 0
+        assert home.confidence == pytest.approx(whole.max(0)[inside].mean(), abs=1e-6)
+        if keep:
+            np.testing.assert_array_equal(home.probabilities, whole)
 
 
 def test_home_refuses_another_grid_or_another_array() -> None:

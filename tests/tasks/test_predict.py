@@ -30,6 +30,7 @@ from delineate.core.errors import (
     ModelFileError,
     OutputError,
     PartialError,
+    ResourceError,
 )
 from delineate.core.image import Grid, Image, flat_grid
 from delineate.core.lock import folder_lock
@@ -183,12 +184,16 @@ def test_resampled_prediction_comes_home(tmp_path: Path) -> None:
 
 
 def test_slabs_give_the_same_files_as_the_whole(tmp_path: Path) -> None:
-    write_nifti(tmp_path / "in" / "a.nii.gz", blobs((60, 30, 30)))
-    model = write_model(tmp_path / "m.safetensors")
-    predict(model, tmp_path / "in", tmp_path / "whole")
-    index = predict(model, tmp_path / "in", tmp_path / "slabs", memory="1700k")
-    assert index["cases"][0]["facts"]["windows_in_slabs"]
-    assert prints(tmp_path / "whole")["a.nii.gz"] == prints(tmp_path / "slabs")["a.nii.gz"]
+    write_nifti(tmp_path / "in" / "a.nii.gz", blobs((60, 30, 30)), np.diag([-1.0, 1.0, 1.3, 1]))
+    model = write_model(tmp_path / "m.safetensors", spacing_mm=(1.6, 1.6, 1.6))
+    asked = {"probabilities": True, "mirror": True}
+    predict(model, tmp_path / "in", tmp_path / "whole", **asked)
+    predict(model, tmp_path / "in", tmp_path / "slabs", memory="3M", **asked)
+    with pytest.raises(ResourceError):
+        predict(model, tmp_path / "in", tmp_path / "never", memory="1M", **asked)
+    whole, slabs = prints(tmp_path / "whole"), prints(tmp_path / "slabs")
+    for name in ("a.nii.gz", "a_probabilities.nii.gz"):
+        assert whole[name] == slabs[name]
 
 
 # --- formats --------------------------------------------------------------------------------------

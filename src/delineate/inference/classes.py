@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from delineate.core.errors import ResourceError
 from delineate.core.image import Grid, Image
 from delineate.preprocess import views
+
+#: Pictures a forward pass.
+_BATCH = 16
+#: A slice that reaches into another by less than this share of the thinner one only grazes it:
+#: affines are as exact as the files that hold them.
+_GRAZED = 0.01
 
 
 def logits(
@@ -21,14 +30,20 @@ def logits(
     places: Sequence[int | None],
     size: Sequence[int],
     device: torch.device | str,
-    batch: int = 16,
+    flip: Sequence[int] = (),
+    batch: int = _BATCH,
 ) -> NDArray[np.float32]:
-    """Logits ``(len(places), classes)`` of slices of a prepared image ``(C, *S)``."""
+    """Logits ``(len(places), classes)`` of slices of a prepared image ``(C, *S)``.
+
+    ``flip``: axes of a slice, or of the image where it is seen whole, along which it is mirrored.
+    """
+    turned = [a + 2 for a in flip]
     found = []
     with torch.inference_mode():
         for start in range(0, len(places), batch):
             some = [views.view(image, axis, k, size) for k in places[start : start + batch]]
-            found.append(network(torch.stack(some).to(device)).float().cpu().numpy())
+            shown = torch.stack(some).flip(turned)
+            found.append(network(shown.to(device)).float().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -38,11 +53,16 @@ def classify(
     device: torch.device,
     prepared: Image,
     original: Grid,
+    *,
+    mirror: bool = False,
+    memory_bytes: int = 8 << 30,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Calibrated probabilities of a case, and of each of its slices that has content.
+    """Calibrated probabilities of a case, and of each slice of its file that has content.
 
     A case's class is the mean over its slices; what is looked for in each slice ("presence") is in
     the case if it is in any slice. A network that sees the volume whole answers for the case alone.
+    Where the preparation changed the distance between slices, a slice of the file has the mean
+    probability of the prepared slices that it shows, by how much of each it shows.
 
     Args:
         document: Of the model file.
@@ -50,36 +70,79 @@ def classify(
         device: Where it runs.
         prepared: The image as the network's preparation leaves it.
         original: Its grid before that.
+        mirror: Average over mirrored passes, along the axes that the model allows.
+        memory_bytes: What may be used.
 
     Returns:
         Class name -> probability, and facts: ``slices``, ``{"slice", "probabilities"}`` a slice,
         its number counted along the original array's ``slice_axis`` (both None for an image seen
         whole). Where a network weighs slices also ``attention``, ``{"slice", "weight"}`` for the
         slices that the prepared volume shows; the weights sum to 1.
+
+    Raises:
+        ResourceError: The image needs more memory.
     """
+    _fit(prepared, document["input"]["patch"], memory_bytes)
     classes, shape = document["classes"], document["input"]
     axis = shape["slice_axis"]
     if axis is not None and prepared.array.ndim == 3:  # one slice for a model of stacks
         axis = None
     places = views.places(prepared.array, axis)
-    found = logits(network, prepared.array, axis, places, shape["patch"], device)
-    scaled = found.astype(np.float64) / float(classes["temperature"])
-    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    each = scaled / scaled.sum(axis=1, keepdims=True)
+    flips = mirrorings(shape.get("mirror_axes", []) if mirror else [])
+    passes = [
+        _softmax(
+            logits(network, prepared.array, axis, places, shape["patch"], device, flip),
+            float(classes["temperature"]),
+        )
+        for flip in flips
+    ]
+    each = np.mean(passes, axis=0)
+    along: int | None = None
+    numbers: list[int | None] = [None]
+    if axis is not None:
+        along, shares = shown_slices(prepared.grid, original, axis)
+        shares = shares[:, [place for place in places if place is not None]]
+        shown = np.flatnonzero(shares.sum(axis=1))
+        numbers = [int(k) for k in shown]
+        each = (shares[shown] @ each) / shares[shown].sum(axis=1, keepdims=True)
     if classes["target"] == "presence":
         present = float(each[:, 1].max())
         case = [1 - present, present]
     else:
         case = each.mean(axis=0).tolist()
     names = classes["names"]
-    along, numbers = original_slices(prepared.grid, original, axis, places)
     slices = [
         {"slice": number, "probabilities": dict(zip(names, map(float, row), strict=True))}
         for number, row in zip(numbers, each, strict=True)
     ]
     facts: dict[str, Any] = {"slices": slices, "slice_axis": along}
-    facts |= attention(network, prepared, original, shape["patch"], device)
+    facts |= attention(network, prepared, original, shape["patch"], device, flips)
     return dict(zip(names, case, strict=True)), facts
+
+
+def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """All combinations of axes, the empty one first."""
+    return [some for n in range(len(axes) + 1) for some in itertools.combinations(sorted(axes), n)]
+
+
+def _softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    scaled = logits.astype(np.float64) / temperature
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    found: NDArray[np.float64] = scaled / scaled.sum(axis=1, keepdims=True)
+    return found
+
+
+def _fit(prepared: Image, size: Sequence[int], memory_bytes: int) -> None:
+    """Refuse an image that needs more memory than is allowed, the network's own left aside."""
+    channels = prepared.array.shape[0]
+    need = 4 * (3 * prepared.array.size + 3 * _BATCH * channels * math.prod(size))
+    if need > memory_bytes:
+        raise ResourceError(
+            f"expected this image to need at most {memory_bytes / 2**30:.3g} GiB, "
+            f"but it takes {need / 2**30:.3g} GiB",
+            fix="allow more with --memory",
+            code="memory",
+        )
 
 
 def attention(
@@ -88,51 +151,72 @@ def attention(
     original: Grid,
     size: Sequence[int],
     device: torch.device,
+    flips: Sequence[Sequence[int]] = ((),),
 ) -> dict[str, Any]:
     """What slices of the original counted, for a network that weighs slices; else nothing.
 
     Listed are the slices that the prepared volume shows.
     The network sees fewer or more slices than there are. Each shares its weight among those that it
-    shows, by how much of them it shows.
+    shows, by how much of them it shows. Over mirrored passes the mean is taken.
     """
     if not hasattr(network, "slice_weights"):
         return {}
-    with torch.inference_mode():
-        found = network.slice_weights(views.view(prepared.array, None, None, size)[None].to(device))
-    if found is None:
-        return {}
     axis = int(network.config.axis)
+    seen = views.view(prepared.array, None, None, size)[None].to(device)
+    passes = []
+    with torch.inference_mode():
+        for flip in flips:
+            found = network.slice_weights(seen.flip([a + 2 for a in flip]))
+            if found is None:
+                return {}
+            passes.append(found[0].flip(0) if axis in flip else found[0])
+    weights = torch.stack(passes).cpu().double().numpy().mean(axis=0)
     count = prepared.array.shape[axis + 1]
-    shares = overlap(count, found.shape[1]) @ found[0].cpu().double().numpy()
-    along, numbers = original_slices(prepared.grid, original, axis, list(range(count)))
-    total: dict[int | None, float] = {}
-    for number, share in zip(numbers, shares.tolist(), strict=True):
-        total[number] = total.get(number, 0.0) + share
-    weights = [{"slice": number, "weight": share} for number, share in sorted(total.items())]
-    return {"slice_axis": along, "attention": weights}
+    along, shares = shown_slices(prepared.grid, original, axis)
+    total = shares @ (overlap(count, len(weights)) @ weights)
+    return {
+        "slice_axis": along,
+        "attention": [
+            {"slice": int(k), "weight": float(total[k])} for k in np.flatnonzero(shares.sum(axis=1))
+        ],
+    }
 
 
 def overlap(count: int, shown: int) -> NDArray[np.float64]:
     """Share ``(count, shown)`` of what is shown that falls to each slice; columns sum to 1."""
     slices, windows = np.arange(count)[:, None], np.arange(shown)[None] * count / shown
-    end = np.minimum(slices + 1, windows + count / shown)
-    shares: NDArray[np.float64] = np.clip(end - np.maximum(slices, windows), 0, None)
-    return shares * (shown / count)
+    return _common(slices, 1, windows, count / shown) * (shown / count)
 
 
-def original_slices(
-    prepared: Grid, original: Grid, axis: int | None, places: Sequence[int | None]
-) -> tuple[int | None, list[int | None]]:
-    """Axis of the original array, and which of its slices the slices of the prepared one show."""
-    if axis is None:
-        return None, [None] * len(places)
-    nd = original.ndim
+def shown_slices(prepared: Grid, original: Grid, axis: int) -> tuple[int, NDArray[np.float64]]:
+    """How slices of a prepared volume lie among those of the file.
+
+    Args:
+        prepared: Grid after preparation: turned, cut and resampled along its axes, never oblique
+            to ``original``.
+        original: Grid of the file.
+        axis: Of the prepared volume, along which its slices are counted.
+
+    Returns:
+        The axis of the original array, and the share ``(original slices, prepared slices)`` of
+        each prepared slice's thickness that falls to each slice of the file.
+    """
     home = np.linalg.inv(original.affine) @ prepared.affine
-    first = np.array([*((n - 1) / 2 for n in prepared.shape), *[0.0] * (3 - nd), 1.0])
-    along = int(np.argmax(np.abs(home[:nd, axis])))
-    numbers: list[int | None] = []
-    for place in places:
-        first[axis] = place or 0
-        number = round(float((home @ first)[along]))
-        numbers.append(int(np.clip(number, 0, original.shape[along] - 1)))
-    return along, numbers
+    along = int(np.argmax(np.abs(home[: original.ndim, axis])))
+    thickness = abs(float(home[along, axis]))
+    middle = np.array([*((n - 1) / 2 for n in prepared.shape), 1.0])
+    middle[axis] = 0
+    centres = float((home @ middle)[along]) + home[along, axis] * np.arange(prepared.shape[axis])
+    slices = np.arange(original.shape[along])[:, None]
+    common = _common(slices, 1, centres[None] - thickness / 2 + 0.5, thickness)
+    common[common < _GRAZED * min(1, thickness)] = 0
+    return along, common / thickness
+
+
+def _common(
+    first: NDArray[Any], length: float, second: NDArray[Any], width: float
+) -> NDArray[np.float64]:
+    """Length that intervals have in common, given by their beginnings and lengths."""
+    end = np.minimum(first + length, second + width)
+    found: NDArray[np.float64] = np.clip(end - np.maximum(first, second), 0, None)
+    return found

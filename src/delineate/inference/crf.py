@@ -104,7 +104,6 @@ def refine(
         GeometryError: Shapes that do not belong together.
         ResourceError: The lattice of the appearance kernel would not fit (code ``lattice``).
     """
-    config = config or Config()
     shape = tuple(probabilities.shape[1:])
     if tuple(image.shape[1:]) != shape or len(spacing_mm) != len(shape) or not shape:
         raise GeometryError(
@@ -113,7 +112,42 @@ def refine(
             f"{tuple(spacing_mm)}",
             code="crf-shape",
         )
-    unary = probabilities.float().clamp_min(_FLOOR).log_()
+    ready = prepare(
+        image, spacing_mm, len(probabilities), config, exact=exact, memory_bytes=memory_bytes
+    )
+    return ready(probabilities)
+
+
+@torch.no_grad()
+def prepare(
+    image: Tensor,
+    spacing_mm: Sequence[float],
+    outputs: int,
+    config: Config | None = None,
+    *,
+    exact: bool = False,
+    memory_bytes: int | None = None,
+) -> Filter:
+    """All of :func:`refine` that follows from the image alone.
+
+    Done before there are probabilities, it shows early whether memory is enough.
+
+    Args:
+        image: ``(C, *S)``.
+        spacing_mm: Size of a voxel along each axis of ``S``.
+        outputs: ``L``.
+        config: Weights and widths.
+        exact: As for ``refine``.
+        memory_bytes: As for ``refine``.
+
+    Returns:
+        From ``(L, *S)`` to ``(L, *S)``.
+
+    Raises:
+        ResourceError: The lattice of the appearance kernel would not fit (code ``lattice``).
+    """
+    config = config or Config()
+    shape = tuple(image.shape[1:])
     kernels: list[tuple[float, Filter]] = []
     if config.smoothness_weight:
         widths = [config.smoothness_mm / mm for mm in spacing_mm]
@@ -127,19 +161,24 @@ def refine(
         del position
         most = math.inf
         if memory_bytes is not None:
-            most = memory_bytes - estimate_bytes(
-                shape, channels=len(image), outputs=len(probabilities)
-            )
-        appear = _exact(points) if exact else _scattered(points, len(probabilities), most)
+            most = memory_bytes - estimate_bytes(shape, channels=len(image), outputs=outputs)
+        appear = _exact(points) if exact else _scattered(points, outputs, most)
         kernels.append((config.appearance_weight, appear))
         del points
-    found = unary.softmax(0)
-    for _ in range(config.iterations):
-        energy = unary.clone()
-        for weight, kernel in kernels:
-            energy.add_(kernel(found), alpha=weight)
-        found = torch.softmax(energy, 0)
-    return found
+    iterations = config.iterations
+
+    @torch.no_grad()
+    def infer(probabilities: Tensor) -> Tensor:
+        unary = probabilities.float().clamp_min(_FLOOR).log_()
+        found = unary.softmax(0)
+        for _ in range(iterations):
+            energy = unary.clone()
+            for weight, kernel in kernels:
+                energy.add_(kernel(found), alpha=weight)
+            found = torch.softmax(energy, 0)
+        return found
+
+    return infer
 
 
 def estimate_bytes(shape: Sequence[int], *, channels: int, outputs: int) -> int:

@@ -120,30 +120,12 @@ def home(
     Raises:
         GeometryError: The history does not lead back to ``original``.
     """
-    _check_shapes(array, history, original)
+    check_shape(array.shape[1:], history, original)
     fills = [float(v) for v in np.broadcast_to(fill, len(array))]
     out = np.empty((len(array), *original.shape), dtype=array.dtype)
     for i, channel in enumerate(array):
         out[i] = _channel_home(channel, history, original, order, fills[i])
     return out
-
-
-def home_labels(
-    probabilities: NDArray[Any], history: Sequence[Mapping[str, Any]], original: Grid
-) -> NDArray[np.uint8]:
-    """Most probable label ``(*S)`` on the original grid, of probabilities or logits ``(C, *S')``.
-
-    The channels go home one by one, so that memory holds two of full size, however many labels.
-    Outside the cropped box all is background (index 0).
-    """
-    _check_shapes(probabilities, history, original)
-    labels = np.zeros(original.shape, dtype=np.uint8)
-    best = _channel_home(probabilities[0], history, original, 1, np.inf)
-    for index in range(1, len(probabilities)):
-        channel = _channel_home(probabilities[index], history, original, 1, -np.inf)
-        wins = channel > best
-        labels[wins], best[wins] = index, channel[wins]
-    return labels
 
 
 def _channel_home(
@@ -166,10 +148,14 @@ def _channel_home(
     return home_array
 
 
-def _check_shapes(
-    array: NDArray[Any], history: Sequence[Mapping[str, Any]], original: Grid
+def check_shape(
+    found: tuple[int, ...], history: Sequence[Mapping[str, Any]], original: Grid
 ) -> None:
-    """Refuse arrays that the history does not lead to from the original grid."""
+    """Refuse arrays ``(*S')`` that the history does not lead to from the original grid.
+
+    Raises:
+        GeometryError: It leads from another grid, or to another shape.
+    """
     steps = _steps(history)
     before = _grid_before(steps[0], original) if steps else original
     if not before.same_as(original):
@@ -186,9 +172,9 @@ def _check_shapes(
             shape = tuple(stop - start for start, stop in step["box"])
         else:
             shape = tuple(step["shape"])
-    if array.shape[1:] != shape:
+    if found != shape:
         raise GeometryError(
-            f"expected an array (C, *{shape}) as the image was prepared, got {array.shape}",
+            f"expected an array (C, *{shape}) as the image was prepared, got (C, *{found})",
             code="history-grid",
         )
 

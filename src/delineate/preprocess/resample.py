@@ -69,6 +69,38 @@ def undo(array: NDArray[Any], step: Mapping[str, Any], order: int = 1) -> NDArra
     return _to_shape(array, tuple(step["from_shape"]), [order] * len(step["from_shape"]))
 
 
+def undo_rows(
+    array: NDArray[Any], step: Mapping[str, Any], axis: int, first: int, rows: slice
+) -> NDArray[Any]:
+    """Some rows of what ``undo`` makes of one channel by order 1, to the last bit.
+
+    Args:
+        array: ``(*S')``, of ``axis`` only the indices from ``first`` on that the rows need.
+        step: The recorded step.
+        axis: Along which rows are counted.
+        first: Index along ``axis`` at which the array begins.
+        rows: Wanted indices along ``axis`` after the undoing.
+    """
+    olds, news = step["shape"], step["from_shape"]
+    for a in _sequence(olds, news):
+        if a == axis:
+            array = _linear(array, positions(olds[a], news[a])[rows] - first, a)
+        elif olds[a] != news[a]:
+            array = _linear(array, positions(olds[a], news[a]), a)
+    return array
+
+
+def positions(old: int, new: int) -> NDArray[np.float64]:
+    """Where the centres of ``new`` voxels lie among those of ``old`` over the same length."""
+    found: NDArray[np.float64] = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return found
+
+
+def _sequence(olds: Sequence[int], news: Sequence[int]) -> list[int]:
+    """Axes in the order in which they are resampled: those that shrink first."""
+    return sorted(range(len(olds)), key=lambda a: news[a] / olds[a])
+
+
 def _orders(grid: Grid, spacing_mm: Sequence[float | None], order: int) -> list[int]:
     """Order by axis: at most linear along an axis far coarser than the finest."""
     coarse = [False] * grid.ndim
@@ -122,11 +154,11 @@ def _labels(labels: NDArray[Any], shape: tuple[int, ...], orders: Sequence[int])
 
 def _separable(array: NDArray[Any], shape: tuple[int, ...], orders: Sequence[int]) -> NDArray[Any]:
     """Resample ``(*S)`` axis by axis, those that shrink first."""
-    for axis in sorted(range(array.ndim), key=lambda a: shape[a] / array.shape[a]):
+    for axis in _sequence(array.shape, shape):
         old, new = array.shape[axis], shape[axis]
         if old == new:
             continue
-        where = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        where = positions(old, new)
         if orders[axis] == 0 or old == 1:
             # Half-way cases go down, as in the label rule that the lower one wins.
             array = np.take(array, np.ceil(where - 0.5 - 1e-9).astype(np.intp), axis=axis)

@@ -36,7 +36,8 @@ def places(image: NDArray[Any], axis: int | None) -> list[int | None]:
     """Slices with content, in order; ``[None]`` for an image that is seen whole.
 
     Preparation sets what lies outside the body to zero (MR) or to the level of air, so a slice
-    whose values are all alike is empty.
+    whose values are all alike is empty. Where that holds of all (a phantom of even slices), each
+    is a picture of its own.
 
     Args:
         image: ``(C, *S)``.
@@ -46,7 +47,7 @@ def places(image: NDArray[Any], axis: int | None) -> list[int | None]:
         return [None]
     moved = np.moveaxis(np.asarray(image), axis + 1, 0)
     content = np.array([float((one != one.flat[0]).mean()) for one in moved])
-    kept = np.flatnonzero(content >= LEAST_CONTENT * max(content.max(), 1e-12))
+    kept = np.flatnonzero(content >= LEAST_CONTENT * content.max())
     return [int(k) for k in kept]
 
 

@@ -71,10 +71,14 @@ def predict(
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         only: Ids of the cases to outline; all by default.
-        probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals.
-        mirror: Average over mirrored passes: slower, often a little better.
-        crf: Refine with a fully connected CRF (true or false); by default as the model says.
-        memory: Above this, large images are finished slab by slab.
+        probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals; of models
+            that outline.
+        mirror: Average over mirrored passes: slower, often a little better; of models that may be
+            mirrored.
+        crf: Refine outlines with a fully connected CRF (true or false); by default as the model
+            says.
+        memory: A scan that needs more is refused before the network sees it; masks do not depend
+            on it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         overwrite: Replace predictions that are already in ``out``.
         say: Told what a person should know.
@@ -93,6 +97,7 @@ def predict(
     cohort = Opening(layout, subject_pattern, geometry=geometry).cohort(scans)
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
+    predictor.require(probabilities=probabilities, mirror=mirror, crf=crf)
     out = Path(out)
     if predictor.classes:
         jobs = [Job(case, (), None, False) for case in chosen.cases]
@@ -103,7 +108,7 @@ def predict(
     with folder_lock(out):
         refuse_existing(out, jobs, overwrite)
         remove_stale(out)
-        how: dict[str, Any] = {"mirror": mirror, "crf": crf}
+        how: dict[str, Any] = {"mirror": mirror, "crf": predictor.uses_crf(crf)}
         settings = {
             **how, "memory": memory, "device": str(predictor.device), "geometry": geometry
         }  # fmt: skip

@@ -1,0 +1,71 @@
+"""Cohorts whose scans have slices of unequal distance, from training to the figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from delineate.core.image import Grid, Image
+from delineate.data.readers import write
+from delineate.tasks.train import train
+
+SHAPES = [((24, 24, 20), 1.0)] * 9 + [((24, 24, 10), 2.0)] * 3
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of volumes with a bright ball each, of class "large" or "small"."""
+    folder = tmp_path_factory.mktemp("unequal")
+    lines = ["id,image,label,class,split"]
+    for n, (shape, thick) in enumerate(SHAPES):
+        rng = np.random.default_rng(n)
+        grid = Grid(shape, np.diag([1.0, 1.0, thick, 1.0]))
+        at = np.indices(shape).T * [1, 1, thick] - [12, 12, 10]
+        ball = (np.linalg.norm(at, axis=-1) < (7 if n % 2 else 4)).T
+        array = (200 + 300 * ball + rng.normal(0, 20, shape)).astype(np.float32)
+        write(folder / f"v{n}.nii.gz", Image(array[None], grid))
+        write(folder / f"v{n}_mask.nii.gz", Image(ball[None].astype(np.uint8), grid))
+        part = "test" if n in (0, 1, 10, 11) else "train"
+        size = "large" if n % 2 else "small"
+        lines.append(f"v{n},v{n}.nii.gz,v{n}_mask.nii.gz,{size},{part}")
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    return folder / "cases.csv"
+
+
+def trained(volumes: Path, out: Path, **settings: Any) -> Path:
+    """A run of a few steps."""
+    config = out.parent / f"{out.name}.yaml"
+    config.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
+    train(volumes, steps=3, config=config, out=out, audit=False, device="cpu")
+    assert (out / "report.html").is_file()
+    return out
+
+
+@pytest.mark.parametrize("target", ["class", "presence"])
+def test_slices_are_classified_and_scored_once_each(
+    volumes: Path, tmp_path: Path, target: str
+) -> None:
+    small = {"network": "cnn", "width": 4, "patch": [24, 24], "batch": 4}
+    run = trained(volumes, tmp_path / "run", target=target, **small)
+    index = json.loads((run / "validation" / "predictions" / "predictions.json").read_text())
+    thickness = {f"v{n}": shape[2] for n, (shape, _) in enumerate(SHAPES)}
+    assert sorted(case["id"] for case in index["cases"]) == ["v0", "v1", "v10", "v11"]
+    for case in index["cases"]:
+        numbers = [one["slice"] for one in case["facts"]["slices"]]
+        assert numbers == list(range(thickness[case["id"]]))
+    table = "cases.csv" if target == "presence" else "slices.csv"
+    with (run / "validation" / table).open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * 20 + 2 * 10
+
+
+def test_outlines_are_learned_and_brought_home(volumes: Path, tmp_path: Path) -> None:
+    small = {"network": "unet", "width": 4, "patch": [16, 16, 16], "batch": 1}
+    run = trained(volumes, tmp_path / "run", target="outline", **small)
+    summary = json.loads((run / "validation" / "summary.json").read_text())
+    assert summary["n_cases"] == 4
+    assert summary["failures"] == []
