@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import pytest
 import torch
@@ -32,9 +32,8 @@ SMALL: dict[str, Any] = {"critic_width": 4, "critic_layers": 3}
 
 def options(name: str) -> list[dict[str, Any]]:
     """The defaults, and every preset that the method's settings name."""
-    cls = catalog.load("methods", name).Config
-    preset = get_type_hints(cls).get("preset")
-    return [{"preset": p} for p in get_args(preset)] if get_origin(preset) is Literal else [{}]
+    presets = getattr(catalog.load("methods", name).Config, "PRESETS", None)
+    return [{"preset": p} for p in presets] if presets else [{}]
 
 
 VARIANTS = [
@@ -94,7 +93,8 @@ def make(name: str, kind: str, chosen: Mapping[str, Any]) -> Plan:
     net: nn.Module = network.build(network.Config(ndim=2, **size), 1, outputs)
     names = {f.name for f in dataclasses.fields(module.Config)}
     small = {key: value for key, value in SMALL.items() if key in names}
-    plan: Plan = module.build(module.Config(**small, **chosen), net, 1, SCHEMA)
+    settings = config.from_dict({**small, **chosen}, module.Config)
+    plan: Plan = module.build(settings, net, 1, SCHEMA)
     return plan
 
 

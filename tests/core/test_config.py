@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import given
@@ -68,7 +68,7 @@ def test_defaults_fill_what_is_not_named() -> None:
         ),
         ("data: d\nteacher: {rat: 1}", "a.yaml:2: teacher.rat: expected a setting of Optimiser"),
         ("data: d\nteacher: 3", "teacher: expected settings of Optimiser or null, got 3"),
-        ("data: d\noptimiser:\n  rate: -1", "a.yaml:2: optimiser: expected a rate above 0"),
+        ("data: d\noptimiser:\n  rate: -1", "a.yaml:3: optimiser.rate: expected a rate above"),
         ("seed: 1", "a.yaml:1: data: expected a path, got nothing"),
         ("- 1", "a.yaml:1: expected settings of Settings, got [1]"),
         ("data: d\nseed: 1\nseed: 2", "a.yaml:3: expected settings in YAML, got a fault: the key"),
@@ -122,6 +122,73 @@ def test_dump_gives_every_setting_with_its_help() -> None:
     assert "# Folder of the cohort.\ndata: d\n" in text
     assert "optimiser:\n  name: adamw\n  # Step size at the start.\n  rate: 0.001\n" in text
     assert "patch: [96, 96]\n" in text
+
+
+@dataclass(frozen=True)
+class Soup:
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mild": {},
+        "hot": {"heat": 9.0, "salt": 1.0},
+    }
+
+    heat: float = 1.0
+    salt: float = 0.5
+    losses: Mapping[str, Any] = field(default_factory=dict, metadata={"room": "losses"})
+
+
+def test_a_preset_stands_where_nothing_is_given() -> None:
+    assert config.from_dict({}, Soup) == config.from_dict({"preset": "mild"}, Soup) == Soup()
+    assert config.from_dict({"preset": "hot"}, Soup) == Soup(9.0, 1.0)
+    assert config.from_dict({"preset": "hot", "heat": 1}, Soup) == Soup(1.0, 1.0)
+
+
+def test_no_instance_bears_the_name_of_a_preset_that_it_is_not() -> None:
+    with pytest.raises(TypeError, match="preset"):
+        replace(Soup(), preset="hot")  # type: ignore[call-arg]
+    assert replace(config.from_dict({"preset": "hot"}, Soup), salt=0.1) == Soup(9.0, 0.1)
+
+
+@pytest.mark.parametrize("wrong", ["hit", "3", "null", "[hot]"])
+def test_an_unknown_preset_is_told_with_its_line(wrong: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(f"heat: 2\npreset: {wrong}", Soup, where="a.yaml")
+    assert "a.yaml:2: preset: expected a preset of Soup, got" in str(caught.value)
+    assert "hot" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "fix"),
+    [
+        ("losses:\n  dise: 1", "a.yaml:2: losses.dise: expected one of the losses", "'dice'"),
+        ("losses:\n  focal:\n    gama: 1", "a.yaml:3: losses.focal.gama: expected a", "'gamma'"),
+        ("losses:\n  focal: {gamma: x}", "a.yaml:2: losses.focal.gamma: expected a number", ""),
+        ("losses:\n  dice: much", "a.yaml:2: losses.dice: expected settings of dice", ""),
+        ("losses:\n  dice: true", "a.yaml:2: losses.dice: expected settings of dice", ""),
+        ("losses: [dice]", "a.yaml:1: losses: expected a mapping of losses", ""),
+        ("losses:\n  dice: -1", "a.yaml:2: losses.dice.weight: expected weight >= 0", ""),
+    ],
+)
+def test_members_of_a_room_are_settings_too(text: str, message: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(text, Soup, where="a.yaml")
+    assert message in str(caught.value)
+    assert fix in (caught.value.fix or "")
+
+
+def test_members_of_a_room_are_typed_and_written_in_full() -> None:
+    soup = config.load("losses: {dice: 2, focal: {gamma: 3}}", Soup)
+    assert soup.losses["dice"].weight == 2.0
+    assert "gamma: 3.0, " in config.dump(soup) or "gamma: 3.0}" in config.dump(soup)
+    assert "label_smoothing" not in config.dump(soup)
+    assert config.load(config.dump(soup), Soup) == soup
+    assert config.from_dict(config.to_dict(soup), Soup) == soup
+
+
+def test_merged_settings_are_told_with_the_lines_of_those_given() -> None:
+    document = config.read("data: d\nmore:\n  rate: -1", "a.yaml")
+    given = {"name": "sgd", **document.get(("more",))}
+    with pytest.raises(ConfigError, match=r"a\.yaml:3: more\.rate: expected a rate"):
+        document.make(Optimiser, ("more",), given)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.just("\n"), max_size=20)

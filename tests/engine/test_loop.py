@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from delineate.core.case import Batch
+from delineate.core.config import from_dict
 from delineate.core.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from delineate.core.schema import Label, Schema
 from delineate.engine import checkpoint, log
@@ -135,7 +136,7 @@ def test_the_swapped_loss_of_the_printed_paper_inverts_the_critic(tmp_path: Path
     for swapped in (False, True):
         torch.manual_seed(0)
         net = unet.build(unet.Config(ndim=2, width=4, levels=3), 1, 3)
-        config = adversarial.Config(preset="literal", swapped_labels=swapped)
+        config = from_dict({"preset": "literal", "swapped_labels": swapped}, adversarial.Config)
         plan = adversarial.build(config, net, 1, SCHEMA)
         rates = {"segmenter": 0.0, "critic": 1e-3}  # the segmenter holds still to be judged
         for name, optimiser in plan.stages[0].optimisers.items():

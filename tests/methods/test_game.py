@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -200,28 +199,6 @@ def test_the_adversary_never_pushes_harder_than_its_cap() -> None:
             game.capped(loss, factor * logits.sum(), logits, torch.inf)[0], logits
         )
         assert torch.allclose(all_of_it, free)
-
-
-# ---------------------------------------------------------------------------------- presets
-
-
-@game.with_presets({"mild": {}, "hot": {"heat": 9.0, "salt": 1.0}})
-@dataclasses.dataclass(frozen=True)
-class Soup:
-    preset: Literal["mild", "hot"] = "mild"
-    heat: float = 1.0
-    salt: float = 0.5
-
-
-def test_a_preset_sets_defaults_and_what_is_given_wins() -> None:
-    assert Soup() == Soup("mild", 1.0, 0.5)
-    assert dataclasses.astuple(Soup("hot")) == ("hot", 9.0, 1.0)
-    assert dataclasses.astuple(Soup(preset="hot", heat=1.0)) == ("hot", 1.0, 1.0)
-    assert dataclasses.replace(Soup("hot"), salt=0.5).heat == 9.0
-    with pytest.raises(ConfigError, match="mild, hot"):
-        Soup(preset="cold")  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
-        Soup(pepper=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

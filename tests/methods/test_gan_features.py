@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from delineate.core import config as settings
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
@@ -44,7 +45,7 @@ def discs(step: int, micro: int, split: int, count: int = 8) -> Batch:
 def classifier(**given: Any) -> tuple[feature_cnn.FeatureCNN, Plan]:
     torch.manual_seed(0)
     network = feature_cnn.build(feature_cnn.Config(width=8, cnn_width=8, hidden=32), 1, 2)
-    config = method.Config(**{"critic_width": 8, **given})
+    config = settings.from_dict({"critic_width": 8, **given}, method.Config)
     return network, method.build(config, network, 1, SCHEMA)
 
 
@@ -68,7 +69,8 @@ def learned(preset: str) -> float:
     torch.manual_seed(0)
     network = feature_segmenter.build(feature_segmenter.Config(width=8), 1, 2)
     options: dict[str, Any] = {"learning_rate": 2e-3, "critic_rate": 4e-3, "critic_width": 8}
-    plan = method.build(method.Config(preset=preset, **options), network, 1, SCHEMA)
+    chosen = settings.from_dict({"preset": preset, **options}, method.Config)
+    plan = method.build(chosen, network, 1, SCHEMA)
     with TemporaryDirectory() as folder:
         outcome = train(plan, Path(folder), 60)
     new = discs(10_000, 0, 1, 32)
@@ -125,7 +127,7 @@ def test_the_printed_critic_cannot_know_whose_map_it_sees() -> None:
         batch, game = discs(0, 0, 1), plan.stages[0]
         critic = game.modules["critic"].eval()
         maps = method.real_maps(batch.label, 1, batch.spacing_mm)
-        sees = method.Config(preset=preset).sees
+        sees = settings.from_dict({"preset": preset}, method.Config).sees
         with torch.no_grad():
             own, other = (
                 critic(method.see(sees, image, maps))

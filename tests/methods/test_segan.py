@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from delineate.core import config as settings
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
@@ -33,7 +34,9 @@ class Table(nn.Module):
 def make(segmenter: nn.Module | None = None, **given: Any) -> Plan:
     torch.manual_seed(0)
     net = segmenter or unet.build(unet.Config(2, 4, 3), 1, 3)
-    return segan.build(segan.Config(**{"critic_width": 4, **given}), net, 1, SCHEMA)
+    return segan.build(
+        settings.from_dict({"critic_width": 4, **given}, segan.Config), net, 1, SCHEMA
+    )
 
 
 def expert(batch: Batch) -> Tensor:
@@ -82,10 +85,12 @@ def test_literal_weights_are_clipped_and_stable_ones_bounded(
 
 
 def test_the_literal_preset_is_the_published_code() -> None:
-    chosen = segan.Config(preset="literal")
+    chosen = settings.from_dict({"preset": "literal"}, segan.Config)
     assert (chosen.learning_rate, chosen.critic_rate, chosen.momentum) == (2e-4, 2e-4, 0.5)
-    assert (chosen.critic_width, chosen.clip, chosen.losses) == (64, 0.05, {"dice": 1.0})
-    assert segan.Config(preset="literal", critic_rate=1e-3).critic_rate == 1e-3
+    assert (chosen.critic_width, chosen.clip) == (64, 0.05)
+    assert {name: term.weight for name, term in chosen.losses.items()} == {"dice": 1.0}
+    chosen = settings.from_dict({"preset": "literal", "critic_rate": 1e-3}, segan.Config)
+    assert chosen.critic_rate == 1e-3
 
 
 def test_an_error_where_the_image_is_zero_shows_in_the_mask_alone(

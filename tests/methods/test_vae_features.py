@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from delineate.core import config as settings
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
@@ -48,7 +49,7 @@ def sequences(count: int, seed: int, size: int = 16) -> Batch:
 def make(network: Any = vae_cnn, **given: Any) -> tuple[Any, Plan]:
     torch.manual_seed(0)
     net = network.build(network.Config(**SMALL), 2, 2)
-    return net, vae_features.build(vae_features.Config(**given), net, 2, SCHEMA)
+    return net, vae_features.build(settings.from_dict(given, vae_features.Config), net, 2, SCHEMA)
 
 
 def trained(engine: Callable[..., Any], steps: int = 240, **given: Any) -> Any:
@@ -244,4 +245,4 @@ def test_another_network_is_refused() -> None:
 def test_impossible_settings_are_refused() -> None:
     for wrong in ({"beta": -1.0}, {"warm_up": 2.0}, {"label_smoothing": 1.0}, {"preset": "best"}):
         with pytest.raises(ConfigError):
-            vae_features.Config(**wrong)
+            settings.from_dict(wrong, vae_features.Config)

@@ -4,6 +4,11 @@ The dataclass is the only source: its field names are the keys, its types are th
 defaults are the defaults, and ``field(metadata={"help": ...})`` is the comment in written YAML.
 Settings name parts; they never hold import paths. Nothing is converted silently: ``"3"`` is not a
 number and ``1`` is not true; only a whole number may stand where a float is expected.
+
+Two things more can be said of a settings class. A class variable ``PRESETS`` holds tables of
+settings by name: the key ``preset`` puts one of them in place of the defaults, what is given beside
+it wins, and the instance knows nothing of it. ``field(metadata={"room": "losses"})`` marks a
+mapping of names of that room to their settings (its ``Config``), or to a weight alone.
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from delineate.core import _yaml
+from delineate.core import _yaml, catalog
+from delineate.core._config_words import dotted, named, shown, title
 from delineate.core._yaml import Key
 from delineate.core.errors import ConfigError
 
@@ -36,14 +42,23 @@ def load(source: Path | str, cls: type[T], where: str | None = None) -> T:
         ConfigError: Not YAML, a key unknown, missing or double, or a value of the wrong type. It
             reads ``file:line: key: expected …, got …``.
     """
+    return read(source, where).make(cls)
+
+
+def read(source: Path | str, where: str | None = None) -> Document:
+    """Read settings as plain data that know where they stand; see ``load``.
+
+    Raises:
+        ConfigError: Not YAML.
+    """
     name = where or (str(source) if isinstance(source, Path) else "")
     data, lines = _yaml.parse(_text(source) if isinstance(source, Path) else source, name)
-    return _make(cls, {} if data is None else data, (), _Document(name, lines))
+    return Document(name, {} if data is None else data, lines)
 
 
 def from_dict(data: Mapping[str, Any], cls: type[T], where: str = "") -> T:
     """Make settings from plain data, with the same checks as ``load``."""
-    return _make(cls, data, (), _Document(where, {}))
+    return Document(where, data).make(cls)
 
 
 def to_dict(instance: Any) -> dict[str, Any]:
@@ -51,11 +66,16 @@ def to_dict(instance: Any) -> dict[str, Any]:
     return {f.name: _plain(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
 
 
-def dump(instance: Any) -> str:
-    """All settings as YAML, their help as comments; the inverse of ``load``."""
+def dump(instance: Any, resolved: Mapping[str, Any] | None = None) -> str:
+    """All settings as YAML, their help as comments; the inverse of ``load``.
+
+    Args:
+        instance: A dataclass.
+        resolved: Settings classes to write in place of mappings of the instance, by field.
+    """
     lines: list[str] = []
     for setting in dataclasses.fields(instance):
-        value = getattr(instance, setting.name)
+        value = (resolved or {}).get(setting.name, getattr(instance, setting.name))
         if "help" in setting.metadata:
             lines += textwrap.wrap(
                 setting.metadata["help"], 100, initial_indent="# ", subsequent_indent="# "
@@ -73,7 +93,7 @@ def convert(value: Any, expected: Any, key: str, where: str = "") -> Any:
     Raises:
         ConfigError: The value does not fit.
     """
-    return _convert(expected, value, (key,), _Document(where, {}))
+    return _convert(expected, value, (key,), Document(where))
 
 
 def convert_word(word: str, expected: Any, key: str, where: str = "") -> Any:
@@ -135,62 +155,151 @@ def parse_bytes(text: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Document:
-    """Where settings came from, and on which line each key stands."""
+class Document:
+    """Plain settings, where they came from, and on which line each key stands.
 
-    name: str
-    lines: Mapping[Key, int]
+    Args:
+        name: Of the file, for messages.
+        data: As read.
+        lines: By key; none where there is no file.
+    """
 
-    def error(self, key: Key, message: str, code: str, fix: str | None = None) -> ConfigError:
-        """``file:line: key: message``; a key without a line has that of its parent."""
+    name: str = ""
+    data: Any = dataclasses.field(default_factory=dict)
+    lines: Mapping[Key, int] = dataclasses.field(default_factory=dict)
+
+    def make(self, cls: type[T], key: Key = (), data: Any = None) -> T:
+        """The settings under ``key`` as an instance of ``cls``.
+
+        Args:
+            cls: A dataclass.
+            key: Place in the document; the whole if not given.
+            data: Instead of what stands there, for instance merged with what is derived; faults
+                are still told with the lines of the document.
+
+        Raises:
+            ConfigError: See ``load``.
+        """
+        return _make(cls, self.get(key) if data is None else data, key, self)
+
+    def get(self, key: Key) -> Any:
+        """What stands under ``key``; an empty mapping where nothing does."""
+        node = self.data
+        for part in key:
+            inside = isinstance(node, Mapping) and part in node
+            inside |= isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
+            if not inside:
+                return {}
+            node = node[part]
+        return node
+
+    def at(self, key: Key) -> str:
+        """``file:line`` of a key; one without a line has that of its parent."""
         parents = (key[:n] for n in range(len(key), -1, -1))
         line = next((self.lines[k] for k in parents if k in self.lines), "")
-        where = ":".join(part for part in (self.name, str(line)) if part)
+        return ":".join(part for part in (self.name, str(line)) if part)
+
+    def error(self, key: Key, message: str, code: str, fix: str | None = None) -> ConfigError:
+        """``file:line: key: message``."""
         return ConfigError(
-            f"{_dotted(key)}: {message}" if key else message,
-            where=where or None,
+            f"{dotted(key)}: {message}" if key else message,
+            where=self.at(key) or None,
             fix=fix,
             code=code,
         )
 
     def mismatch(self, key: Key, expected: Any, value: Any) -> ConfigError:
         """A value that is not of the expected type."""
-        return self.error(key, f"expected {_named(expected)}, got {_shown(value)}", "config-type")
+        return self.error(key, f"expected {named(expected)}, got {shown(value)}", "config-type")
 
 
-def _make(cls: type[T], data: Any, key: Key, document: _Document) -> T:
+def _make(cls: type[T], data: Any, key: Key, document: Document) -> T:
     if not isinstance(data, Mapping):
         raise document.mismatch(key, cls, data)
+    data = _with_preset(cls, data, key, document)
     settings = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for name in data:
         if name not in settings:
             raise document.error(
                 (*key, name),
-                f"expected a setting of {cls.__name__}, got an unknown key",
+                f"expected a setting of {title(cls)}, got an unknown key",
                 "config-unknown-key",
-                nearest(str(name), settings),
+                nearest(str(name), [*settings, *(("preset",) if hasattr(cls, "PRESETS") else ())]),
             )
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, setting in settings.items():
-        if name in data:
+        if name in data and "room" in setting.metadata:
+            values[name] = _members(setting.metadata["room"], data[name], (*key, name), document)
+        elif name in data:
             values[name] = _convert(hints[name], data[name], (*key, name), document)
         elif setting.default is dataclasses.MISSING is setting.default_factory:
-            message = f"expected {_named(hints[name])}, got nothing"
+            message = f"expected {named(hints[name])}, got nothing"
             raise document.error(
                 (*key, name), message, "config-missing", setting.metadata.get("help")
             )
     try:
         return cls(**values)
     except ConfigError as error:
-        if error.where:
+        if error.where and document.name and error.where.startswith(document.name):
             raise
-        raise document.error(key, error.message, error.code, error.fix) from error
+        raise document.error(
+            _meant(error.message, data, key), error.message, error.code, error.fix
+        ) from error
     except ValueError as error:
-        raise document.error(key, str(error), "config-value") from error
+        message = str(error)
+        raise document.error(_meant(message, data, key), message, "config-value") from error
 
 
-def _convert(expected: Any, value: Any, key: Key, document: _Document) -> Any:
+def _with_preset(
+    cls: type[T], data: Mapping[Any, Any], key: Key, document: Document
+) -> Mapping[Any, Any]:
+    """What is given, on top of the table that it names; see the module's docstring."""
+    tables: Mapping[str, Mapping[str, Any]] | None = getattr(cls, "PRESETS", None)
+    if tables is None or "preset" not in data:
+        return data
+    name = data["preset"]
+    if not isinstance(name, str) or name not in tables:
+        raise document.error(
+            (*key, "preset"),
+            f"expected a preset of {title(cls)}, got {shown(name)}",
+            "config-preset",
+            nearest(str(name), tables),
+        )
+    return {**tables[name], **{k: v for k, v in data.items() if k != "preset"}}
+
+
+def _members(room: str, data: Any, key: Key, document: Document) -> dict[str, Any]:
+    """Settings of members of a room, by name."""
+    if not isinstance(data, Mapping):
+        raise document.error(
+            key, f"expected a mapping of {room} to their weights or settings, got {shown(data)}",
+            "config-type",
+        )  # fmt: skip
+    found: dict[str, Any] = {}
+    for name, given in data.items():
+        try:
+            module = catalog.load(room, str(name))
+        except ConfigError as error:
+            raise document.error((*key, name), error.message, error.code, error.fix) from error
+        cls = getattr(module, "Config", None)
+        if cls is None or isinstance(given, cls):
+            found[name] = given  # what has no settings is refused by whoever uses it
+        elif isinstance(given, int | float) and not isinstance(given, bool):
+            found[name] = _make(cls, {"weight": given}, (*key, name), document)
+        else:
+            found[name] = _make(cls, given, (*key, name), document)
+    return found
+
+
+def _meant(message: str, data: Mapping[Any, Any], key: Key) -> Key:
+    """The key of the only setting of ``data`` that a message names; else that of all of them."""
+    words = set(re.findall(r"[a-z_0-9]+", message))
+    found = [name for name in data if name in words]
+    return (*key, found[0]) if len(found) == 1 else key
+
+
+def _convert(expected: Any, value: Any, key: Key, document: Document) -> Any:
     if expected is Any or (isinstance(expected, type) and type(value) is expected):
         return value
     if expected is None or expected is type(None):
@@ -214,7 +323,7 @@ def _convert(expected: Any, value: Any, key: Key, document: _Document) -> Any:
     return value
 
 
-def _convert_union(expected: Any, value: Any, key: Key, document: _Document) -> Any:
+def _convert_union(expected: Any, value: Any, key: Key, document: Document) -> Any:
     options = sorted(get_args(expected), key=lambda option: type(value) is not option)
     fitting = [option for option in options if _holds(option, value)]
     if len(fitting) == 1:  # A fault inside it says more than "none of these types".
@@ -235,7 +344,7 @@ def _holds(option: Any, value: Any) -> bool:
     return isinstance(value, list | tuple) and origin in (list, tuple, Sequence)
 
 
-def _convert_collection(expected: Any, value: Any, key: Key, document: _Document) -> Any:
+def _convert_collection(expected: Any, value: Any, key: Key, document: Document) -> Any:
     origin, args = get_origin(expected) or expected, get_args(expected)
     if origin in (list, tuple, Sequence) and isinstance(value, list | tuple):
         fixed = origin is tuple and args and args[-1] is not Ellipsis
@@ -254,46 +363,6 @@ def _convert_collection(expected: Any, value: Any, key: Key, document: _Document
             for n, v in value.items()
         }
     raise document.mismatch(key, expected, value)
-
-
-# --- words for messages -------------------------------------------------------------------------
-
-
-def _dotted(key: Key) -> str:
-    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in key).lstrip(".")
-
-
-def _named(expected: Any) -> str:
-    origin, args = get_origin(expected), get_args(expected)
-    if expected is None or expected is type(None):
-        return "null"
-    if origin in (Union, types.UnionType):
-        return " or ".join(_named(a) for a in args)
-    if origin is Literal:
-        return " or ".join(repr(a) for a in args)
-    if origin is tuple and args[-1] is not Ellipsis:
-        return f"a list of {len(args)} ({', '.join(_named(a) for a in args)})"
-    if origin in (list, tuple, Sequence):
-        return f"a list of {_named(args[0])}"
-    if origin in (dict, Mapping):
-        return f"a mapping to {_named(args[1])}"
-    if dataclasses.is_dataclass(expected):
-        return f"settings of {getattr(expected, '__name__', expected)}"
-    words = {
-        Path: "a path",
-        str: "text",
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-    }
-    return words.get(expected, getattr(expected, "__name__", str(expected)))
-
-
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _plain(value: Any) -> Any:

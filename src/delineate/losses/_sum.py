@@ -28,12 +28,13 @@ from torch import Tensor
 from delineate.core import catalog
 from delineate.core import config as settings
 from delineate.core.errors import ConfigError
+from delineate.losses import cross_entropy, dice
 from delineate.losses._common import Term
 
-#: Name of a loss -> its weight, or its settings.
-Losses = Mapping[str, float | Mapping[str, Any]]
+#: Name of a loss -> its settings, or its weight alone.
+Losses = Mapping[str, Term | float | Mapping[str, Any]]
 #: The reference (Isensee et al. 2021).
-DEFAULT: Losses = {"dice": 1.0, "cross_entropy": 1.0}
+DEFAULT: Losses = {"dice": dice.Config(), "cross_entropy": cross_entropy.Config()}
 
 
 def build(losses: Losses, head: bool = False) -> Sum:
@@ -58,8 +59,12 @@ def build(losses: Losses, head: bool = False) -> Sum:
                 fix="leave it out" + (", or use method: supervised" if kind else ""),
                 code="not-a-term",
             )
-        options = chosen if isinstance(chosen, Mapping) else {"weight": chosen}
-        term: Term = settings.from_dict(options, module.Config, f"losses.{name}")
+        options = chosen if isinstance(chosen, Mapping | Term) else {"weight": chosen}
+        term = (
+            options
+            if isinstance(options, Term)
+            else settings.from_dict(options, module.Config, f"losses.{name}")
+        )
         if term.weight > 0:
             terms[name] = module, term
     if not any(m.KIND != "head" and not t.warm_up for m, t in terms.values()):

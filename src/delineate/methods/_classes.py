@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
-from delineate.methods._plan import Stage, Update
+from delineate.methods._plan import Stage, Update, require_rates
 
 #: Weight of the heads half-way that some networks train with (Szegedy et al. 2015).
 AUXILIARY = 0.3
@@ -28,6 +28,7 @@ class Learning:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"expected 0 <= label_smoothing < 1, got {self.label_smoothing}")
+        require_rates(self)
 
 
 def stage(name: str, share: float, config: Learning, classifier: nn.Module) -> Stage:

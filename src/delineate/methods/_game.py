@@ -13,12 +13,10 @@ instead of falling silent: silent, it would stay right for ever.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +27,8 @@ from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.losses import adversarial
 from delineate.losses._common import one_hot
-from delineate.methods._plan import Update
+from delineate.methods._plan import Update, require_rates
 from delineate.networks import global_critic, patch_critic
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,9 @@ class Rules:
     wide_field: bool = field(
         default=False, metadata={"help": "pix2pix's last layers: 3 halvings then see 70 voxels"}
     )
-    critic_norm: str = field(default="none", metadata={"help": "none, instance or batch"})
+    critic_norm: Literal["none", "instance", "batch"] = field(
+        default="none", metadata={"help": "behind the critic's layers"}
+    )
     spectral_norm: bool = field(default=True, metadata={"help": "bound every critic layer's gain"})
     critic_rate: float = field(default=4e-3, metadata={"help": "critic's peak (Adam)"})
     critic_momentum: float = field(default=0.5, metadata={"help": "beta 1 of the critic's Adam"})
@@ -99,33 +97,16 @@ class Rules:
                 "expected weight, gradient_cap, r1_weight and noise of 0 or more, "
                 f"got {self.weight}, {self.gradient_cap}, {self.r1_weight}, {self.noise}"
             )
+        if self.critic_width < 1 or self.critic_layers < 0:
+            raise ConfigError(
+                "expected critic_width >= 1 and critic_layers >= 0, "
+                f"got {self.critic_width} and {self.critic_layers}"
+            )
+        require_rates(self)
 
-
-def with_presets(table: Mapping[str, Mapping[str, Any]]) -> Callable[[type[T]], type[T]]:
-    """Let the field ``preset`` of a settings class choose the defaults of the others.
-
-    Args:
-        table: Preset -> what it changes of the class's own defaults; what is given wins.
-    """
-
-    def wrap(cls: type[T]) -> type[T]:
-        made: Any = cls
-        plain = made.__init__
-        signature = inspect.signature(plain)
-
-        @functools.wraps(plain)
-        def init(self: T, *args: Any, **named: Any) -> None:
-            given = signature.bind(self, *args, **named).arguments
-            given.pop("self")
-            preset = given.get("preset", signature.parameters["preset"].default)
-            if preset not in table:
-                raise ConfigError(f"expected a preset of {', '.join(table)}, got {preset!r}")
-            plain(self, **{**table[preset], **given})
-
-        made.__init__ = init
-        return cls
-
-    return wrap
+    def complete(self, ndim: int) -> Self:
+        """What was left open, for images of so many dimensions: the critic's layers."""
+        return replace(self, critic_layers=self.critic_layers or (2 if ndim == 3 else 3))
 
 
 class Referee(nn.Module):
@@ -268,7 +249,7 @@ def build_critic(rules: Rules, ndim: int, channels: int, outputs: int) -> nn.Mod
     shape = patch_critic.Config(
         ndim,
         rules.critic_width,
-        layers=rules.critic_layers or (2 if ndim == 3 else 3),
+        layers=rules.complete(ndim).critic_layers,
         wide_field=rules.wide_field,
         norm=rules.critic_norm,
         spectral_norm=rules.spectral_norm,

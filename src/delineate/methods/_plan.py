@@ -16,13 +16,14 @@ it are the averaged weights from then on; between, the stage leaves it alone. ``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from delineate.core.case import Batch
+from delineate.core.errors import ConfigError
 from delineate.core.progress import Say
 
 
@@ -73,3 +74,22 @@ class Plan:
 
     stages: tuple[Stage, ...]
     predictor: nn.Module
+
+
+def require_rates(config: Any) -> None:
+    """Refuse settings that no optimiser takes: rates of 0, negative decay, a momentum of 1.
+
+    Args:
+        config: Settings of a method; fields are known by their names.
+
+    Raises:
+        ConfigError: With the name of the field.
+    """
+    for setting in fields(config):
+        name, value = setting.name, getattr(config, setting.name)
+        if name.endswith("rate") and value <= 0:
+            raise ConfigError(f"expected a {name} above 0, got {value}")
+        if name.endswith("decay") and value < 0:
+            raise ConfigError(f"expected a {name} of 0 or more, got {value}")
+        if name.endswith("momentum") and not 0 <= value < 1:
+            raise ConfigError(f"expected a {name} from 0 to below 1, got {value}")

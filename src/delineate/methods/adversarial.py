@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from delineate.core.case import Batch
 from delineate.core.schema import Schema
 from delineate.losses import _sum
-from delineate.methods._game import Game, Rules, build_critic, with_presets
+from delineate.methods._game import Game, Rules, build_critic
 from delineate.methods._plan import Plan, Stage, Update
 
 TRAINS = ("segmenter",)
@@ -84,24 +84,29 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@with_presets(PRESETS)
 @dataclass(frozen=True)
 class Config(Rules):
     """Settings of adversarial training."""
 
-    preset: Literal["stable", "literal", "luc", "pix2pix", "scan"] = field(
-        default="stable", metadata={"help": "defaults of the other settings; see the method"}
-    )
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+
     swapped_labels: bool = field(
         default=False, metadata={"help": "the discriminator loss as S1 prints it (a fault, shown)"}
     )
     losses: _sum.Losses = field(
         default_factory=lambda: dict(_sum.DEFAULT),
-        metadata={"help": "files of losses/ with their weights, as in supervised training"},
+        metadata={
+            "room": "losses",
+            "help": "files of losses/ with their weights, as in supervised training",
+        },
     )
     learning_rate: float = field(default=2e-3, metadata={"help": "segmenter's peak (AdamW)"})
     weight_decay: float = field(default=1e-4, metadata={"help": "segmenter's"})
     momentum: float = field(default=0.9, metadata={"help": "beta 1 of the segmenter's AdamW"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _sum.build(self.losses)
 
 
 def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -> Plan:

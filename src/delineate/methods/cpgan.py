@@ -31,7 +31,10 @@ class Config(Rules):
 
     losses: _sum.Losses = field(
         default_factory=lambda: dict(_sum.DEFAULT),
-        metadata={"help": "files of losses/ with their weights, as in supervised training"},
+        metadata={
+            "room": "losses",
+            "help": "files of losses/ with their weights, as in supervised training",
+        },
     )
     learning_rate: float = field(default=2e-3, metadata={"help": "segmenter's peak (AdamW)"})
     weight_decay: float = field(default=1e-4, metadata={"help": "segmenter's"})
@@ -48,6 +51,7 @@ class Config(Rules):
             raise ConfigError(
                 f"expected consistency >= 0 and replay >= 1, got {self.consistency}, {self.replay}"
             )
+        _sum.build(self.losses)
 
 
 class Replay(nn.Module):

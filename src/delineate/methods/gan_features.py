@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ from delineate.losses import _distance
 from delineate.losses._common import one_hot
 from delineate.losses.dice import soft_dice
 from delineate.methods import _classes
-from delineate.methods._game import Game, Rules, build_critic, see, with_presets
+from delineate.methods._game import Game, Rules, build_critic, see
 from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import global_critic
 from delineate.networks._feature_gan import Generator, ReadOut
@@ -73,14 +73,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@with_presets(PRESETS)
 @dataclass(frozen=True)
 class Config(Rules):
     """Settings of both stages."""
 
-    preset: Literal["stable", "literal"] = field(
-        default="stable", metadata={"help": "defaults of the other settings; see the method"}
-    )
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+
     share: float = field(default=0.5, metadata={"help": "of training for the maps; rest: classes"})
     real: Literal["distance", "mask"] = field(
         default="distance", metadata={"help": "real maps: tanh(-distance / tau), or 1 and -1"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,8 @@ from delineate.core.schema import Schema
 from delineate.losses import _sum
 from delineate.losses._common import one_hot
 from delineate.losses.adversarial import feature_distance
-from delineate.methods._game import capped, rise, see, with_presets
-from delineate.methods._plan import Plan, Stage, Update
+from delineate.methods._game import capped, rise, see
+from delineate.methods._plan import Plan, Stage, Update, require_rates
 from delineate.networks import segan_critic
 
 TRAINS = ("segmenter",)
@@ -50,17 +50,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@with_presets(PRESETS)
 @dataclass(frozen=True)
 class Config:
     """Settings of SegAN."""
 
-    preset: Literal["stable", "literal"] = field(
-        default="stable", metadata={"help": "defaults of the other settings; see the method"}
-    )
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+
     losses: _sum.Losses = field(
         default_factory=lambda: dict(_sum.DEFAULT),
-        metadata={"help": "files of losses/ with their weights, beside the critic's"},
+        metadata={
+            "room": "losses",
+            "help": "files of losses/ with their weights, beside the critic's",
+        },
     )
     learning_rate: float = field(default=2e-3, metadata={"help": "segmenter's peak (AdamW)"})
     weight_decay: float = field(default=1e-4, metadata={"help": "segmenter's"})
@@ -79,7 +80,9 @@ class Config:
     )
     critic_width: int = field(default=16, metadata={"help": "channels of the critic's first layer"})
     critic_layers: int = field(default=4, metadata={"help": "scales beside the image's own"})
-    critic_norm: str = field(default="none", metadata={"help": "none, instance or batch"})
+    critic_norm: Literal["none", "instance", "batch"] = field(
+        default="none", metadata={"help": "behind the critic's layers"}
+    )
     spectral_norm: bool = field(default=True, metadata={"help": "bound every critic layer's gain"})
     clip: float = field(
         default=0.0, metadata={"help": "largest absolute weight of the critic; 0: no limit"}
@@ -92,6 +95,13 @@ class Config:
                 "expected 0 <= warm_up < 1 and ramp, clip and gradient_cap of 0 or more, "
                 f"got {self.warm_up}, {self.ramp}, {self.clip}, {self.gradient_cap}"
             )
+        if self.critic_width < 1 or self.critic_layers < 1:
+            raise ConfigError(
+                "expected critic_width and critic_layers of 1 or more, "
+                f"got {self.critic_width} and {self.critic_layers}"
+            )
+        require_rates(self)
+        _sum.build(self.losses)
 
 
 class Critics(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from delineate.core.case import Batch
 from delineate.core.schema import Schema
 from delineate.losses import _sum
-from delineate.methods._plan import Plan, Stage, Update
+from delineate.methods._plan import Plan, Stage, Update, require_rates
 from delineate.networks import _blocks as blocks
 from delineate.networks import _features as features
 
@@ -25,10 +25,17 @@ class Config:
 
     losses: _sum.Losses = field(
         default_factory=lambda: dict(_sum.DEFAULT),
-        metadata={"help": "losses with their weights, or with settings: focal: {weight: 1}"},
+        metadata={
+            "room": "losses",
+            "help": "losses with their weights, or with settings: focal: {weight: 1}",
+        },
     )
     learning_rate: float = field(default=2e-3, metadata={"help": "peak, AdamW"})
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW"})
+
+    def __post_init__(self) -> None:
+        require_rates(self)
+        _sum.build(self.losses, head=True)
 
 
 def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -> Plan:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,8 @@ from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _sum
 from delineate.methods import _classes
-from delineate.methods._game import rise, with_presets
-from delineate.methods._plan import Plan, Stage, Update
+from delineate.methods._game import rise
+from delineate.methods._plan import Plan, Stage, Update, require_rates
 from delineate.networks import _vae as vae
 from delineate.networks.film_unet import FilmUNet
 from delineate.networks.vae_cnn import VaeCnn
@@ -61,14 +61,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@with_presets(PRESETS)
 @dataclass(frozen=True)
 class Config:
     """Settings of training by the features of auto-encoders."""
 
-    preset: Literal["sound", "literal"] = field(
-        default="sound", metadata={"help": "defaults of the other settings; see the method"}
-    )
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+
     distance: Literal["mean_squared", "unsquared"] = field(
         default="mean_squared",
         metadata={"help": "of a picture and its reconstruction: mean over voxels, or the norm"},
@@ -89,7 +87,7 @@ class Config:
     label_smoothing: float = field(default=0.05, metadata={"help": "of classes; 0: none"})
     losses: _sum.Losses = field(
         default_factory=lambda: dict(_sum.DEFAULT),
-        metadata={"help": "of outlines: files of losses/ with their weights"},
+        metadata={"room": "losses", "help": "of outlines: files of losses/ with their weights"},
     )
     learning_rate: float = field(default=1e-3, metadata={"help": "peak, AdamW"})
     weight_decay: float = field(default=1e-2, metadata={"help": "AdamW"})
@@ -106,6 +104,8 @@ class Config:
                 "expected 0 <= warm_up <= 1 and 0 <= label_smoothing < 1, "
                 f"got {self.warm_up} and {self.label_smoothing}"
             )
+        require_rates(self)
+        _sum.build(self.losses)
 
 
 def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> Plan:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,10 @@ class EncoderConfig:
             raise ConfigError(
                 f"expected global_blocks from 0 to {shape.depth - 1}, got {shape.global_blocks}"
             )
+
+    def complete(self, ndim: int) -> Self:
+        """What was left open, as the preset has it."""
+        return replace(self, **vars(resolve(self)))
 
 
 def resolve(config: EncoderConfig) -> Shape:

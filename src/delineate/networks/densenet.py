@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,10 @@ class Config:
         imagenet.require_one_of("depth", self.depth, list(STAGES))
         if self.layers and min(self.layers) < 1:
             raise ConfigError(f"expected layers >= 1 in every block, got {self.layers}")
+
+    def complete(self, ndim: int) -> Self:
+        """What was left open: the features that a layer adds."""
+        return replace(self, growth=self.growth or self.width // 2)
 
 
 def divisor(config: Config) -> int:
