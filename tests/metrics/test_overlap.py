@@ -68,12 +68,14 @@ MASKS = hnp.arrays(np.uint8, (4, 5, 3), elements=st.integers(0, 1))
 @given(MASKS, MASKS)
 def test_symmetry_and_bounds(a, b):
     there, back = (score_case(x, y, ONE, (1, 2, 3))[0] for x, y in ((a, b), (b, a)))
-    for symmetric in ("dice", "iou", "accuracy", "hd95_mm", "hd_mm", "assd_mm", "nsd"):
+    distances = ("hd95_mm_penalised", "hd_mm_penalised", "assd_mm_penalised")
+    for symmetric in ("dice", "iou", "accuracy", *distances, "nsd", "nsd_voxels"):
         assert there[symmetric] == pytest.approx(back[symmetric])
     assert there["precision"] == pytest.approx(back["recall"])
     assert there["dice"] == pytest.approx(2 * there["iou"] / (1 + there["iou"]))
-    assert 0 <= there["assd_mm"] <= there["hd_mm"]
-    assert there["hd95_mm"] <= there["hd_mm"] <= np.linalg.norm([4, 10, 9])
+    hd95, hd, assd = (there[name] for name in distances)
+    assert 0 <= assd <= hd
+    assert hd95 <= hd <= np.linalg.norm([4, 10, 9])
     assert (there["dice"] == 1) == bool((a == b).all())
 
 
@@ -93,7 +95,8 @@ def test_the_rule_on_empty_masks(truth, prediction, state, one, distance):
     for metric in ("dice", "iou", "precision", "recall", "nsd"):
         assert row[metric] == one
     for metric in ("hd_mm", "hd95_mm", "assd_mm"):
-        assert row[metric] == pytest.approx(distance)
+        assert np.isnan(row[metric])
+        assert row[f"{metric}_penalised"] == pytest.approx(distance)
 
 
 def test_nothing_found_still_has_an_impressive_accuracy():

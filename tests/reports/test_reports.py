@@ -203,6 +203,18 @@ def test_a_headline_over_regions_leaves_single_labels_out() -> None:
     assert evaluation.headline(None, [])["cases"] == 0
 
 
+def test_a_missed_structure_has_no_say_in_the_distances_of_a_training_report(
+    make_run: MakeRun,
+) -> None:
+    run = make_run()
+    table = run / "validation" / "cases.csv"
+    first, *lines = table.read_text("utf-8").splitlines()
+    lines[0] = lines[0].replace(",ok", ",missed").replace(f",{10 * (1 - 0.6)},", ",345.0,")
+    table.write_text("\n".join([first, *lines]), "utf-8")
+    words = read(report(run)).words()
+    assert "Median HD95 2.0 mm 3 subjects where both have it; missed 1 of 4" in words
+
+
 def test_cases_are_listed_worst_first(tmp_path: Path) -> None:
     page = read(evaluation.write(tmp_path / "r.html", None, cases_rows()[::-1]))
     dice = [float(c["data-v"]) for c in page.named("td") if c["class"] == "n bar"]

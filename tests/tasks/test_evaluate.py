@@ -156,8 +156,46 @@ def test_all_background_row_empty_cases_and_states_are_counted(tmp_path):
     assert region["all_background"]["accuracy"] == pytest.approx(1 - share / 2)
     assert region["accuracy"]["mean"] == pytest.approx(1 - share / 2)
     diagonal = np.linalg.norm(np.multiply((16, 18, 12), (1, 1.5, 2)))
-    assert region["hd95_mm"]["max"] == pytest.approx(diagonal)
-    assert region["hd95_mm"]["median"] == pytest.approx(diagonal / 2)
+    assert region["hd95_mm_penalised"]["max"] == pytest.approx(diagonal)
+    assert region["hd95_mm_penalised"]["mean"] == pytest.approx(diagonal / 2)
+    assert (region["hd95_mm"]["max"], region["hd95_mm"]["n_cases"]) == (0, 1)
+
+
+def test_distances_are_told_where_both_have_the_structure_beside_what_was_missed(tmp_path, page):
+    # Of six that have it three are missed, of six that have not two get some: 5 diagonals of 12.
+    there, nothing = (ball() > 0).astype(np.uint8), np.zeros((16, 18, 12), np.uint8)
+    beside = (ball((10, 8, 6)) > 0).astype(np.uint8)
+    for i in range(12):
+        truth = there if i < 6 else nothing
+        prediction = {True: beside, False: nothing}[i < 3 or i >= 10]
+        save(tmp_path / "labels" / f"{i:02}.nii.gz", truth)
+        save(tmp_path / "predictions" / f"{i:02}.nii.gz", prediction)
+    said = []
+    summary = run(tmp_path, say=said.append)
+    region = summary["regions"]["foreground"]
+    hd95 = region["hd95_mm"]
+    assert (hd95["median"], hd95["n_cases"]) == (2, 3)
+    assert summary["mean_hd95_mm"]["median"] == 2
+    diagonal = np.linalg.norm(np.multiply((16, 18, 12), (1, 1.5, 2)))
+    penalised = (3 * 2 + 5 * diagonal) / 12
+    assert region["hd95_mm_penalised"]["mean"] == pytest.approx(penalised)
+    assert summary["mean_hd95_mm_penalised"]["mean"] == pytest.approx(penalised)
+    assert (region["cases"], region["cases_with_it"]) == (12, 6)
+    assert "median HD95 2.0 mm where both have the structure" in said[0]
+    assert "missed 3 of 6, false alarm in 2 of 6; 12 subjects, 12 cases" in said[0]
+    for name in ("cases.csv", "subjects.csv"):
+        rows = table(tmp_path / "out" / name)
+        assert [row["hd95_mm"] for row in rows] == ["2"] * 3 + [""] * 9, name
+        assert all(row["hd95_mm_penalised"] for row in rows)
+    html = page()
+    for words in (
+        "3 subjects where both have it; missed 3 of 6, false alarm in 2 of 6",
+        f"the mean HD95 is {penalised:.1f} mm",
+        "4 structures absent from truth and prediction counted as a Dice of 1",
+        "foreground (n\xa0=\xa03)",  # of the distances
+        "foreground (n\xa0=\xa012)",
+    ):
+        assert words in html, words
 
 
 def test_predictions_json_gives_names_subjects_and_the_cases_asked_for(flat):

@@ -12,6 +12,7 @@ from delineate.core.schema import Schema
 from delineate.metrics.overlap import binary_counts, joint_histogram, overlap_scores
 from delineate.metrics.surface import (
     Spacing,
+    SurfaceScores,
     bounding_box,
     surface_scores,
     voxel_size,
@@ -64,10 +65,11 @@ def score_case(
     Returns:
         One row a structure: ``region`` (its name), ``kind``, ``state``, ``dice``, ``iou``,
         ``precision``, ``recall``, ``specificity``, ``accuracy``, ``accuracy_background``,
-        ``hd95_mm``, ``hd_mm``, ``assd_mm``, ``nsd``, ``nsd_voxels``, ``volume_ml_truth``,
-        ``volume_ml_prediction``, ``volume_ml_difference`` (prediction - truth). Volumes are NaN
-        in 2D. Rules for empty masks: see :mod:`delineate.metrics.overlap` and
-        :mod:`delineate.metrics.surface`.
+        ``hd95_mm``, ``hd_mm``, ``assd_mm``, the same with ``_penalised``, ``nsd``,
+        ``nsd_voxels``, ``volume_ml_truth``, ``volume_ml_prediction``, ``volume_ml_difference``
+        (prediction - truth). Volumes are NaN in 2D; distances are NaN where a mask is empty,
+        the penalised ones are not. Rules for empty masks: see
+        :mod:`delineate.metrics.overlap` and :mod:`delineate.metrics.surface`.
 
     Raises:
         GeometryError: The shapes differ, or do not fit the spacing.
@@ -102,9 +104,7 @@ def score_case(
             done[indices] = {
                 "state": _state(tp + fp, tp + fn),
                 **overlap_scores(tp, fp, fn, tn),
-                "hd95_mm": surfaces.hd95_mm,
-                "hd_mm": surfaces.hd_mm,
-                "assd_mm": surfaces.assd_mm,
+                **_distances(surfaces, both=bool(tp + fp and tp + fn)),
                 "nsd": surfaces.nsd,
                 "nsd_voxels": surfaces.nsd_voxels,
                 "volume_ml_truth": (tp + fn) * voxel_ml,
@@ -113,6 +113,16 @@ def score_case(
             }
         rows.append({"region": name, "kind": kind, **done[indices]})
     return rows
+
+
+def _distances(scores: SurfaceScores, both: bool) -> dict[str, float]:
+    """Distances where both have the structure, and with the penalty for missing ones."""
+    names = ("hd95_mm", "hd_mm", "assd_mm")
+    found = {name: getattr(scores, name) for name in names}
+    return {
+        **{name: value if both else float("nan") for name, value in found.items()},
+        **{f"{name}_penalised": value for name, value in found.items()},
+    }
 
 
 def _state(predicted: int, true: int) -> str:

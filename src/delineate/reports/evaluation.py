@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,17 +50,24 @@ _CASE_COLUMNS = (
 )
 _REGION_COLUMNS = (
     Column("region", "Region"),
+    Column("subjects", "Subjects", 0),
+    Column("cases", "Cases", 0),
+    Column("with_it", "With it", 0, "Cases in which the truth has the structure"),
     Column("dice", "Mean Dice", 3, bar=True),
     Column("interval", "95\N{NO-BREAK SPACE}% interval"),
     Column("median", "Median Dice", 3),
+    Column("where_present", "Mean Dice, with it", 3, "Over the cases that have the structure"),
     Column("nsd", "Mean NSD", 3),
-    Column("hd95_mm", "Median HD95 mm", 2),
+    Column("hd95_mm", "Median HD95 mm", 2, "Over the subjects in whom both have the structure"),
+    Column("hd95_n", "of subjects", 0, "In whom truth and prediction both have the structure"),
+    Column("penalised", "Mean HD95 mm, penalised", 2, "With the image's diagonal where one misses"),
+    Column("missed", "Missed", help="Of the cases that have the structure: nothing was found"),
+    Column("false_alarm", "False alarms", help="Of the cases without it: some was found"),
     Column("accuracy", "Accuracy %", 2, factor=100),
     Column("accuracy_background", "Marking nothing %", 2, "Accuracy of an empty mask", factor=100),
-    Column("missed", "Missed", 0, "Cases where the structure is there and nothing was found"),
-    Column("false_alarm", "False alarms", 0, "Cases without the structure where some was found"),
-    Column("n", "Subjects", 0),
 )
+#: Distances are told over cases in which both have the structure; the penalised ones over all.
+_DISTANCES = ("hd95_mm", "hd_mm", "assd_mm")
 
 
 def write(
@@ -126,8 +134,7 @@ def figures_of(
         told = told.get(key) if isinstance(told, Mapping) else None
     if isinstance(told, Mapping) and as_number(told.get("mean")) is not None:
         return dict(told)
-    chosen = [r for r in rows if r.get("region") == region and as_number(r.get(metric)) is not None]
-    return _summarise([float(r[metric]) for r in chosen], chosen)
+    return _summarise([r for r in rows if r.get("region") == region], metric)
 
 
 def headline(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> dict[str, Any]:
@@ -135,16 +142,14 @@ def headline(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> dict[str
     names = regions(summary, rows)
     kept = [r for r in rows if r.get("region") in names]
     found: dict[str, Any] = {"regions": names}
-    for metric in ("dice", "hd95_mm", "accuracy", "accuracy_background"):
+    for metric in ("dice", "hd95_mm", "hd95_mm_penalised", "accuracy", "accuracy_background"):
         told = (summary or {}).get(f"mean_{metric}")
-        scored = [r for r in kept if as_number(r.get(metric)) is not None]
-        worked_out = _summarise([float(r[metric]) for r in scored], scored)
+        worked_out = _summarise(kept, metric)
         found[metric] = {**worked_out, **told} if isinstance(told, Mapping) else worked_out
     found["cases"] = len({r.get("case") for r in rows})
     found["unscored"] = len(as_list((summary or {}).get("failures")))
     found["without_prediction"] = int(as_number((summary or {}).get("n_missing")) or 0)
-    found["missed"] = sum(r.get("state") == "missed" for r in kept)
-    found["false_alarms"] = sum(r.get("state") == "false alarm" for r in kept)
+    found["states"] = Counter(str(r.get("state")) for r in kept)
     return found
 
 
@@ -166,13 +171,18 @@ def verdict(head: Mapping[str, Any]) -> list[str]:
             f"Voxel accuracy is {percent(ours)}; marking nothing at all would already score "
             f"{percent(nothing)}, so accuracy alone says little."
         )
-    told = [
-        plural(head[key], noun)
-        for key, noun in (("missed", "missed structure"), ("false_alarms", "false alarm"))
-        if head[key]
-    ]
-    if told:
-        sentences.append(f"Counted as failures: {' and '.join(told)}.")
+    states = head["states"]
+    if states["missed"] or states["false alarm"]:
+        penalised = head["hd95_mm_penalised"].get("mean")
+        end = (
+            f" Counted with the image's diagonal, the mean HD95 is {number(penalised, 1)} mm."
+            if as_number(penalised) is not None
+            else ""
+        )
+        sentences.append(f"Structures: {_failed(states)}.{end}")
+    if states["both empty"]:
+        many = plural(states["both empty"], "structure")
+        sentences.append(f"{many} absent from truth and prediction counted as a Dice of 1.")
     if head["without_prediction"]:
         many = plural(head["without_prediction"], "case")
         sentences.append(f"{many} had no prediction and counted as empty.")
@@ -189,7 +199,7 @@ def tiles(head: Mapping[str, Any], *more: tuple[str, str, str]) -> Markup:
     interval = _interval(dice)
     items = [
         ("Mean Dice", number(dice.get("mean")), interval and f"95\N{NO-BREAK SPACE}%: {interval}"),
-        ("Median HD95", f"{number(distance.get('median'), 1)} mm", "distance between outlines"),
+        ("Median HD95", f"{number(distance.get('median'), 1)} mm", _over(distance, head["states"])),
         (
             "Held out",
             number(dice.get("n_subjects"), 0),
@@ -233,27 +243,41 @@ def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
         return block("missing", "Scores of cases")
     lines = []
     for region in dict.fromkeys(str(r.get("region")) for r in rows):
-        mine = [r for r in rows if r.get("region") == region]
+        ours = [r for r in rows if r.get("region") == region]
         metrics = {
             m: figures_of(summary, rows, region, m)
-            for m in ("dice", "nsd", "hd95_mm", "accuracy", "accuracy_background")
-        }
-        dice = metrics["dice"]
+            for m in ("dice", "nsd", "hd95_mm", "hd95_mm_penalised", "accuracy",
+                      "accuracy_background")
+        }  # fmt: skip
+        dice, states = metrics["dice"], Counter(str(r.get("state")) for r in ours)
+        there, elsewhere = _there(states), _elsewhere(states)
         lines.append(
             {
                 "region": region,
                 **{m: f.get("mean") for m, f in metrics.items()},
+                "subjects": dice.get("n_subjects"),
+                "cases": len(ours),
+                "with_it": there if there + elsewhere else None,
                 "hd95_mm": metrics["hd95_mm"].get("median"),
+                "hd95_n": metrics["hd95_mm"].get("n_subjects"),
+                "penalised": metrics["hd95_mm_penalised"].get("mean"),
+                "where_present": figures_of(summary, ours, region, "dice_where_present").get(
+                    "mean"
+                ),
                 "interval": _interval(dice, f" {page.DASH} "),
                 "median": dice.get("median"),
-                "n": dice.get("n_subjects"),
-                "missed": sum(r.get("state") == "missed" for r in mine),
-                "false_alarm": sum(r.get("state") == "false alarm" for r in mine),
+                "missed": f"{states['missed']} of {there}" if there else None,
+                "false_alarm": f"{states['false alarm']} of {elsewhere}" if elsewhere else None,
             }
         )
     charts = [
         boxplots(rows),
-        boxplots(rows, "hd95_mm", title="HD95 by region, mm (less is better)", unit_range=False),
+        boxplots(
+            [r for r in rows if _counts(r, "hd95_mm")],
+            "hd95_mm",
+            title="HD95 by region, mm (less is better)",
+            unit_range=False,
+        ),
     ]
     return join(
         page.table(
@@ -263,7 +287,9 @@ def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
             "text",
             "Means are taken within each subject first, so that a subject with many cases counts "
             "once; the interval is a bootstrap over subjects. Where truth and prediction are both "
-            "empty, Dice is 1.",
+            "empty, Dice is 1. Distances are told over the cases in which both have the "
+            "structure; the penalised mean is over all cases, with the image's diagonal where one "
+            "of the two is empty, and says little of outlines.",
         ),
         block("pictures", [c for c in charts if c], True),
     )
@@ -324,6 +350,42 @@ def _interval(dice: Mapping[str, Any], between: str = " to ") -> str:
     return "" if as_number(low) is None else f"{number(low)}{between}{number(high)}"
 
 
-def _summarise(values: Sequence[float], rows: Sequence[Row]) -> dict[str, Any]:
-    subjects = [str(r.get("subject") or r.get("case")) for r in rows]
-    return summarise(values, subjects)
+def _summarise(rows: Sequence[Row], metric: str) -> dict[str, Any]:
+    chosen = [r for r in rows if _counts(r, metric)]
+    key = "dice" if metric == "dice_where_present" else metric
+    subjects = [str(r.get("subject") or r.get("case")) for r in chosen]
+    return summarise([float(r[key]) for r in chosen], subjects)
+
+
+def _counts(row: Row, metric: str) -> bool:
+    """Whether a row has a say in a metric."""
+    state = str(row.get("state") or "ok")
+    if metric == "dice_where_present":
+        return state in ("ok", "missed") and as_number(row.get("dice")) is not None
+    return as_number(row.get(metric)) is not None and (metric not in _DISTANCES or state == "ok")
+
+
+def _there(states: Mapping[str, int]) -> int:
+    """Cases that have the structure."""
+    return states["ok"] + states["missed"]
+
+
+def _elsewhere(states: Mapping[str, int]) -> int:
+    """Cases that do not have it."""
+    return states["both empty"] + states["false alarm"]
+
+
+def _failed(states: Mapping[str, int]) -> str:
+    """The structures that were missed, and those found where there are none, in words."""
+    words = []
+    if there := _there(states):
+        words.append(f"missed {states['missed']} of {there}")
+    if elsewhere := _elsewhere(states):
+        words.append(f"false alarm in {states['false alarm']} of {elsewhere}")
+    return ", ".join(words)
+
+
+def _over(distance: Mapping[str, Any], states: Mapping[str, int]) -> str:
+    """What a distance is over, and what it leaves out."""
+    several = plural(distance.get("n_subjects") or 0, "subject")
+    return "; ".join(filter(None, (f"{several} where both have it", _failed(states))))

@@ -151,7 +151,10 @@ def boxplots(
         axes = figure.add_subplot()
         for place, name in enumerate(names):
             _box(axes, place, np.array(groups[name]), SERIES[place % len(SERIES)])
-        axes.set_yticks(range(len(names)), [short(n) for n in names])
+        marks = [
+            f"{short(n)} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{len(groups[n])})" for n in names
+        ]
+        axes.set_yticks(range(len(names)), marks)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         if unit_range:

@@ -29,7 +29,8 @@ def rows(
     lines = [line for line in lines if line["kind"] == ("region" if "region" in kinds else "label")]
     found: list[dict[str, Any]] = []
     for line in lines:
-        values = {metric: _number(line[metric]) for metric in metrics}
+        # Arms are compared on the same cases, so a distance keeps its penalty where one is missing.
+        values = {m: _number(line.get(f"{m}_penalised", line[m])) for m in metrics}
         empty = line["state"] in ("both empty", "false alarm")
         nothing: dict[str, float | None] = {
             metric: _EMPTY[metric][0 if empty else 1] if metric in _EMPTY else None

@@ -131,7 +131,7 @@ class Suite:
                     fix="leave it out: the plan gives it, for equal compute",
                 )
         if self.target == "outline":
-            from delineate.tasks.evaluate import METRICS
+            from delineate.tasks._scores import METRICS
 
             for name in self.metrics:
                 if name not in METRICS:

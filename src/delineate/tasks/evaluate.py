@@ -12,7 +12,6 @@ Nothing is resampled, relabelled or left out in silence.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,26 +29,8 @@ from delineate.core.schema import Schema
 from delineate.data.opening import Opening
 from delineate.tasks._named import evaluate_classes, named
 from delineate.tasks._pairs import Pairs, load, pair
+from delineate.tasks._scores import METRICS, RULES, by_subjects, headline, statistics
 from delineate.tasks._tables import document, plain, table
-
-#: Metrics of a row, in the order in which they are written.
-METRICS = (
-    "dice", "iou", "precision", "recall", "specificity", "accuracy", "accuracy_background",
-    "hd95_mm", "hd_mm", "assd_mm", "nsd", "nsd_voxels",
-    "volume_ml_truth", "volume_ml_prediction", "volume_ml_difference",
-)  # fmt: skip
-RULES = {
-    "both empty": "Dice, IoU, precision, recall and NSD are 1, distances 0 mm",
-    "one empty": "Dice, IoU, precision, recall and NSD are 0, distances are the image's diagonal",
-    "distances": "between the centres of surface voxels (those that one step of erosion removes), "
-    "in mm, through the affine; an axis of length 1 is left out",
-    "hd95_mm": "the larger of the two directed 95th percentiles over surface voxels",
-    "assd_mm": "mean over the surface voxels of both",
-    "nsd": "share of both surfaces' area within the tolerance (surfels of marching cubes, as in "
-    "DeepMind's surface-distance)",
-    "nsd_voxels": "share of both surfaces' voxels within the tolerance",
-    "interval": "percentile bootstrap over subjects; cases of one subject are averaged first",
-}
 
 
 def evaluate(
@@ -148,11 +129,11 @@ def evaluate(
             "n_missing": len({row["case"] for row in rows if row["missing"]}),
             "failures": failures,
             "notes": [*pairs.notes, *_note_on_spacing(nominal)],
-            **_statistics(rows, seed, resamples),
+            **statistics(rows, seed, resamples),
         }
     )
     _write(out, summary, rows, pairs)
-    say(_headline(summary))
+    say(headline(summary))
     if failures:
         raise PartialError(
             f"{len(failures)} of {len(pairs.cases)} cases could not be scored; {_listed(failures)}",
@@ -204,72 +185,13 @@ def _score(
     return rows, failures, nominal
 
 
-def _statistics(rows: Sequence[Mapping[str, Any]], seed: int, resamples: int) -> dict[str, Any]:
-    """Summary of every structure, and means over the headline's: regions, or else labels."""
-    from delineate.metrics.case import STATES
-    from delineate.metrics.statistics import by_subject, summarise
-
-    def describe(values: Sequence[float], subjects: Sequence[str]) -> dict[str, Any]:
-        return summarise(values, subjects, seed=seed, resamples=resamples)
-
-    regions: dict[str, Any] = {}
-    for name in dict.fromkeys(row["region"] for row in rows):
-        mine = [row for row in rows if row["region"] == name]
-        subjects = [row["subject"] for row in mine]
-        present = [row for row in mine if row["state"] in ("ok", "missed")]
-        empty = [float(row["state"] in ("both empty", "false alarm")) for row in mine]
-        states = Counter(row["state"] for row in mine)
-        regions[name] = {
-            "kind": mine[0]["kind"],
-            "states": {state: states[state] for state in STATES},
-            **{m: describe([row[m] for row in mine], subjects) for m in METRICS},
-            "dice_where_present": describe(
-                [row["dice"] for row in present], [row["subject"] for row in present]
-            ),
-            "all_background": {
-                "dice": float(by_subject(empty, subjects)[1].mean()),
-                "accuracy": float(
-                    by_subject([r["accuracy_background"] for r in mine], subjects)[1].mean()
-                ),
-            },
-        }
-    kinds = {entry["kind"] for entry in regions.values()}
-    headline = "region" if "region" in kinds else "label"
-    by_case: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["kind"] == headline:
-            by_case.setdefault(row["case"], []).append(row)
-    subjects = [cells[0]["subject"] for cells in by_case.values()]
-    means = {
-        f"mean_{m}": describe(
-            [float(np.mean([cell[m] for cell in cells])) for cells in by_case.values()], subjects
-        )
-        for m in ("dice", "iou", "hd95_mm", "assd_mm", "nsd")
-    }
-    names = [name for name, entry in regions.items() if entry["kind"] == headline]
-    return {"structures": names, **means, "regions": regions}
-
-
 def _write(out: Path, summary: dict[str, Any], rows: list[dict[str, Any]], pairs: Pairs) -> None:
-    from delineate.metrics.statistics import by_subject
     from delineate.reports import evaluation
 
     head = ["case", "subject", "region", "kind", "state", "missing"]
     atomic_write_text(out / "cases.csv", table([*head, *METRICS], rows))
-    averaged = []
-    for name, entry in summary["regions"].items():
-        mine = [row for row in rows if row["region"] == name]
-        subjects = [row["subject"] for row in mine]
-        counts = Counter(subjects)
-        means = {m: dict(zip(*by_subject([r[m] for r in mine], subjects), strict=True))
-                 for m in METRICS}  # fmt: skip
-        averaged += [
-            {"subject": s, "region": name, "kind": entry["kind"], "cases": counts[s]}
-            | {m: means[m].get(s, math.nan) for m in METRICS}
-            for s in sorted(counts)
-        ]
     columns = ["subject", "region", "kind", "cases", *METRICS]
-    atomic_write_text(out / "subjects.csv", table(columns, averaged))
+    atomic_write_text(out / "subjects.csv", table(columns, by_subjects(rows)))
     atomic_write_text(out / "summary.json", document(summary))
     evaluation.write(out / "report.html", summary, rows, _overlays(summary, rows, pairs))
 
@@ -316,17 +238,6 @@ def _picture(case: Case, grid: Grid) -> NDArray[np.float32] | None:
             picture = image.array.mean(axis=0) if colour else image.array[0]
             return np.asarray(picture, dtype=np.float32)
     return None
-
-
-def _headline(summary: Mapping[str, Any]) -> str:
-    dice, hd95 = summary["mean_dice"], summary["mean_hd95_mm"]
-    interval = ""
-    if dice["ci_low"] is not None:
-        interval = f" (95 % CI {dice['ci_low']:.3f} to {dice['ci_high']:.3f})"
-    return (
-        f"mean Dice {dice['mean']:.3f}{interval}, median HD95 {hd95['median']:.1f} mm; "
-        f"{summary['n_subjects']} subjects, {summary['n_cases']} cases"
-    )
 
 
 def _note_on_spacing(nominal: int) -> list[str]:
