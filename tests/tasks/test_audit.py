@@ -64,7 +64,7 @@ def test_a_sound_data_set(data: Path, tmp_path: Path) -> None:
     assert [f["code"] for f in written["findings"]] == [f["code"] for f in result["findings"]]
     assert len(said) == 1
     assert "0 blocking" in said[0]
-    assert passed(tmp_path / "out")
+    assert passed(Cohort.open(data), tmp_path / "out")
 
 
 def test_blocking_findings_are_raised_after_everything_is_written(
@@ -82,8 +82,8 @@ def test_blocking_findings_are_raised_after_everything_is_written(
     assert "label-shape" in (tmp_path / "run/audit.html").read_text("utf-8")
     written = json.loads((tmp_path / "run/audit.json").read_text())
     assert written["findings"][0]["severity"] == "blocking"
-    assert not passed(tmp_path / "run")
-    assert not passed(tmp_path / "nowhere")
+    assert passed(Cohort.open(data), tmp_path / "run") is None
+    assert passed(Cohort.open(data), tmp_path / "nowhere") is None
 
 
 def test_at_the_command_line(

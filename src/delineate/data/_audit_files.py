@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from delineate.core.case import Case
 from delineate.data._audit_case import Fault, Record
 from delineate.data._audit_finding import Finding, count, trained_on
+from delineate.data._siblings import suspect
 from delineate.data.cohort import Cohort
-from delineate.data.layouts._listing import OWN_SUBJECT
+from delineate.data.layouts._listing import FOLDER_SUBJECT, OWN_SUBJECT
 
 #: Files of one error that get a finding each; further ones share one.
 MOST_EACH = 25
@@ -49,26 +50,31 @@ def faults(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Faults of single files. Those of cases that training does not use do not block it."""
     used = trained_on(cohort)
     found: dict[tuple[str, str], list[Fault]] = {}
+    owners: dict[tuple[str, str], list[str]] = {}
     for record in records:
         severity = "blocking" if not used or record.case.id in used else "warning"
         for fault in record.faults:
             found.setdefault((fault.code, severity), []).append(fault)
+            owners.setdefault((fault.code, severity), []).append(record.case.id)
     findings = []
     for (code, severity), group in found.items():
+        cases = owners[code, severity]
         if code in _MEANING:
             what, fix = _MEANING[code]
             shown = "; ".join(f"{f.where}: {f.detail}" for f in group[:3])
             more = f"; and {len(group) - 3} more" if len(group) > 3 else ""
             message = f"{count(len(group), 'file')}: {what} ({shown}{more})"
-            findings.append(Finding(code, severity, message, tuple(f.where for f in group), fix))
+            places = tuple(fault.where for fault in group)
+            findings.append(Finding(code, severity, message, places, fix, tuple(cases)))
             continue
-        for fault in group[:MOST_EACH]:
+        for fault, case in zip(group[:MOST_EACH], cases, strict=False):
             message = f"{fault.where}: {fault.detail}"
-            findings.append(Finding(code, severity, message, (fault.where,), fault.fix))
+            findings.append(Finding(code, severity, message, (fault.where,), fault.fix, (case,)))
         if rest := group[MOST_EACH:]:
             message = f"{count(len(rest), 'more file')} with the same error: {rest[0].detail}"
             places = tuple(fault.where for fault in rest)
-            findings.append(Finding(code, severity, message, places, rest[0].fix))
+            more_cases = tuple(cases[MOST_EACH:])
+            findings.append(Finding(code, severity, message, places, rest[0].fix, more_cases))
     return findings
 
 
@@ -105,28 +111,36 @@ def _reason(entry: str) -> tuple[str, str]:
 def people(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Subjects that are in two declared parts, or not told at all; classes out of balance."""
     findings = []
-    parts: dict[str, set[str]] = {}
+    parts: dict[str, Counter[str]] = {}
     for case in cohort.cases:
         if case.split:
-            parts.setdefault(case.subject, set()).add(case.split)
-    parted = tuple(sorted(subject for subject, found in parts.items() if len(found) > 1))
+            parts.setdefault(case.subject, Counter())[case.split] += 1
+    parted = {subject: found for subject, found in parts.items() if len(found) > 1}
     if parted:
+        most = {subject: found.most_common(1)[0][0] for subject, found in parted.items()}
+        surplus = (
+            c.id for c in cohort.cases
+            if c.subject in parted and c.split and c.split != most[c.subject]
+        )  # fmt: skip
         findings.append(
             Finding(
                 "subject-in-two-parts", "blocking",
                 f"{count(len(parted), 'subject')} in more than one part of the declared split: the "
                 "model would be judged by people it knows",
-                parted, "move all cases of a subject to one part",
+                tuple(sorted(parted)), "move all cases of a subject to one part", tuple(surplus),
             )
         )  # fmt: skip
-    if OWN_SUBJECT in cohort.notes and len(cohort) > 1:
+    suspected = siblings(cohort)
+    if suspected is None and OWN_SUBJECT in cohort.notes and len(cohort) > 1:
         findings.append(
             Finding(
                 "subjects-unknown", "note",
                 OWN_SUBJECT + "; if one person has several, splits would leak",
-                (), "name subjects with a subject pattern or in a table",
+                (), "name subjects with --subject-pattern or in a table with the columns image "
+                "and subject",
             )
         )  # fmt: skip
+    findings += [suspected] if suspected else []
     classes = Counter(case.klass for case in cohort.cases if case.klass)
     if len(classes) > 1 and max(classes.values()) > IMBALANCE * min(classes.values()):
         rare = min(classes, key=classes.__getitem__)
@@ -137,6 +151,38 @@ def people(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
             )
         )  # fmt: skip
     return findings + _missing_classes(cohort.cases)
+
+
+def siblings(cohort: Cohort) -> Finding | None:
+    """Subjects that look like one person by their names, where the layout only guesses subjects."""
+    if not {OWN_SUBJECT, FOLDER_SUBJECT} & set(cohort.notes):
+        return None
+    found = suspect({case.id: case.subject for case in cohort.cases})
+    if found is None:
+        return None
+    used = trained_on(cohort)
+    members: dict[str, list[Case]] = {}
+    for case in cohort.cases:
+        members.setdefault(case.subject, []).append(case)
+    severity = "note"
+    for group in found.groups:
+        cases = [c for subject in group for c in members[subject] if c.id in used]
+        if len({c.subject for c in cases}) > 1:
+            declared = {c.split for c in cases}
+            apart = None in declared or len(declared) > 1
+            severity = "blocking" if apart or severity == "blocking" else "warning"
+    several = sum(map(len, found.groups))
+    first = " and ".join(found.groups[0])
+    message = (
+        f"{several} of {count(len(members), 'subject')} look like {len(found.groups)}: their names "
+        f"({first}) differ in {found.differ} alone; if they are, a split would part one person"
+    )
+    joined = f"--subject-pattern '{found.pattern}'" if found.pattern else (
+        "a table with the columns image, label and subject"
+    )  # fmt: skip
+    fix = f"the same person: {joined}; different people: --subject-pattern '(.+)'"
+    places = tuple(" + ".join(group) for group in found.groups)
+    return Finding("subjects-suspected", severity, message, places, fix)
 
 
 def _missing_classes(cases: Sequence[Case]) -> list[Finding]:

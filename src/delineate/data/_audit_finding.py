@@ -25,6 +25,7 @@ class Finding:
         message: What was found, with numbers.
         where: Case ids, files relative to the root, or groups of case ids.
         fix: The next move.
+        cases: Case ids; without these the finding would be settled too.
     """
 
     code: str
@@ -32,6 +33,7 @@ class Finding:
     message: str
     where: tuple[str, ...] = ()
     fix: str = ""
+    cases: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``places`` is how many there are, ``where`` the first of them."""

@@ -54,14 +54,19 @@ def _kinds(cohort: Cohort, seen: Sequence[Record]) -> list[Finding]:
         common = kinds.most_common(1)[0][0]
         odd = [r.case.id for r in whole if tuple(r.counts.items()) != common]
         message = f"{len(odd)} of {count(len(whole), 'case')} with other channels than "
-        fix = "leave such cases out, or choose the channels that all cases have"
+        fix = "add the channels that are missing"
         names = ", ".join(name if n == 1 else f"{name} ({n})" for name, n in common)
-        findings.append(Finding("channels-differ", severity, message + names, tuple(odd), fix))
+        ids = tuple(odd)
+        findings.append(Finding("channels-differ", severity, message + names, ids, fix, ids))
     flat = [r.case.id for r in seen if r.grid and r.grid.ndim == 2]
     if 0 < len(flat) < len(seen):
         message = f"{count(len(flat), 'flat image')} among {count(len(seen) - len(flat), 'volume')}"
         fix = "give each kind a cohort of its own"
-        findings.append(Finding("dimensions-differ", severity, message, tuple(flat), fix))
+        fewer = flat if 2 * len(flat) <= len(seen) else [
+            r.case.id for r in seen if r.grid and r.grid.ndim != 2
+        ]  # fmt: skip
+        ids = tuple(fewer)
+        findings.append(Finding("dimensions-differ", severity, message, tuple(flat), fix, ids))
     return findings
 
 

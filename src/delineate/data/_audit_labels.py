@@ -24,7 +24,8 @@ def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
             Finding(
                 "labels-all-empty" if every else "label-empty", "blocking" if every else "note",
                 f"{len(empty)} of {count(len(found), 'label map')} hold background alone",
-                tuple(empty), "check how the labels were exported" if every else "",
+                tuple(empty),
+                "export the labels again, then run `delineate audit` once more" if every else "",
             )
         )  # fmt: skip
     values = Counter(v for _, label in found for v in label.voxels)

@@ -31,6 +31,8 @@ _COARSE_SIDE = {2: 16, 3: 8}
 #: volumes are not.
 _MIRRORS: dict[int, tuple[tuple[int, ...], ...]] = {2: ((), (1,), (2,), (1, 2)), 3: ((),)}
 _BLOCK = 1024
+#: Which part keeps the copy.
+_PARTS = {"train": 0, "validation": 1, "test": 2}
 #: Indices ``(n, 2)``.
 _Pairs = NDArray[np.int64]
 
@@ -94,17 +96,43 @@ def _copies(
             f"{same}-across-splits", "blocking",
             f"{copies} are in different parts of the declared split: "
             + _share(cohort, records, found),
-            places, "take the copies out of one part, or draw the split anew",
+            places, "--drop-duplicates keeps one copy of each", tuple(surplus(records, found)),
         )  # fmt: skip
     if kind == "subjects":
         return Finding(
             f"{same}-across-subjects", "warning",
             f"{copies} are listed under different subjects: a split by subject would not keep them "
             "together",
-            places, "take the copies out, or give them one subject",
+            places, "--drop-duplicates keeps one copy of each; or give them one subject, with "
+            "--subject-pattern or in a table",
         )  # fmt: skip
     message = f"{copies} are listed more than once for the same subject"
     return Finding(f"{same}-within-subject", "note", message, places)
+
+
+def surplus(records: Sequence[Record], found: Iterable[Group] | None = None) -> dict[str, str]:
+    """Cases without which every image is there once, and why each: id -> words.
+
+    Of the copies of an image, one in the training part is kept, and one with a label, where there
+    is one. Where exact copies have different classes nobody knows the right one: all go.
+
+    Args:
+        records: Of all cases.
+        found: ``groups``, or some of them; by default all.
+    """
+    out: dict[str, str] = {}
+    for group in groups(records) if found is None else found:
+        cases = [records[i].case for i in group.members if records[i].case.id not in out]
+        if len(cases) < 2:
+            continue
+        classes = sorted({case.klass for case in cases if case.klass is not None})
+        if group.exact and len(classes) > 1:
+            out |= {case.id: f"copies with the classes {', '.join(classes)}" for case in cases}
+            continue
+        best = min(cases, key=lambda case: (_PARTS.get(case.split or "", 0), case.label is None))
+        word = "copy" if group.exact else "near copy"
+        out |= {case.id: f"{word} of {best.id}" for case in cases if case is not best}
+    return out
 
 
 def _share(cohort: Cohort, records: Sequence[Record], found: Sequence[Group]) -> str:

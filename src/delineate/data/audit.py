@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ from delineate.core.progress import QUIET, Progress
 from delineate.data import _threads
 from delineate.data._audit_case import Record, look, orientation, spacing
 from delineate.data._audit_files import faults, pairing, people
-from delineate.data._audit_finding import Finding
+from delineate.data._audit_finding import Finding, count
 from delineate.data._audit_images import geometry, intensities
 from delineate.data._audit_labels import labels
 from delineate.data._audit_names import names
-from delineate.data._audit_twins import duplicates
+from delineate.data._audit_twins import duplicates, surplus
 from delineate.data.cohort import Cohort
 
+#: Name of the list that leaves out the cases of blocking findings, beside the page.
+EXCLUDE = "exclude.txt"
 SEVERITIES = ("blocking", "warning", "note")
 #: Each looks at one matter; they are given the cohort and what was kept of every case.
 RULES: tuple[Callable[[Cohort, Sequence[Record]], list[Finding]], ...] = (
@@ -40,24 +43,36 @@ _MOST_SHAPES = 14
 
 
 def examine(
-    cohort: Cohort, *, workers: int | None = None, progress: Progress = QUIET
+    cohort: Cohort,
+    *,
+    drop_duplicates: bool = False,
+    workers: int | None = None,
+    progress: Progress = QUIET,
 ) -> dict[str, Any]:
     """Read every file of a cohort and tell what is wrong with it.
 
     Args:
         cohort: The cohort; nothing is written into it.
+        drop_duplicates: Leave out all copies of an image but one, before anything is judged.
         workers: Threads; by default as many as processors and memory allow, at most 8.
         progress: Told of every case.
 
     Returns:
         Plain data for JSON: ``root``, ``layout``, ``cases``, ``subjects``, ``seconds``, ``facts``
         (what there is) and ``findings``, the gravest first, each with ``code``, ``severity``,
-        ``message``, ``places`` (how many), ``where`` (the first of them) and ``fix``.
+        ``message``, ``places`` (how many), ``where`` (the first of them) and ``fix``;
+        ``excluded``, cases that were left out, and ``exclude``, with those without which the
+        blocking findings that have such cases are settled (id -> why).
     """
     begun = time.monotonic()
     records = _look_at_all(cohort, workers or _threads.fitting(cohort, _COPIES), progress)
-    found = [finding for rule in RULES for finding in rule(cohort, records)]
+    if drop_duplicates and (copies := surplus(records)):
+        cohort = cohort.without(copies)
+        records = [record for record in records if record.case.id not in copies]
+    found = [_with_way_out(finding) for rule in RULES for finding in rule(cohort, records)]
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    blocking = [finding for finding in found if finding.severity == "blocking"]
+    exclude = {name: finding.code for finding in reversed(blocking) for name in finding.cases}
     return {
         "format": "delineate-audit",
         "root": cohort.root.as_posix(),
@@ -67,7 +82,18 @@ def examine(
         "seconds": round(time.monotonic() - begun, 2),
         "facts": facts(cohort, records),
         "findings": [finding.to_dict() for finding in found],
+        "drop_duplicates": drop_duplicates,
+        "excluded": dict(cohort.excluded),
+        "exclude": {**cohort.excluded, **exclude} if exclude else {},
     }
+
+
+def _with_way_out(finding: Finding) -> Finding:
+    """A blocking finding that also says how to leave its cases out."""
+    if finding.severity != "blocking" or not finding.cases:
+        return finding
+    out = f"leave {count(len(finding.cases), 'case')} out: --exclude {EXCLUDE}"
+    return replace(finding, fix=f"{finding.fix}; or {out}" if finding.fix else out)
 
 
 def _look_at_all(cohort: Cohort, workers: int, progress: Progress) -> list[Record]:
@@ -94,6 +120,7 @@ def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:
         "dimensions": sorted({grid.ndim for grid in grids}),
         "voxel_size": "known" if any(g.spacing_known for g in grids) else "not told by the files",
         "remarks": list(cohort.notes),
+        "left_out_on_request": [f"{k}: {v}" if v else k for k, v in cohort.excluded.items()],
         "shapes": shapes if len(shapes) <= _MOST_SHAPES else {},
         "size_voxels": _size_rows([g.shape for g in grids]) if len(shapes) > _MOST_SHAPES else [],
         "orientations": _census(
@@ -160,7 +187,8 @@ def _intensity_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str,
 def _label_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str, Any]]:
     """By label: in how many cases it is, and how large (ml, or voxels where no size is known)."""
     found = [r.label for r in records if r.label is not None]
-    known = bool(found) and all(label.grid.spacing_known for label in found)
+    grids = [label.grid for label in found]
+    known = bool(found) and all(grid.spacing_known and grid.ndim == 3 for grid in grids)
     rows = []
     for entry in cohort.schema.labels if found else ():
         present = [label for label in found if label.voxels.get(entry.value)]

@@ -32,6 +32,7 @@ class Cohort:
         modalities: Channel -> ``"MR"``, ``"CT"``, ``"PET"``, ``"XR"``, ``"US"``, ``"OCT"``,
             ``"RGB"`` or ``"unknown"``.
         unpaired: Files and entries without a partner, for the audit to report.
+        excluded: Cases that were left out when it was asked for: id -> why.
     """
 
     root: Path
@@ -41,6 +42,7 @@ class Cohort:
     notes: tuple[str, ...] = ()
     modalities: Mapping[str, str] = field(default_factory=dict)
     unpaired: tuple[str, ...] = ()
+    excluded: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         twice = [name for name, n in Counter(case.id for case in self.cases).items() if n > 1]
@@ -118,6 +120,22 @@ class Cohort:
             raise _unknown(missing, self.root)
         return self.with_cases(table[name] for name in ids)
 
+    def without(self, excluded: Mapping[str, str]) -> Cohort:
+        """The cohort without some cases, which it keeps in mind: id -> why.
+
+        Raises:
+            InputError: No case is left.
+        """
+        left = tuple(case for case in self.cases if case.id not in excluded)
+        if not left:
+            raise InputError(
+                f"expected some cases, got none: all {len(self.cases)} are left out",
+                where=self.root,
+                fix="take lines out of the list given to --exclude",
+                code="no-cases",
+            )
+        return dataclasses.replace(self, cases=left, excluded={**self.excluded, **excluded})
+
     def labelled(self) -> Cohort:
         """The cases that have a label map."""
         return self.with_cases(case for case in self.cases if case.label is not None)
@@ -180,6 +198,7 @@ class Cohort:
             "notes": list(self.notes),
             "modalities": dict(self.modalities),
             "unpaired": list(self.unpaired),
+            "excluded": dict(self.excluded),
         }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from delineate.core import catalog
 from delineate.core.case import Geometry, Reading
 from delineate.core.errors import LayoutError
-from delineate.data import _renamed
+from delineate.data import _excluded, _renamed
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT
 from delineate.data.layouts._recognise import glimpse, headline, links, recognise
@@ -27,12 +27,14 @@ class Opening:
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         class_column: The class of a case is this column of the data's table, not the layout's.
         geometry: What places NIfTI files whose header leaves a choice, see ``core.case.Reading``.
+        exclude: List of cases to leave out: one id a line, and why after ``#``.
     """
 
     layout: str | None = None
     subject_pattern: str | None = None
     class_column: str | None = None
     geometry: Geometry | None = None
+    exclude: Path | None = None
 
     @property
     def reading(self) -> Reading:
@@ -51,7 +53,8 @@ class Opening:
 
         Raises:
             LayoutError: Nothing there, no layout fits, or the folder lists no case.
-            ConfigError: Unknown layout or column, or a pattern that is not one.
+            ConfigError: Unknown layout or column, a pattern that is not one, or a list that names
+                a case which is not there.
         """
         root = Path(root).resolve()
         if not root.exists():
@@ -96,7 +99,7 @@ class Opening:
         if self.geometry is not None:
             cases = tuple(dataclasses.replace(case, reading=self.reading) for case in cases)
             notes = (*notes, f"where NIfTI headers leave a choice, the {self.geometry} is followed")
-        return Cohort(
+        cohort = Cohort(
             root=root.parent if root.is_file() else root,
             layout=name,
             cases=cases,
@@ -105,3 +108,6 @@ class Opening:
             modalities=dict(listing.modalities),
             unpaired=unpaired,
         )
+        if self.exclude is None:
+            return cohort
+        return cohort.without(_excluded.read(self.exclude, [case.id for case in cases]))

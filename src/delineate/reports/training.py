@@ -173,6 +173,10 @@ def _data(found: RunFolder) -> Markup:
             )
         )
         parts += [block("note", str(words), "note") for words in as_list(cohort.get("notes"))]
+        if excluded := as_dict(cohort.get("excluded")):
+            lines = [f"{name}: {why}" if why else name for name, why in excluded.items()]
+            parts.append(block("subheading", f"Left out on request ({len(lines)})"))
+            parts.append(block("bullets", lines))
     else:
         parts.append(block("missing", "Data card"))
     parts += [block("subheading", "Split"), _split(found), block("subheading", "Audit findings")]

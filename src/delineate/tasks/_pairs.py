@@ -22,6 +22,7 @@ from delineate.core.case import Case, Source
 from delineate.core.errors import DelineateError, GeometryError, InputError, LayoutError
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.core.schema import Schema
+from delineate.data import _excluded
 from delineate.data.layouts._listing import files, load_json, stem, suffix
 from delineate.data.opening import Opening
 from delineate.data.readers import onto, probe, read_label, union
@@ -227,7 +228,12 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
             fix="name the folder that holds the label files",
             code="no-labels",
         )
-    cases = [Case(key, key, {}, path, reading=how.reading) for key, path in flat.items()]
+    left_out = _excluded.read(how.exclude, flat) if how.exclude else {}
+    cases = [
+        Case(key, key, {}, path, reading=how.reading)
+        for key, path in flat.items()
+        if key not in left_out
+    ]
     return cases, None, ["every label file is taken as its own subject"]
 
 

@@ -27,21 +27,27 @@ def audit(
     layout: str | None = None,
     subject_pattern: str | None = None,
     geometry: Geometry | None = None,
+    exclude: Path | None = None,
+    drop_duplicates: bool = False,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
     """Look for faults in a data set: damaged files, grids that disagree, wrong labels, leaks.
 
     Every file is read to its end. ``audit.html`` shows what was found, ``audit.json`` says the
-    same for programs. Exit code 2 if something must be settled before training.
+    same for programs, and ``exclude.txt`` is a list for ``--exclude`` of the cases without which
+    nothing would block. Exit code 2 if something must be settled before training.
 
     Args:
         data: Folder, table of cases (CSV, TSV) or scan. Nothing is written into it.
-        out: Folder for the two files; by default ``audit-NAME`` in the current folder.
+        out: Folder for these files; by default ``audit-NAME`` in the current folder.
         layout: Name of the layout; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
+        exclude: File with cases to leave out: one id a line, and why after #.
+        drop_duplicates: Keep one copy of every image that is there twice or more, and leave out
+            the others, as training does when it is told the same.
         say: Told the findings.
         progress: Shows how far it is.
 
@@ -54,11 +60,11 @@ def audit(
         LayoutError: The folder has no layout that is known.
         OutputError: ``out`` cannot be written, or lies in the data.
     """
-    cohort = Opening(layout, subject_pattern, geometry=geometry).cohort(data)
+    cohort = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude).cohort(data)
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
     refuse_inside(out, cohort.root)
-    result = _examine(cohort, out, say, progress)
+    result = _examine(cohort, out, drop_duplicates, say, progress)
     if _of(result, "blocking"):  # else the findings are returned, and the door shows them
         _say_warnings(result, say)
         _raise_blocking(result, cohort, out)
@@ -66,44 +72,75 @@ def audit(
 
 
 def audit_cohort(
-    cohort: Cohort, out: Path, *, say: Say = silent, progress: Progress = QUIET
-) -> dict[str, Any]:
+    cohort: Cohort,
+    out: Path,
+    *,
+    drop_duplicates: bool = False,
+    say: Say = silent,
+    progress: Progress = QUIET,
+) -> Cohort:
     """Audit a cohort that is open already; warnings are said. See ``audit``.
+
+    Returns:
+        The cohort without the copies that were dropped.
 
     Raises:
         AuditError: Blocking findings; the files are written all the same.
         OutputError: ``out`` cannot be written.
     """
-    result = _examine(cohort, out, say, progress)
+    result = _examine(cohort, out, drop_duplicates, say, progress)
     _say_warnings(result, say)
     if _of(result, "blocking"):
         _raise_blocking(result, cohort, out)
-    return _summary(result, out)
+    return _without(cohort, result)
 
 
-def passed(out: Path) -> bool:
-    """Whether ``out`` holds an audit that found nothing blocking."""
+def passed(cohort: Cohort, out: Path, *, drop_duplicates: bool = False) -> Cohort | None:
+    """The cohort as an audit of it that found nothing blocking left it, if ``out`` holds one."""
     result = run.read_json(out / "audit.json")
-    return result is not None and "findings" in result and not _of(result, "blocking")
+    if result is None or "findings" not in result or _of(result, "blocking"):
+        return None
+    same = bool(result.get("drop_duplicates")) == drop_duplicates
+    return _without(cohort, result) if same else None
 
 
-def _examine(cohort: Cohort, out: Path, say: Say, progress: Progress) -> dict[str, Any]:
-    """Examine, write both files and say in a line what came out."""
-    from delineate.data.audit import examine
+def _without(cohort: Cohort, result: Mapping[str, Any]) -> Cohort:
+    dropped = {k: v for k, v in result["excluded"].items() if k not in cohort.excluded}
+    return cohort.without(dropped) if dropped else cohort
+
+
+def _examine(
+    cohort: Cohort, out: Path, drop_duplicates: bool, say: Say, progress: Progress
+) -> dict[str, Any]:
+    """Examine, write the files and say in a line what came out."""
+    from delineate.data import _excluded
+    from delineate.data.audit import EXCLUDE, examine
     from delineate.reports import audit as page
 
     out = writable_folder(out)
-    result = examine(cohort, progress=progress)
+    result = examine(cohort, drop_duplicates=drop_duplicates, progress=progress)
     # Escaped, because names of files need not be text.
     atomic_write_text(out / "audit.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     page.write(out / "audit.html", result)
+    if result["exclude"]:
+        atomic_write_text(out / EXCLUDE, _excluded.text(result["exclude"]))
+    else:
+        (out / EXCLUDE).unlink(missing_ok=True)  # of an earlier audit
     say(
         f"audit of {cohort.root.name}: {result['cases']:,} cases of {result['subjects']:,} "
         f"subjects read in {result['seconds']:.1f} s; findings: "
         f"{len(_of(result, 'blocking'))} blocking, {len(_of(result, 'warning'))} to look at, "
         f"{len(_of(result, 'note'))} to know; see {out / 'audit.html'}"
     )
+    if result["excluded"]:
+        say(f"left out: {_named(result['excluded'])}")
     return result
+
+
+def _named(excluded: Mapping[str, str]) -> str:
+    shown = [f"{name} ({why})" if why else name for name, why in list(excluded.items())[:8]]
+    more = f" and {len(excluded) - 8} more" if len(excluded) > 8 else ""
+    return f"{len(excluded)} cases: {', '.join(shown)}{more}"
 
 
 def _of(result: Mapping[str, Any], severity: str) -> list[dict[str, Any]]:
@@ -131,7 +168,7 @@ def _say_warnings(result: Mapping[str, Any], say: Say) -> None:
 
 def _raise_blocking(result: Mapping[str, Any], cohort: Cohort, out: Path) -> NoReturn:
     blocking = _of(result, "blocking")
-    lines = [f"\n  [{f['code']}] {f['message']}" for f in blocking[:_MOST_SAID]]
+    lines = [f"\n  [{f['code']}] {f['message']}{_way_out(f, out)}" for f in blocking[:_MOST_SAID]]
     if len(blocking) > _MOST_SAID:
         lines.append(f"\n  and {len(blocking) - _MOST_SAID} more")
     codes = {f["code"] for f in blocking}
@@ -141,3 +178,11 @@ def _raise_blocking(result: Mapping[str, Any], cohort: Cohort, out: Path) -> NoR
         fix=f"settle these first; {out / 'audit.html'} lists every place",
         code=codes.pop() if len(codes) == 1 else None,
     )
+
+
+def _way_out(finding: Mapping[str, Any], out: Path) -> str:
+    """How to settle a finding, with the place of the list as it can be copied."""
+    from delineate.data.audit import EXCLUDE
+
+    fix = finding["fix"].replace(f"--exclude {EXCLUDE}", f"--exclude {out / EXCLUDE}")
+    return f"\n    -> {fix}" if fix else ""

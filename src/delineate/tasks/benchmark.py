@@ -41,6 +41,7 @@ def benchmark(
     layout: str | None = None,
     subject_pattern: str | None = None,
     geometry: Geometry | None = None,
+    exclude: Path | None = None,
     device: str = "auto",
     say: Say = silent,
     progress: Progress = QUIET,
@@ -71,6 +72,7 @@ def benchmark(
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
+        exclude: File with cases to leave out: one id a line, and why after #.
         device: auto, cpu, cuda, cuda:1 or mps.
         say: Told what a person should know.
         progress: Shows how far it is.
@@ -100,7 +102,7 @@ def benchmark(
         raise ConfigError(f"expected one run at a time or more, got {jobs}", where="--jobs")
     seconds = config.parse_duration(budget or (chosen.quick_budget if quick else chosen.budget))
     out = Path(out)
-    how = Opening(layout, subject_pattern, geometry=geometry)
+    how = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude)
     source = Path(data) if data else _phantom(out, chosen, say, progress)
     cohort = dataclasses.replace(how, class_column=class_column).cohort(source)
     refuse_inside(out, cohort.root)

@@ -45,6 +45,7 @@ def evaluate(
     subject_pattern: str | None = None,
     class_column: str | None = None,
     geometry: Geometry | None = None,
+    exclude: Path | None = None,
     missing_as_empty: bool = False,
     resamples: int = 5000,
     say: Say = silent,
@@ -70,6 +71,7 @@ def evaluate(
         class_column: The true class is this column of the data's table, not what the layout says.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
+        exclude: File with cases to leave out: one id a line, and why after #.
         missing_as_empty: Score a missing prediction as one that found nothing, instead of
             reporting it as an error.
         resamples: Number of bootstrap resamples.
@@ -89,7 +91,7 @@ def evaluate(
 
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
     _check(predictions, labels, out, tolerance_mm, resamples)
-    how = Opening(layout, subject_pattern, class_column, geometry)
+    how = Opening(layout, subject_pattern, class_column, geometry, exclude)
     index = named(predictions)
     if index is not None:
         writable_folder(out)

@@ -44,6 +44,7 @@ def predict(
     layout: str | None = None,
     subject_pattern: str | None = None,
     geometry: Geometry | None = None,
+    exclude: Path | None = None,
     only: Sequence[str] | None = None,
     probabilities: bool = False,
     mirror: bool = False,
@@ -70,6 +71,7 @@ def predict(
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
+        exclude: File with cases to leave out: one id a line, and why after #.
         only: Ids of the cases to outline; all by default.
         probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals; of models
             that outline.
@@ -94,7 +96,7 @@ def predict(
     from delineate.inference.predictor import Predictor
 
     memory_bytes = parse_bytes(memory)
-    cohort = Opening(layout, subject_pattern, geometry=geometry).cohort(scans)
+    cohort = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude).cohort(scans)
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
     predictor.require(probabilities=probabilities, mirror=mirror, crf=crf)

@@ -15,7 +15,7 @@ from delineate.core import catalog, run
 from delineate.core import config as settings
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
-from delineate.core.errors import OutputError
+from delineate.core.errors import ConfigError, OutputError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
@@ -48,11 +48,13 @@ def train(
     subject_pattern: str | None = None,
     class_column: str | None = None,
     geometry: Geometry | None = None,
+    exclude: Path | None = None,
     seed: int | None = None,
     holdout: float | None = None,
     device: str | None = None,
     cache: Path | None = None,
     audit: bool = True,
+    drop_duplicates: bool = False,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
@@ -80,11 +82,14 @@ def train(
         class_column: The class is this column of the data's table, not what the layout says.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
+        exclude: File with cases to leave out: one id a line, and why after #.
         seed: Of the split, the weights and the sampling.
         holdout: Share of subjects that are never trained on and give the figures (0: none).
         device: auto, cpu, cuda, cuda:1 or mps.
         cache: Folder of prepared cases, may be shared by runs; by default in the run folder.
         audit: Look for faults in the data first; blocking ones stop the run (exit code 2).
+        drop_duplicates: Keep one copy of every image that the audit finds twice or more, and leave
+            out the others; ``excluded.txt`` of the run names them.
         say: Told what a person should know.
         progress: Shows how far it is.
 
@@ -109,8 +114,14 @@ def train(
         if name != "auto":
             catalog.load(room, name)  # a misspelt name is told before any work
     choose_device(chosen.device)  # so is a device that is not here
+    if drop_duplicates and not audit:
+        raise ConfigError(
+            "expected an audit, which is what finds duplicates, got --no-audit",
+            where="--drop-duplicates",
+            fix="leave out one of the two",
+        )
     source = Path(data)
-    how = Opening(layout, subject_pattern, class_column, geometry)
+    how = Opening(layout, subject_pattern, class_column, geometry, exclude)
     cohort = how.cohort(source)
     chosen, start = _weights.resolve(_targets.complete(chosen, cohort, class_column))
     out = Path(out)
@@ -121,8 +132,7 @@ def train(
         hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED))}
         hashes |= {"weights": start.sha256} if start else {}
         record = _begin(out, chosen, cohort, begun, hashes)
-        if audit:
-            _audit(cohort, out, say, progress)
+        cohort = _audit(cohort, out, audit, drop_duplicates, say, progress)
         job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
         return job.run(cache)
 
@@ -205,9 +215,24 @@ def _begin(
     return record
 
 
-def _audit(cohort: Cohort, out: Path, say: Say, progress: Progress) -> None:
-    """Look for faults once a run; blocking ones stop it."""
+def _audit(
+    cohort: Cohort, out: Path, wanted: bool, drop_duplicates: bool, say: Say, progress: Progress
+) -> Cohort:
+    """Look for faults once a run; blocking ones stop it. What is left out is written down."""
+    from delineate.data import _audit_files, _excluded
     from delineate.tasks.audit import audit_cohort, passed
 
-    if not passed(out):
-        audit_cohort(cohort, out, say=say, progress=progress)
+    before = len(cohort)
+    if wanted:
+        drop = {"drop_duplicates": drop_duplicates}
+        cohort = passed(cohort, out, **drop) or audit_cohort(
+            cohort, out, **drop, say=say, progress=progress
+        )
+    elif suspected := _audit_files.siblings(cohort):
+        say(f"{suspected.message}\n  -> {suspected.fix}")
+    if cohort.excluded:
+        atomic_write_text(out / "excluded.txt", _excluded.text(cohort.excluded))
+        say(f"{len(cohort.excluded)} cases are left out, see {out / 'excluded.txt'}")
+    if len(cohort) < before:
+        run.write_json(out / "cohort.json", cohort.to_dict())
+    return cohort

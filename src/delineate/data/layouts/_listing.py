@@ -27,6 +27,7 @@ from delineate.data.layouts._named_labels import named_schema
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUME = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".dicom", ".ima")
+FOLDER_SUBJECT = "the files of one folder are taken as one subject"
 OWN_SUBJECT = "every file is taken as its own subject: the layout names none"
 
 #: What tables put where nothing is known, in small letters.

@@ -20,6 +20,7 @@ from pathlib import Path
 from delineate.core.case import Case
 from delineate.core.errors import LayoutError
 from delineate.data.layouts._listing import (
+    FOLDER_SUBJECT,
     OWN_SUBJECT,
     SPLITS,
     Listing,
@@ -109,7 +110,7 @@ def _listing(root: Path, pairs: list[_Pair], unpaired: list[str], siblings: bool
             c: modality(c) if c != "image" else modality_of_file(firsts[c]) for c in firsts
         },
         notes=(
-            "the files of one folder are taken as one subject" if nested else OWN_SUBJECT,
+            FOLDER_SUBJECT if nested else OWN_SUBJECT,
             *notes,
             *(["a second observer's masks are in meta: second_label"] * any(p[2] for p in pairs)),
             *([f"cases have different channels: {', '.join(sorted(firsts))}"] * (len(firsts) > 1)),

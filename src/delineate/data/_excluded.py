@@ -1,0 +1,55 @@
+"""Lists of cases that are left out: one id a line, and why after ``#``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from delineate.core.config import nearest
+from delineate.core.errors import ConfigError
+
+
+def read(path: Path, ids: Collection[str]) -> dict[str, str]:
+    """Case id -> why it is left out, as a list says.
+
+    Args:
+        path: The list. Empty lines and lines that begin with ``#`` say nothing.
+        ids: Of all cases.
+
+    Raises:
+        ConfigError: No such list, or an id that no case has.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"expected a list of case ids, got: {getattr(error, 'strerror', None) or error}",
+            where=path,
+            fix="write one case id a line, in UTF-8; `delineate audit` writes such a list",
+            code="exclude-list",
+        ) from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if line in ids:  # an id may itself hold a #
+            found[line] = ""
+        elif line and not line.startswith("#"):
+            name, _, reason = line.partition(" #")
+            name = name.strip()
+            if name not in ids:
+                raise ConfigError(
+                    f"line {number}: expected the id of a case, got {name!r}",
+                    where=path,
+                    fix=f"{nearest(name, ids)}; take the line out if the case is gone",
+                    code="exclude-unknown",
+                )
+            found[name] = reason.strip()
+    return found
+
+
+def text(excluded: Mapping[str, str]) -> str:
+    """The list as ``read`` takes it."""
+    lines = (
+        f"{name}  # {' '.join(reason.split())}" if reason else name
+        for name, reason in excluded.items()
+    )
+    return "\n".join(["# cases to leave out: one id a line, and why", *lines]) + "\n"

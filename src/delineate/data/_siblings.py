@@ -1,0 +1,177 @@
+"""Names that look like scans of one person: two eyes, two visits, a letter or a number more.
+
+A name is suspected for what it shares with others: ``01L`` and ``01R``, ``p3_pre`` and ``p3_post``,
+``12a`` and ``12b``, ``p01_1`` and ``p01_2``. Running numbers (``case_1``, ``case_2``) are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+_SEP = r"[_\-. ]"
+_SIDES = {
+    **dict.fromkeys(("l", "left", "lt", "os"), "left"),
+    **dict.fromkeys(("r", "right", "rt", "od"), "right"),
+}
+_SIDE = "left|right|od|os|lt|rt|l|r"
+_VISIT = (
+    r"(?:timepoint|time|visit|session|ses|scan|exam|study|year|month|week|day|frame|slice|view|"
+    r"baseline|followup|follow-up|repeat|rescan|retest|tp|fu|bl|t|v|m|y|w|d)-?\d+"
+)
+_WHEN = (
+    "pre|post|before|after|baseline|followup|follow-up|bl|fu|test|retest|scan|rescan|"
+    "ed|es|ap|pa|lat|lateral|cc|mlo|insp|exp"
+)
+#: What may follow the name of a person, and what is said of it. Numbers come last: they may count.
+_KINDS = (
+    ("left and right", rf"(?:{_SEP}|(?<=\d))(?:{_SIDE})"),
+    ("the visit, view or time", rf"{_SEP}(?:{_VISIT}|{_WHEN})"),
+    ("a last letter", rf"(?<=\d){_SEP}?[a-z]"),
+    ("a last number", rf"(?:{_SEP}\d{{1,3}}|{_SEP}?\(\d{{1,3}}\))"),
+)
+#: Words whose number tells a place or a group, not a person.
+_PLACE = re.compile(
+    r"(?:site|cent(?:er|re)|hospital|scanner|batch|group|class|grade|stage|fold|set|part|train|"
+    r"test|val)[_\-. ]?\d+$",
+    re.I,
+)
+#: One person seldom has more scans than this that are told apart by a number or letter alone.
+_MOST = 6
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Subjects that look like one.
+
+    Args:
+        groups: Names of the subjects that look like one person, for each such person.
+        differ: In what the names of a group differ.
+        pattern: A subject pattern that joins just these; None where none can be told.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    differ: str
+    pattern: str | None
+
+
+def suspect(subjects: Mapping[str, str]) -> Suspicion | None:
+    """What speaks for several subjects being one person, if anything does.
+
+    Args:
+        subjects: Case id -> subject, as its layout gives it.
+    """
+    stems = {name: name for name in subjects.values()}
+    differ: list[str] = []
+    endings: list[str] = []
+    for _ in range(3):  # 01_pre_L has two endings, and perhaps a third
+        found = _ending(sorted(set(stems.values())))
+        if found is None:
+            break
+        what, tokens, shorter = found
+        differ.append(what)
+        endings.append(_joined(tokens))
+        stems = {name: shorter.get(stem, stem) for name, stem in stems.items()}
+    pattern = "^(.+?)" + "".join(f"(?:{ending})?" for ending in reversed(endings)) + "$"
+    candidates = [pattern, *(f"^(.+?)(?:(?:{ending}).*)?$" for ending in endings[:1])]
+    if not endings:
+        front = _front(sorted(set(stems.values())))
+        if front is None:
+            return None
+        tokens, stems = front
+        differ, candidates = ["left and right"], [f"^(?:{_joined(tokens)})?(.+)$"]
+    groups = _grouped(stems)
+    fits = (p for p in candidates if _fits(p, {c: stems[s] for c, s in subjects.items()}))
+    return Suspicion(groups, " and ".join(differ), next(fits, None))
+
+
+def _ending(names: Sequence[str]) -> tuple[str, set[str], dict[str, str]] | None:
+    """The first kind of ending that parts names which are else the same."""
+    for what, regex in _KINDS:
+        expression = re.compile(rf"^(.*[^_\-. ])({regex})$", re.I)
+        split = {name: (m[1], m[2]) for name in names if (m := expression.match(name))}
+        groups: dict[str, dict[str, str]] = {}
+        for name, (stem, token) in split.items():
+            groups.setdefault(stem, {})[name] = token
+        plain = set(names)
+        good = {s: g for s, g in groups.items() if _one_person(what, s, list(g.values()), plain)}
+        if not good or not _not_counted(what, good, len(names)):
+            continue
+        tokens = {token for group in good.values() for token in group.values()}
+        # The only eye or visit of a person has the same ending.
+        return (
+            what,
+            tokens,
+            {name: stem for name, (stem, token) in split.items() if token in tokens},
+        )
+    return None
+
+
+def _one_person(what: str, stem: str, tokens: Sequence[str], names: set[str]) -> bool:
+    """Whether names that differ in these endings alone may be of one person."""
+    words = sorted(re.sub(rf"^{_SEP}|[()]", "", token).lower() for token in tokens)
+    if what == "left and right":
+        return len({_SIDES[word] for word in words}) == 2
+    several = len(words) + (stem in names) > 1
+    if what == "a last letter":
+        run = [chr(ord("a") + n + (stem in names)) for n in range(len(words))]
+        return several and len(words) < _MOST and words in (run, [chr(ord(c) - 1) for c in run])
+    if what == "a last number":
+        numbers = sorted(int(word) for word in words)
+        first = numbers[0] <= 1 + (stem in names)
+        steady = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        return several and first and steady and len(words) <= _MOST and not _PLACE.search(stem)
+    return several and not _PLACE.search(stem)
+
+
+def _not_counted(what: str, groups: Mapping[str, Mapping[str, str]], names: int) -> bool:
+    """Whether the names before the endings tell people apart: else cases were merely counted."""
+    numbered = sum(bool(re.search(r"\d", stem)) for stem in groups)
+    counted = any(re.search(r"\d", token) for g in groups.values() for token in g.values())
+    if not counted:
+        return numbered > 0 or len(groups) > 1
+    if what == "a last number" and sum(map(len, groups.values())) < names / 2:
+        return False
+    enough = 2 if what == "the visit, view or time" else 3
+    return len(groups) > 1 and (numbered == len(groups) or len(groups) >= enough)
+
+
+def _front(names: Sequence[str]) -> tuple[set[str], dict[str, str]] | None:
+    """Names that begin with a side and are else the same."""
+    expression = re.compile(rf"^((?:{_SIDE}){_SEP})(.+)$", re.I)
+    split = {name: (m[2], m[1]) for name in names if (m := expression.match(name))}
+    sides: dict[str, set[str]] = {}
+    for stem, token in split.values():
+        sides.setdefault(stem, set()).add(_SIDES[token[:-1].lower()])
+    both = {stem for stem, found in sides.items() if len(found) == 2}
+    if not both:
+        return None
+    stems = {name: split[name][0] if name in split and split[name][0] in both else name
+             for name in names}  # fmt: skip
+    return {token for stem, token in split.values() if stem in both}, stems
+
+
+def _grouped(stems: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    groups: dict[str, list[str]] = {}
+    for name, stem in stems.items():
+        groups.setdefault(stem, []).append(name)
+    return tuple(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
+
+
+def _joined(tokens: Iterable[str]) -> str:
+    r"""A regular expression of endings, numbers being any number: ``_t0``, ``_t1`` -> ``_t\d+``."""
+    plain = {re.sub(r"([.()\\])", r"\\\1", token) for token in tokens}
+    general = {re.sub(r"\d+", lambda _: r"\d+", token) for token in plain}
+    return "|".join(sorted(general, key=lambda text: (-len(text), text)))
+
+
+def _fits(pattern: str, wanted: Mapping[str, str]) -> bool:
+    """Whether a pattern parts case ids just as they should be."""
+    groups: dict[str, set[str]] = {}
+    for case, stem in wanted.items():
+        match = re.search(pattern, case)
+        if match is None or not match[1]:
+            return False
+        groups.setdefault(match[1], set()).add(stem)
+    return len(groups) == len(set(wanted.values())) and all(len(g) == 1 for g in groups.values())
