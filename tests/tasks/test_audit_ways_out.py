@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from scipy.ndimage import gaussian_filter
 
 import delineate.data
@@ -94,6 +95,18 @@ def all_empty(folder: Path) -> None:
         save(folder / f"files/l{n}.nii", mask() * 0)
 
 
+def named_nearly_alike(folder: Path) -> None:
+    for n in range(6):
+        label = sitk.GetImageFromArray(mask().T)
+        label.SetMetaData("Segment0_Name", "Liver" if n < 5 else "liver")
+        label.SetMetaData("Segment0_LabelValue", "1")
+        label.SetMetaData("Segment0_Layer", "0")
+        label.SetOrigin((0.0, 0.0, 0.0))
+        label.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))  # the grid of the images, in LPS
+        sitk.WriteImage(label, str(folder / f"files/l{n}.seg.nrrd"))
+        change(folder, n, label=f"files/l{n}.seg.nrrd")
+
+
 #: By code: what brings the finding about.
 BLOCKING: dict[str, Callable[[Path], object]] = {
     "subjects-suspected": two_eyes,
@@ -106,6 +119,7 @@ BLOCKING: dict[str, Callable[[Path], object]] = {
         save(f / "files/l5.nii", mask()[..., 5]),
     ),
     "labels-all-empty": all_empty,
+    "label-names-alike": named_nearly_alike,
     "label-shape": lambda f: save(f / "files/l5.nii", mask(shape=(12, 12, 11))),
     "voxels-not-finite": lambda f: save(f / "files/i5.nii", np.full(SHAPE, np.nan, np.float32)),
     "image-constant": lambda f: save(f / "files/i5.nii", np.ones(SHAPE, np.float32)),

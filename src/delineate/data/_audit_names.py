@@ -50,12 +50,15 @@ def _alike(owners: Mapping[str, Sequence[str]]) -> list[Finding]:
     groups: dict[str, list[str]] = {}
     for name in owners:
         groups.setdefault(re.sub(r"[\W_]+", "", name).casefold(), []).append(name)
-    return [
-        Finding(
-            "label-names-alike", "blocking",
-            f"names that are almost the same are taken for different structures: {g}",
-            tuple(owners[min(g, key=lambda name: len(owners[name]))]),
-            "give the structure one name in every file",
-        )
-        for g in groups.values() if len(g) > 1
-    ]  # fmt: skip
+    findings = []
+    for alike in groups.values():
+        if len(alike) > 1:
+            common = max(alike, key=lambda name: len(owners[name]))
+            others = dict.fromkeys(c for name in alike if name != common for c in owners[name])
+            message = f"names that are almost the same are taken for different structures: {alike}"
+            fix = "give the structure one name in every file"
+            cases = tuple(others)
+            findings.append(
+                Finding("label-names-alike", "blocking", message, cases, fix, cases)
+            )  # fmt: skip
+    return findings
