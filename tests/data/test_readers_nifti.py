@@ -296,6 +296,54 @@ def test_scaled_labels_are_whole_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_label(path).array.ravel(), np.arange(60))
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16, np.uint16])
+@pytest.mark.parametrize("labels", [(0, 1), (0, 1, 2), (0, 1, 4, 7), (-1, 0, 3), tuple(range(60))])
+def test_floats_under_an_integer_header_are_the_labels_that_they_were(
+    tmp_path: Path, kind: type, labels: tuple[int, ...]
+) -> None:
+    array = np.resize(np.array(labels, np.float64), (4, 5, 6))
+    image = nib.Nifti1Image(array, AFFINE)
+    image.set_data_dtype(kind)
+    nib.save(image, tmp_path / "scaled.nii.gz")  # nibabel draws the values out over the type
+    label = read_label(tmp_path / "scaled.nii.gz")
+    np.testing.assert_array_equal(label.array[0], array)
+    stored = nib.load(tmp_path / "scaled.nii.gz").get_fdata()
+    if np.abs(stored - array).max() > 1e-3:
+        assert "scl_slope" in label.meta["notes"][0]
+
+
+def test_a_scale_that_does_not_explain_fractions_is_no_excuse(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.integers(0, 256, (4, 5, 6)).astype(np.uint8)
+    path = patched(save(tmp_path / "soft.nii", probabilities), SLOPE, "f", 1 / 255)
+    with pytest.raises(LabelError, match=r"scl_slope 0\.00392157"):
+        read_label(path)
+    # two steps for one label: nobody wrote that by scaling labels
+    two = np.resize(np.array([0, 127, 128, 255], np.uint8), (4, 5, 6))
+    path = patched(save(tmp_path / "two.nii", two), SLOPE, "f", 2 / 255)
+    with pytest.raises(LabelError, match=r"0\.996078"):
+        read_label(path)
+    # the same values as plain floats: what is there, and what mends it
+    floats = np.resize(np.array([0, 0.9960784, 2], np.float32), (4, 5, 6))
+    with pytest.raises(LabelError, match=r"0\.9960784") as caught:
+        read_label(save(tmp_path / "floats.nii", floats))
+    assert "round them" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_floats_a_rounding_error_off_whole_numbers_are_labels_with_a_note(
+    tmp_path: Path, suffix: str
+) -> None:
+    array = np.resize(np.array([0, 1, 2, 3], np.float32) * np.float32(1 / 3), (1, 4, 5, 6))
+    array = array.astype(np.float32) * np.float32(3.0000002)
+    assert (array != np.rint(array)).any()
+    path = tmp_path / f"noise{suffix}"
+    write(path, Image(array, Grid((4, 5, 6), AFFINE)))
+    label = read_label(path)
+    np.testing.assert_array_equal(label.array, np.rint(array))
+    assert "rounded to whole numbers" in label.meta["notes"][0]
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.bool_, np.int64])
 def test_what_is_written_is_read_again_and_by_nibabel(tmp_path: Path, dtype: type) -> None:
     array = np.random.default_rng(0).integers(0, 2, (1, 4, 5, 6)).astype(dtype)

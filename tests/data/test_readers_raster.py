@@ -136,6 +136,59 @@ def test_a_jpeg_is_a_label_only_if_its_values_survived(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_label(tmp_path / "blocks.jpg").array[0], blocks)
 
 
+def disc(side: int = 64) -> np.ndarray:
+    """A mask of 0 and 255."""
+    square = np.arange(-side // 2, side // 2) ** 2
+    return (np.add.outer(square, square) < (side // 3) ** 2).astype(np.uint8) * np.uint8(255)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_jpeg_of_two_values_that_stayed_apart_is_one_structure_and_says_so(
+    tmp_path: Path, colour: bool
+) -> None:
+    mask = disc()
+    picture = PIL.Image.fromarray(mask).convert("RGB" if colour else "L")
+    picture.save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    assert len(np.unique(np.asarray(PIL.Image.open(tmp_path / "a.jpg")))) > 2
+    label = read_label(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(label.array[0], mask)
+    assert "JPEG is lossy: 0, 1" in label.meta["notes"][0]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        disc() // 255,  # noise is as large as the label
+        disc() // 255 * 2 + disc(32).repeat(2, 0).repeat(2, 1) // 255,
+        np.where(disc() > 0, np.uint8(255), np.uint8(128)),
+        np.kron(np.array([[0, 128], [255, 0]]), np.ones((32, 32))).astype(np.uint8),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_no_jpeg_holds_labels_other_than_0_and_255(
+    tmp_path: Path, mask: np.ndarray, suffix: str
+) -> None:
+    how = {"quality": 100} if suffix == ".jpg" else {"compression": "jpeg", "quality": 100}
+    PIL.Image.fromarray(mask).save(tmp_path / f"a{suffix}", **how)
+    with pytest.raises(LabelError) as caught:
+        read_label(tmp_path / f"a{suffix}")
+    assert caught.value.code == "label-lossy"
+
+
+def test_a_png_made_from_a_lossy_mask_is_refused_but_close_labels_are_not(tmp_path: Path) -> None:
+    mask = disc()
+    mask[::7] = mask[::7] // 255 * 253 + 1  # 1 and 254 among 0 and 255
+    PIL.Image.fromarray(mask).save(tmp_path / "a.png")
+    with pytest.raises(LabelError, match="set all above 127") as caught:
+        read_label(tmp_path / "a.png")
+    assert caught.value.code == "label-lossy"
+    for values in ((0, 1, 255), (0, 1, 2, 3), (0, 100, 200), (0, 1, 128, 254, 255)):
+        few = np.resize(np.array(values, np.uint8), (8, 8))
+        PIL.Image.fromarray(few).save(tmp_path / "b.png")
+        np.testing.assert_array_equal(read_label(tmp_path / "b.png").array[0], few)
+        assert read_label(tmp_path / "b.png").meta["notes"] == ()
+
+
 def test_what_no_picture_can_hold_is_refused_on_writing(tmp_path: Path) -> None:
     for name, array, grid in (
         ("a.png", np.full((1, 4, 5), 0.5, np.float32), flat_grid((4, 5))),

@@ -100,7 +100,10 @@ class LabelFacts:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is kept of a case; ``grids`` and ``counts`` (of channels) are by image source."""
+    """What is kept of a case; ``grids`` and ``counts`` (of channels) are by image source.
+
+    ``notes`` tell what was decided on reading its images.
+    """
 
     case: Case
     grids: Mapping[str, Grid]
@@ -108,6 +111,7 @@ class Record:
     planes: tuple[Plane, ...]
     label: LabelFacts | None
     faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def grid(self) -> Grid | None:
@@ -121,6 +125,7 @@ def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) 
     grids: dict[str, Grid] = {}
     counts: dict[str, int] = {}
     planes: list[Plane] = []
+    notes: list[str] = []
     for channel, source in case.images.items():
         where = place(source, root)
         try:
@@ -129,6 +134,7 @@ def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) 
             faults.append(_unreadable(error, where, root))
             continue
         grids[channel], counts[channel] = image.grid, image.channels
+        notes += image.meta.get("notes", ())
         faults += _channel_grid(grids, channel, where)
         bad = image.array.size - int(np.isfinite(image.array).sum())
         if bad:
@@ -143,7 +149,7 @@ def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) 
     if case.label is not None:
         label, found = _label(case, case.label, next(iter(grids.values()), None), root, schema)
         faults += found
-    return Record(case, grids, counts, tuple(planes), label, tuple(faults))
+    return Record(case, grids, counts, tuple(planes), label, tuple(faults), tuple(notes))
 
 
 def place(source: Source, root: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from statistics import median
@@ -32,6 +33,7 @@ def geometry(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Channels, dimensions, voxel sizes and orientations that do not fit together."""
     seen = [record for record in records if record.grid is not None]
     findings = _kinds(cohort, seen) + _orientations(seen) + _implausible(seen) + _lone_slices(seen)
+    findings += _decided(records)
     # The scans of one channel are compared with each other: PET is coarser than CT.
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in seen:
@@ -93,6 +95,22 @@ def _orientations(seen: Sequence[Record]) -> list[Finding]:
         )
         findings.append(Finding("spacing-unknown", "warning", message, tuple(nominal), fix))
     return findings
+
+
+def _decided(records: Sequence[Record]) -> list[Finding]:
+    """What readers decided, once for all images of which they say the same but for the numbers."""
+    alike: dict[str, dict[str, str]] = {}
+    for record in records:
+        for note in record.notes:
+            key = re.sub(r"\d+(\.\d+)?", "", note)
+            alike.setdefault(key, {}).setdefault(record.case.id, note)
+    return [
+        Finding(
+            "image-read", "note",
+            f"{count(len(found), 'case')}: {next(iter(found.values()))}", tuple(found),
+        )
+        for found in alike.values()
+    ]  # fmt: skip
 
 
 def _lone_slices(seen: Sequence[Record]) -> list[Finding]:

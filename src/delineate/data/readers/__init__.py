@@ -218,7 +218,7 @@ def _stack(slices: list[Image], source: tuple[Path, ...]) -> Image:
     _agree([image.array.shape for image in slices], source)
     array = np.stack([image.array for image in slices], axis=-1)
     meta = {**slices[0].meta, "slices": len(slices)}
-    meta["notes"] = tuple(n for image in slices for n in image.meta.get("notes", ()))
+    meta["notes"] = tuple(dict.fromkeys(n for image in slices for n in image.meta.get("notes", ())))
     if "grey" in meta:
         meta["grey"] = all(image.meta["grey"] for image in slices)
     return Image(array, _stack_grid(slices[0].grid, len(slices)), meta=meta)

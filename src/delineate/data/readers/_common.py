@@ -109,29 +109,6 @@ def require_finite(image: Image, where: str | os.PathLike[str] | None = None) ->
     return image
 
 
-def label_values(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Values as integers: integer types as they are, booleans as uint8, whole floats as int32.
-
-    Raises:
-        LabelError: A value is not a whole number, not finite or beyond 32 bits.
-    """
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if values.dtype.kind in "iu":
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
-    with np.errstate(invalid="ignore"):
-        odd = values[(values != np.rint(values)) | ~(np.abs(values) < 2**31)]
-    if odd.size:
-        shown = ", ".join(f"{v:g}" for v in np.unique(odd)[:6].tolist())
-        raise LabelError(
-            f"expected whole numbers, got {odd.size:,} other values such as {shown}",
-            where=path,
-            fix="if it was resampled with interpolation, make it again with nearest neighbour",
-            code="label-not-integer",
-        )
-    return values.astype(np.int32)
-
-
 def one_channel(channels: int, path: Path) -> None:
     """Raise LabelError unless a label map has one channel."""
     if channels != 1:

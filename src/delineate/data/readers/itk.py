@@ -25,12 +25,12 @@ from delineate.data.readers import _seg_nrrd
 from delineate.data.readers._common import (
     MAX_CHANNELS,
     check_size,
-    label_values,
     one_channel,
     parsing,
     replace_file,
     storable,
 )
+from delineate.data.readers._label_values import whole
 
 sitk: Any = SimpleITK  # its functions carry no types
 
@@ -76,11 +76,12 @@ def read_label(path: Path) -> Image:
     found, layers = _seg_nrrd.segments(path)
     if not found:
         one_channel(len(array), path)
-        return Image(label_values(array, path), grid, meta=meta)
-    array = label_values(array, path)
+        array, notes = whole(array, path)
+        return Image(array, grid, meta={**meta, "notes": (*meta["notes"], *notes)})
+    array, notes = whole(array, path)
     array = array if layers == 1 else _seg_nrrd.merge(array, found, path)
     one_channel(len(array), path)
-    meta |= {"names": _seg_nrrd.names(found, layers), "partial": True}
+    meta |= {"names": _seg_nrrd.names(found, layers), "partial": True, "notes": notes}
     return Image(array, grid, meta=meta)
 
 

@@ -21,19 +21,17 @@ from delineate.core.errors import OutputError, ReadError
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.data.readers._common import (
     check_size,
-    label_values,
     one_channel,
     parsing,
     replace_file,
     storable,
 )
+from delineate.data.readers._label_values import unscaled, whole
 from delineate.data.readers._nifti_forms import gap_mm
 from delineate.data.readers._nifti_header import UNORIENTED, Header, parse
 
 #: Zero bytes that may follow the voxels (some writers pad to a block).
 MAX_PADDING = 4096
-#: A scaled label may be off a whole number by this much (``scl_slope`` is a 32-bit float).
-SCALING_TOLERANCE = 1e-4
 
 
 def read(path: Path, geometry: Geometry | None = None) -> Image:
@@ -74,11 +72,11 @@ def read_label(path: Path, geometry: Geometry | None = None) -> Image:
     header, values = _load(path, geometry)
     one_channel(header.channels, path)
     if (header.slope, header.intercept) != (1.0, 0.0):
-        scaled = values * np.float64(header.slope) + header.intercept
-        whole = np.rint(scaled)
-        values = np.where(np.abs(scaled - whole) < SCALING_TOLERANCE, whole, scaled)
-    labels = np.ascontiguousarray(label_values(values, path))
-    return Image(labels, header.grid, meta={"format": "nifti", "notes": header.notes})
+        labels, notes = unscaled(values, header.slope, header.intercept, path)
+    else:
+        labels, notes = whole(values, path)
+    meta = {"format": "nifti", "notes": (*header.notes, *notes)}
+    return Image(np.ascontiguousarray(labels), header.grid, meta=meta)
 
 
 def probe(path: Path, geometry: Geometry | None = None) -> tuple[Grid, int]:

@@ -23,14 +23,14 @@ from delineate.core.image import Grid, Image, flat_grid
 from delineate.data.readers._common import (
     MAX_CHANNELS,
     check_size,
-    label_values,
     parsing,
     replace_file,
     storable,
 )
+from delineate.data.readers._label_values import lossless, whole
 
-#: A JPEG passes as a label map only with at most this many different values.
-JPEG_LABEL_VALUES = 8
+#: TIFF compressions 6 and 7, old and new.
+_JPEG_IN_TIFF = (6, 7)
 _PILLOW = ("PNG", "JPEG", "BMP")
 _CHANNELS = {"1": 1, "L": 1, "I;16": 1, "I;16B": 1, "I": 1, "F": 1, "LA": 1, "RGB": 3, "RGBA": 3}
 
@@ -57,29 +57,24 @@ def read_label(path: Path) -> Image:
     Stored values count, not how they look: a mask in which white is zero is not turned.
 
     Raises:
-        LabelError: Colours that differ between channels, fractions, or a JPEG whose lossy
-            compression has blurred the values.
+        LabelError: Colours that differ between channels, fractions, or values that lossy
+            compression has changed.
         ReadError: As in ``read``.
     """
     array, meta = _load(path, label=True)
-    if (array != array[:1]).any():
+    labels, notes = whole(array, path)
+    if labels.dtype == np.uint8 and not meta.get("palette"):
+        labels, lossy = lossless(labels, meta["format"] == "jpeg" or "jpeg" in meta, path)
+        notes += lossy
+    if (labels != labels[:1]).any():
         raise LabelError(
             f"expected one value a pixel, got a colour picture of {len(array)} channels",
             where=path,
             fix="store label values, not colours: one channel, or a palette",
             code="label-channels",
         )
-    labels = label_values(array[:1], path)
-    if meta["format"] == "jpeg":
-        count = len(np.unique(labels))
-        if count > JPEG_LABEL_VALUES:
-            raise LabelError(
-                f"JPEG is lossy: {count} different values, where a label map has a few",
-                where=path,
-                fix="use the original mask as PNG or TIFF; thresholding would guess at the outline",
-                code="label-lossy",
-            )
-    return Image(labels, flat_grid(labels.shape[1:]), meta=meta)
+    meta["notes"] = (*meta["notes"], *notes)
+    return Image(labels[:1], flat_grid(labels.shape[1:]), meta=meta)
 
 
 def probe(path: Path) -> tuple[Grid, int]:
@@ -193,13 +188,14 @@ def _pillow(stream: IO[bytes], path: Path) -> PIL.Image.Image:
 def _load_pillow(path: Path, label: bool) -> tuple[NDArray[Any], dict[str, Any]]:
     data = path.read_bytes()
     with io.BytesIO(data) as stream, _pillow(stream, path) as picture:
-        meta = {"format": (picture.format or "").lower(), "notes": ()}
+        meta: dict[str, Any] = {"format": (picture.format or "").lower(), "notes": ()}
         depth, colour = 8, 0
         if meta["format"] == "png":
             _check_png(data, path)
             depth, colour = data[24], data[25]
         if picture.mode in ("P", "PA") and label:
             pixels = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
+            meta["palette"] = True
         elif depth == 16 and colour != 0:  # Pillow would cut 16-bit colours down to 8 bits
             pixels = np.asarray(imagecodecs.png_decode(data))
             pixels = _opaque(pixels, 65535, path) if colour & 4 else pixels
@@ -319,6 +315,8 @@ def _load_tiff(path: Path, label: bool) -> tuple[NDArray[Any], dict[str, Any]]:
         _tiff_layout(tif, path)
         for page in map(_whole, tif.pages):
             pixels = page.asarray()
+            if int(page.compression) in _JPEG_IN_TIFF:
+                meta["jpeg"] = True
             pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
             pixels = pixels if pixels.ndim == 3 else pixels[..., None]
             if pixels.dtype == np.bool_:
