@@ -94,7 +94,12 @@ def stack_channels(images: Sequence[Image], names: Sequence[str] | None = None) 
             )
     if len(images) == 1:
         return first
-    return dataclasses.replace(first, array=np.concatenate([image.array for image in images]))
+    notes = dict.fromkeys(note for image in images for note in image.meta.get("notes", ()))
+    return dataclasses.replace(
+        first,
+        array=np.concatenate([image.array for image in images]),
+        meta={**first.meta, "notes": tuple(notes)},
+    )
 
 
 def home(

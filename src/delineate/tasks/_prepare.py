@@ -140,7 +140,7 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
     image = read_images(case)
     prepared = presets.apply(preparation, image)
     label = None
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"notes": list(image.meta.get("notes", ()))}
     if case.label is not None:
         full = read_indices(case, schema, image.grid)
         indices = full.array

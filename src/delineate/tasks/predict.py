@@ -182,7 +182,7 @@ def _predict_one(
     )
     done = time.perf_counter()
     files = _write(job, prediction, out)
-    facts = dict(prediction.facts)
+    facts = {**prediction.facts, "notes": list(image.meta.get("notes", ()))}
     facts["seconds"] = {
         "read": round(read - started, 3),
         **facts["seconds"],
