@@ -23,7 +23,7 @@ from delineate.core.errors import DelineateError, GeometryError, InputError, Lay
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.core.schema import Schema
 from delineate.data import _excluded
-from delineate.data.layouts._listing import files, load_json, stem, suffix
+from delineate.data.layouts._listing import files, is_dicom, load_json, stem, suffix
 from delineate.data.opening import Opening
 from delineate.data.readers import onto, probe, read_label, union
 from delineate.tasks._schemas import read_schema, settle, translate
@@ -196,7 +196,7 @@ def _key(name: str) -> str:
 
 def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[str]]:
     """Labelled cases, the schema that the data set declares, and notes."""
-    if labels.is_file() and suffix(labels):
+    if labels.is_file() and (suffix(labels) or is_dicom(labels)):
         key = _key(stem(labels))
         return [Case(key, key, {}, labels, reading=how.reading)], None, []
     try:
@@ -209,7 +209,7 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
         return list(found), cohort.schema, list(cohort.notes)
     # No images beside the labels: every file is a label map.
     flat: dict[str, Path] = {}
-    for path in files(labels):
+    for path in _label_files(labels):
         key = _key(stem(path))
         if path.parent != labels:
             continue
@@ -260,10 +260,23 @@ def _match(cases: list[Case], named: Iterable[tuple[str, T]]) -> dict[str, list[
     return found
 
 
+def _label_files(folder: Path) -> list[Path]:
+    """Files of image formats, DICOM too."""
+    return [path for path in files(folder, images=False) if suffix(path) or is_dicom(path)]
+
+
 def _found(cases: list[Case], predictions: Path) -> dict[str, Source | InputError]:
     """Predictions by their file names, volumes whole or slice by slice."""
-    paths = files(predictions) if predictions.is_dir() else [predictions]
-    matched = _match(cases, ((stem(path), path) for path in paths))
+    paths = _label_files(predictions) if predictions.is_dir() else [predictions]
+    # A file alone in the folder of a case is named after it: c0/seg.dcm.
+    alone = Counter(path.parent for path in paths if path.parent != predictions)
+    ids = {case.id for case in cases}
+    named = [
+        (path.parent.name if alone[path.parent] == 1 and path.parent.name in ids else stem(path),
+         path)
+        for path in paths
+    ]  # fmt: skip
+    matched = _match(cases, named)
     slices: dict[str, list[Path]] = {}
     for path in paths:
         slices.setdefault(_key(stem(path)), []).append(path)

@@ -269,7 +269,8 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
     for index in sorted(range(len(labels)), key=lambda i: (i * 0.6180339887498949) % 1.0):
         source = labels[index]
         try:
-            voxels += int(np.prod(probe(source, VALUES)[0].shape))
+            with contextlib.suppress(DelineateError):  # no image, or one that reading tells of
+                voxels += int(np.prod(probe(source, VALUES)[0].shape))
             if done and voxels > VOXEL_BUDGET:
                 break
             seen |= _values(source, _version(source))

@@ -78,6 +78,8 @@ def read_label(source: Source, reading: Reading = STRICT, grid: Grid | None = No
     if isinstance(source, tuple) and not _is_dicom(source):
         return _stack([read_label(path, reading) for path in source], source)
     member, choices = _member(source, reading)
+    if grid is not None and member.__name__.endswith(".dicom"):
+        choices["grid"] = grid
     image: Image = member.read_label(source, **choices)
     return image if grid is None else onto(image, grid)
 

@@ -77,7 +77,7 @@ def find_series(source: Path | tuple[Path, ...]) -> list[Series]:
         ReadError: A file that claims to be DICOM is damaged, or a file of the list is not DICOM.
     """
     groups: dict[Any, list[Frame]] = {}
-    for path in _files(source):
+    for path in files_of(source):
         header = open_header(path)
         if header is None and not (isinstance(source, Path) and source.is_dir()):
             raise ReadError(
@@ -138,7 +138,8 @@ def _one_run(frames: tuple[Frame, ...]) -> bool:
     return len(frames) >= _FEWEST and apart and step_mm(frames) is not None
 
 
-def _files(source: Path | tuple[Path, ...]) -> list[Path]:
+def files_of(source: Path | tuple[Path, ...]) -> list[Path]:
+    """Files of a source: itself, those of a list, or what a folder holds at any depth."""
     if isinstance(source, tuple):
         return list(source)
     if not source.is_dir():

@@ -13,6 +13,9 @@ import numpy as np
 from delineate.core.errors import GeometryError
 from delineate.core.image import TOLERANCE_MM, FloatArray, Grid, Image
 
+#: Voxels that lie nearer than this share of their size are the same.
+_SHARE = 0.01
+
 
 def onto(label: Image, grid: Grid) -> Image:
     """A label map ``(1, *S)`` on another grid, background where it says nothing.
@@ -23,7 +26,11 @@ def onto(label: Image, grid: Grid) -> Image:
     Raises:
         GeometryError: Something is drawn outside of ``grid``.
     """
-    steps = _steps(label.grid, grid) if label.meta.get("partial") else None
+    if not label.meta.get("partial"):
+        return label
+    if label.grid.ndim == 2 and not label.grid.oriented and label.grid.shape == grid.shape:
+        return dataclasses.replace(label, grid=grid, meta=_whole(label))  # pixel by pixel
+    steps = _steps(label.grid, grid, float(label.meta.get("slack_mm", 0.0)))
     if steps is None:
         return label
     turn, start = np.rint(steps[:3, :3]).astype(int), np.rint(steps[:3, 3]).astype(int)
@@ -66,18 +73,25 @@ def _whole(label: Image) -> dict[str, object]:
     return {**label.meta, "partial": False}
 
 
-def _steps(label: Grid, grid: Grid) -> FloatArray | None:
-    """Voxel of ``label`` -> voxel of ``grid``, ``(4, 4)``; None where they do not meet."""
+def _steps(label: Grid, grid: Grid, slack_mm: float = 0.0) -> FloatArray | None:
+    """Voxel of ``label`` -> voxel of ``grid``, ``(4, 4)``; None where they do not meet.
+
+    They meet if corners lie within a hundredth of a voxel. Slices may be off by ``slack_mm`` more
+    along their normal: a series is not always even.
+    """
     if label.ndim != 3 or grid.ndim != 3 or label.oriented != grid.oriented:
         return None
-    steps = np.linalg.solve(grid.affine, label.affine)
-    near = np.rint(steps)
+    near = np.rint(np.linalg.solve(grid.affine, label.affine))
     turn = np.abs(near[:3, :3])
     if (turn.sum(0) != 1).any() or (turn.sum(1) != 1).any():
         return None
-    corners = _corners(label.shape)
-    apart = (grid.affine @ near - label.affine)[:3] @ corners
-    return near if np.linalg.norm(apart, axis=0).max() <= TOLERANCE_MM else None
+    apart = (grid.affine @ near - label.affine)[:3] @ _corners(label.shape)
+    normal = label.affine[:3, 2] / label.spacing_mm[2]
+    along = normal @ apart
+    across = np.linalg.norm(apart - np.outer(normal, along), axis=0)
+    most = max(TOLERANCE_MM, _SHARE * min(label.spacing_mm))
+    fits = across.max() <= most and np.abs(along).max() <= most + slack_mm
+    return near if fits else None
 
 
 def _corners(shape: tuple[int, ...]) -> FloatArray:

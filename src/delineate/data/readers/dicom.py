@@ -10,21 +10,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
+from pydicom.uid import UID
 
-from delineate.core.errors import LabelError, MissingExtraError, ReadError
+from delineate.core.errors import LabelError, ReadError
 from delineate.core.image import Grid, Image
-from delineate.data.readers._common import check_size, parsing
-from delineate.data.readers._dicom_frames import SEGMENTATION, Frame
-from delineate.data.readers._dicom_grid import LPS_TO_RAS, grid_of
+from delineate.data.readers import _dicom_seg
+from delineate.data.readers._common import check_size
+from delineate.data.readers._dicom_frames import SEGMENTATION, Frame, open_header
+from delineate.data.readers._dicom_grid import grid_of
 from delineate.data.readers._dicom_phases import placed
-from delineate.data.readers._dicom_series import Series, find_series
+from delineate.data.readers._dicom_series import Series, files_of, find_series
 from delineate.data.readers._dicom_values import decode, is_lossy, suv_factor
 
-__all__ = ["Series", "find_series", "probe", "read", "read_label"]
+__all__ = ["Series", "find_series", "label_names", "probe", "read", "read_label"]
 
 _DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -75,55 +77,30 @@ def read(source: Path | tuple[Path, ...] | Series) -> Image:
     return Image(array, grid, meta=meta)
 
 
-def read_label(source: Path | tuple[Path, ...]) -> Image:
-    """Read a DICOM SEG (BINARY without overlap, or LABELMAP) as ``(1, I, J, K)`` segment numbers.
+def read_label(source: Path | tuple[Path, ...], grid: Grid | None = None) -> Image:
+    """Read DICOM SEG as ``(1, I, J, K)`` segment numbers; ``meta["names"]`` are their labels.
+
+    Args:
+        source: A file, or a folder or files with segmentations of one image and nothing else.
+        grid: Of the image; see ``_dicom_seg.read``.
 
     Raises:
-        LabelError: Not a segmentation, fractional, or with segments that overlap.
-        MissingExtraError: highdicom is not installed.
+        LabelError: Not a segmentation, or segments that overlap.
+        ReadError: As in ``read``.
+        GeometryError: As in ``read``.
+        MissingExtraError: As in ``read``.
+    """
+    return _dicom_seg.read(_segmentations(source), grid)
+
+
+def label_names(source: Path | tuple[Path, ...]) -> dict[int, str] | None:
+    """Value -> segment label, from the headers alone; None where nobody has named a segment.
+
+    Raises:
+        LabelError: Not a segmentation.
         ReadError: As in ``read``.
     """
-    found = find_series(source)
-    path = found[0].frames[0].path if found else _where(source)
-    if len(found) != 1 or found[0].frames[0].text("SOPClassUID") not in SEGMENTATION:
-        raise LabelError(
-            f"expected one DICOM segmentation (SEG), got {'; '.join(map(str, found)) or 'none'}",
-            where=path,
-            fix="give a SEG file, or the label map as .nii.gz",
-            code="label-dicom",
-        )
-    try:
-        from highdicom.seg import segread
-    except ImportError as error:
-        raise MissingExtraError(
-            "DICOM segmentations are read with highdicom",
-            where=path,
-            fix="pip install 'delineate[dicom]'",
-        ) from error
-    with parsing(path, "DICOM SEG", "dicom-damaged"):
-        segmentation = segread(path)
-        kind = str(segmentation.segmentation_type.value)
-        if kind == "FRACTIONAL":
-            raise LabelError(
-                "expected a binary or label-map segmentation, got fractions",
-                where=path,
-                fix="decide on a threshold and store it as a binary segmentation",
-                code="label-not-integer",
-            )
-        try:
-            volume = segmentation.get_volume(combine_segments=True, allow_missing_positions=True)
-        except RuntimeError as error:
-            raise LabelError(
-                f"the segments do not make one label map: {error}",
-                where=path,
-                fix="export segments that overlap as separate files",
-                code="label-overlap",
-            ) from error
-    affine = LPS_TO_RAS @ np.asarray(volume.affine)[:, [2, 1, 0, 3]]
-    labels = np.ascontiguousarray(np.asarray(volume.array).transpose(2, 1, 0))[None]
-    names = {s.segment_number: str(s.segment_label) for s in _segments(segmentation)}
-    meta = {"format": "dicom", "modality": "SEG", "series_uid": found[0].uid, "segments": names}
-    return Image(labels, Grid(labels.shape[1:], affine), meta={**meta, "notes": ()})
+    return _dicom_seg.names(_segmentations(source))
 
 
 def probe(source: Path | tuple[Path, ...] | Series) -> tuple[Grid, int]:
@@ -132,9 +109,27 @@ def probe(source: Path | tuple[Path, ...] | Series) -> tuple[Grid, int]:
     return grid_of(series), 3 if series.frames[0].colour else 1
 
 
-def _segments(segmentation: Any) -> list[Any]:
-    numbers = segmentation.segment_numbers
-    return [segmentation.get_segment_description(number) for number in numbers]
+def _segmentations(source: Path | tuple[Path, ...]) -> list[tuple[Path, pydicom.Dataset]]:
+    """Files of a source that are segmentations, if all are."""
+    found, others = [], []
+    for path in files_of(source):
+        header = open_header(path)
+        if header is None:
+            continue
+        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        if kind in SEGMENTATION:
+            found.append((path, header))
+        else:
+            others.append(f"{path.name} ({UID(kind).name if kind else 'an unknown object'})")
+    if others or not found:
+        shown = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+        raise LabelError(
+            f"expected DICOM segmentations (SEG), got {shown or 'none'}",
+            where=_where(source),
+            fix="give a SEG file, or the label map as .nii.gz",
+            code="label-dicom",
+        )
+    return found
 
 
 def _where(source: Path | tuple[Path, ...]) -> Path:
