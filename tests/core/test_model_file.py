@@ -304,3 +304,12 @@ def test_text_and_objects_are_no_weights(tmp_path: Path) -> None:
 def test_model_file_does_not_import_torch() -> None:
     code = "import sys, delineate.core.model_file; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff\xe0\x00\x10JFIF", b"epoch,loss\n1,0.3\n2,0.2\n"])
+def test_a_file_of_another_kind_is_called_no_model_file(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "picture.safetensors"
+    path.write_bytes(start * 20)
+    with pytest.raises(ModelFileError, match="not a model file") as caught:
+        model_file.load(path)
+    assert not any(letter.isdigit() for letter in caught.value.message)

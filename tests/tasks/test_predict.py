@@ -20,11 +20,11 @@ import torch
 from PIL import Image as Picture
 from torch import Tensor, nn
 
+from delineate.cli.main import main
 from delineate.core import catalog, model_file
 from delineate.core.atomic import _HOST
-from delineate.core.case import Case
 from delineate.core.errors import (
-    GeometryError,
+    DelineateError,
     InputError,
     LockedError,
     ModelFileError,
@@ -32,14 +32,14 @@ from delineate.core.errors import (
     PartialError,
     ResourceError,
 )
-from delineate.core.image import Grid, Image, flat_grid
+from delineate.core.image import Grid, Image
 from delineate.core.lock import folder_lock
 from delineate.core.schema import Label, Schema
 from delineate.data import readers
 from delineate.networks import unet
 from delineate.preprocess.presets import Channel, Preparation
 from delineate.tasks._outputs import file_name
-from delineate.tasks.predict import predict, read_case
+from delineate.tasks.predict import predict
 
 SCHEMA = Schema(labels=(Label("bright", 200),))
 AS_IS = {"low": -1e6, "high": 1e6, "mean": 0.0, "std": 1.0}
@@ -273,50 +273,6 @@ def test_dicom_series_gives_nifti_on_its_grid(tmp_path: Path, real_data: Any) ->
         assert np.array_equal(mask.array[0] > 0, scan.array[0] > 0.5)
 
 
-# --- channels -------------------------------------------------------------------------------------
-
-
-def case_of(tmp_path: Path, **arrays: Any) -> Case:
-    images: dict[str, Any] = {}
-    for name, array in arrays.items():
-        path = tmp_path / f"{name}.nii.gz"
-        readers.write(path, Image(np.asarray(array, np.float32), flat_grid(array.shape[1:])))
-        images[name] = path
-    return Case("a", "a", images)
-
-
-def test_channels_come_in_the_order_of_the_model(tmp_path: Path) -> None:
-    case = case_of(
-        tmp_path,
-        t1=np.full((1, 4, 4, 4), 1.0),
-        flair=np.full((1, 4, 4, 4), 2.0),
-        rgb=np.arange(3.0)[:, None, None, None] + np.full((3, 4, 4, 4), 10),
-    )
-    found = read_case(case, ["rgb.2", "flair", "rgb.0"])
-    assert found.array[:, 0, 0, 0].tolist() == [12, 2, 10]
-    assert read_case(case, ["t1"]).array[:, 0, 0, 0].tolist() == [1]
-
-
-def test_lone_source_needs_no_name_but_the_right_number_of_channels(tmp_path: Path) -> None:
-    case = case_of(tmp_path, image=np.stack([np.full((4, 4, 4), float(i)) for i in range(2)]))
-    assert read_case(case, ["flair", "t1c"]).array[:, 0, 0, 0].tolist() == [0, 1]
-    with pytest.raises(InputError, match="expected the channels flair, t1c, t2"):
-        read_case(case, ["flair", "t1c", "t2"])
-
-
-def test_missing_channel_is_named(tmp_path: Path) -> None:
-    case = case_of(tmp_path, t1=np.ones((1, 4, 4, 4)), t2=np.ones((1, 4, 4, 4)))
-    with pytest.raises(InputError) as caught:
-        read_case(case, ["t1", "flair"])
-    assert "flair" in (caught.value.fix or "")
-
-
-def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
-    case = case_of(tmp_path, t1=np.ones((1, 4, 4, 4)), t2=np.ones((1, 4, 4, 5)))
-    with pytest.raises(GeometryError):
-        read_case(case, ["t1", "t2"])
-
-
 # --- many cases -----------------------------------------------------------------------------------
 
 
@@ -368,7 +324,72 @@ def test_one_bad_case_of_three_leaves_two_finished(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "case0.nii.gz", "case2.nii.gz", "predictions.json",
     ]  # fmt: skip
-    assert any("case1" in line for line in said)
+    assert sum("case1" in line for line in said) == 1
+    assert len(said) == 3
+    assert caught.value.message.startswith("1 of 3 cases failed (nifti")
+
+
+def test_a_fault_that_nobody_foresaw_is_that_case_s_alone(
+    tmp_path: Path, model: Path, scans: Path, monkeypatch: Any
+) -> None:
+    forward = Threshold.forward
+
+    def fail(self: Threshold, x: Tensor) -> Tensor:
+        if float(x.flatten()[0]) == blobs((9, 8, 7), 1).flat[0]:
+            raise ZeroDivisionError("of all things")
+        return forward(self, x)
+
+    monkeypatch.setattr(Threshold, "forward", fail)
+    said: list[str] = []
+    with pytest.raises(PartialError) as caught:
+        predict(model, scans, tmp_path / "out", say=said.append)
+    assert caught.value.exit_code == 3
+    index = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert index["finished"]
+    assert [bool(case["files"]) for case in index["cases"]] == [True, False, True]
+    assert index["cases"][1]["error"]["code"] == "unexpected"
+    assert "ZeroDivisionError: of all things" in index["cases"][1]["error"]["message"]
+    log = (tmp_path / "out" / "failures.log").read_text()
+    assert "case1" in log
+    assert "in fail" in log  # the traceback
+    monkeypatch.setattr(Threshold, "forward", forward)
+    predict(model, scans, tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "failures.log").exists()
+
+
+def test_a_run_in_which_every_case_failed_is_not_called_partial(
+    tmp_path: Path, model: Path, scans: Path
+) -> None:
+    for path in scans.iterdir():
+        path.write_bytes(b"")
+    said: list[str] = []
+    with pytest.raises(DelineateError, match="none of 3 cases could be outlined") as caught:
+        predict(model, scans, tmp_path / "out", say=said.append)
+    assert caught.value.exit_code == 1
+    assert len(said) == 3
+
+
+def test_one_line_a_case_and_one_at_the_end(
+    tmp_path: Path, model: Path, scans: Path, capsys: Any
+) -> None:
+    words = ["predict", str(model), str(scans), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    found = capsys.readouterr()
+    assert found.out == ""
+    lines = found.err.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("case0: case0.nii.gz, bright 0.")
+    assert lines[3].startswith("3 of 3 cases outlined")
+    assert main(words) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["cases"]) == 3
+
+
+def test_a_lone_failure_is_told_once(tmp_path: Path, model: Path, capsys: Any) -> None:
+    write_nifti(tmp_path / "in" / "a.nii.gz", np.full((6, 6, 6), np.nan, np.float32))
+    assert main(["predict", str(model), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.count("NaN") == 1
 
 
 def test_lone_bad_case_gives_its_own_error(tmp_path: Path, model: Path) -> None:
@@ -601,7 +622,7 @@ def test_real_network_on_real_scans(tmp_path: Path, real_data: Any) -> None:
         "channels": ["mr"],
         "schema": schema.to_dict(),
         "preparation": preparation.to_dict(),
-        "input": {"patch": [32, 32, 32]},
+        "input": {"patch": [32, 32, 32], "mirror_axes": [0]},
         "postprocess": {"keep_largest": ["anterior"]},
     }
     model_file.save(tmp_path / "m.safetensors", network.state_dict(), document)

@@ -22,7 +22,8 @@ from delineate.data.phantom import generate
 from delineate.inference.predictor import Predictor
 from delineate.preprocess import autoencoder, bias, presets
 from delineate.tasks import _fitted
-from delineate.tasks._prepare import plan_preparation, prepare_cohort, read_images, recipe_key
+from delineate.tasks._channels import read_channels
+from delineate.tasks._prepare import plan_preparation, prepare_cohort, recipe_key
 from delineate.tasks._settings import RunConfig
 from delineate.tasks.train import train
 
@@ -88,7 +89,9 @@ def test_a_run_keeps_its_preprocessing_and_predict_repeats_it(tmp_path: Path, qu
     split = json.loads((out / "split.json").read_text())
     train_cases = whole.subset(split["parts"]["train"])
     cached = prepare_cohort(train_cases, predictor.preparation, out / "cache")
-    again = presets.apply(predictor.preparation, read_images(train_cases.cases[0]))
+    again = presets.apply(
+        predictor.preparation, read_channels(train_cases.cases[0], predictor.channels)
+    )
     np.testing.assert_array_equal(again.array, cached[0].image)
     assert [step["step"] for step in again.history][-4:] == [
         "bias", "denoise", "normalise", "derive",
@@ -138,9 +141,10 @@ def test_denoised_cases_come_out_of_the_cache_as_predict_makes_them(
     few = cohort(tmp_path, cases=1)
     plan = plan_preparation(few, denoise=rule)
     (case,) = prepare_cohort(few, plan, tmp_path / "cache")
-    again = presets.apply(presets.Preparation.from_dict(plan.to_dict()), read_images(few.cases[0]))
+    image = read_channels(few.cases[0], few.channels)
+    again = presets.apply(presets.Preparation.from_dict(plan.to_dict()), image)
     np.testing.assert_array_equal(case.image, again.array)
-    plain = presets.apply(plan_preparation(few), read_images(few.cases[0])).array
+    plain = presets.apply(plan_preparation(few), image).array
     assert not np.array_equal(plain, again.array)
 
 

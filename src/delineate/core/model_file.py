@@ -186,19 +186,18 @@ def _check_start(start: bytes, path: Path) -> None:
             fix="train with Delineate, or convert the weights where you trust them",
             code="model-file-pickle",
         )
-    size = int.from_bytes(start[:8], "little")
-    if len(start) < 8:
+    if len(start) < 9:
         raise ModelFileError(
             f"expected a .safetensors file, got {len(start)} bytes",
             where=path,
             fix=_AGAIN,
             code="model-file-truncated",
         )
-    if size > MAX_HEADER_BYTES:
+    if int.from_bytes(start[:8], "little") > MAX_HEADER_BYTES or start[8:9] != b"{":
         raise ModelFileError(
-            f"expected a header of at most {MAX_HEADER_BYTES} bytes, got {size}",
+            "not a model file: it does not begin as .safetensors files do",
             where=path,
-            fix="this is no model file of Delineate; " + _AGAIN,
+            fix="give the model.safetensors of a run; if this is one, " + _AGAIN,
             code="model-file-header",
         )
 

@@ -136,6 +136,6 @@ def refuse_existing(out: Path, jobs: list[Job], overwrite: bool) -> None:
         raise OutputError(
             f"expected no older predictions, got {len(found)} files such as {found[0].name}",
             where=out,
-            fix="choose another folder, or allow overwriting",
+            fix="choose another folder with --out, or replace them with --overwrite",
             code="output-exists",
         )

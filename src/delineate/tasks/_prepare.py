@@ -25,6 +25,7 @@ from delineate.data.labels import read_indices
 from delineate.preprocess import presets
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _fitted
+from delineate.tasks._channels import read_channels
 
 #: Modalities whose rule depends on the cohort's own values, so that some cases are read to plan.
 _MEASURED = ("CT", "PET", "RGB")
@@ -80,7 +81,9 @@ def plan_preparation(
         [next(iter(probe.values()))[0] for probe in probes],
         modalities,
         names=names,
-        statistics=_statistics(cohort, modalities) if set(modalities) & set(_MEASURED) else None,
+        statistics=_statistics(cohort, names, modalities)
+        if set(modalities) & set(_MEASURED)
+        else None,
         derived=derived,
         clusters=3 if clusters == "auto" else clusters,
         bias_correction=bias_correction,
@@ -88,7 +91,7 @@ def plan_preparation(
     )
     some = _some(cohort, _LEARNED)
     return _fitted.complete(
-        plan, lambda: map(read_images, some), len(some),
+        plan, lambda: (read_channels(case, names) for case in some), len(some),
         autoencode=denoise == "autoencoder", clusters=clusters,
     )  # fmt: skip
 
@@ -137,7 +140,7 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
         GeometryError: Channels, or image and label, on different grids.
         LabelError: Values that the schema does not declare.
     """
-    image = read_images(case)
+    image = read_channels(case, [channel.name for channel in preparation.channels])
     prepared = presets.apply(preparation, image)
     label = None
     facts: dict[str, Any] = {"notes": list(image.meta.get("notes", ()))}
@@ -152,17 +155,6 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
         facts["voxels"] = dict(zip(names, before.tolist(), strict=True))
     original = image.grid
     return PreparedArrays(prepared.array, label, prepared.history, original, prepared.grid, facts)
-
-
-def read_images(case: Case) -> Image:
-    """All channels of a case as one image ``(C, *S)`` in the files' own orientation.
-
-    Raises:
-        GeometryError: The channels lie on different grids.
-        ReadError: A damaged file.
-    """
-    images = [readers.read(source, case.reading) for source in case.images.values()]
-    return presets.stack_channels(images, list(case.images))
 
 
 def _some(cohort: Cohort, most: int) -> Sequence[Case]:
@@ -235,11 +227,18 @@ def _require_alike(
         )
 
 
-def _statistics(cohort: Cohort, modalities: list[str]) -> dict[int, dict[str, float]]:
-    """Range, mean and spread of the outlined voxels (all, where unlabelled) in some cases."""
+def _statistics(
+    cohort: Cohort, names: Sequence[str], modalities: Sequence[str]
+) -> dict[int, dict[str, float]]:
+    """Range, mean and spread of the outlined voxels (all, where unlabelled) in some cases.
+
+    By channel; none of those whose rule does not depend on them.
+    """
+    if not set(modalities) & set(_MEASURED):
+        return {}
     taken: list[Any] = []
     for seed, case in enumerate(_some(cohort, _CASES)):
-        image = read_images(case)
+        image = read_channels(case, names)
         values = image.array.reshape(image.channels, -1)
         inside = np.arange(values.shape[1])
         if case.label is not None:

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import delineate
-from delineate.core import run
 from delineate.core.atomic import atomic_write_text, remove_stale, writable_folder
-from delineate.core.case import Case, Geometry, Prediction
+from delineate.core.case import Geometry, Prediction
 from delineate.core.config import parse_bytes
-from delineate.core.errors import DelineateError, InputError, OutputError, PartialError
+from delineate.core.errors import DelineateError, OutputError, PartialError
 from delineate.core.image import Image, flat_grid
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Bar, Progress, Say, silent
 from delineate.data import readers
-from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
+from delineate.tasks import _failures, _index
+from delineate.tasks._channels import read_channels
+from delineate.tasks._failures import Failures
 from delineate.tasks._outputs import INDEX, Job, plan, refuse_existing, refuse_inputs
-from delineate.tasks._tables import table
 
 if TYPE_CHECKING:
     from delineate.inference.predictor import Predictor
 
-#: Where a model names classes: one row a case.
-CLASSES = "classes.csv"
+#: One line a case and one at the end are said: the terminal need not show the index as well.
+SAID = True
 #: The index is written again after this long, so that a crash loses little of it.
 _INDEX_SECONDS = 5.0
 
@@ -61,7 +58,8 @@ def predict(
     NIfTI, NRRD and MetaImage stay what they are, PNG, JPEG and BMP give PNG, TIFF gives TIFF, a
     stack of slices gives a folder of PNG, DICOM gives NIfTI. Classes go to ``classes.csv``; where a
     network weighs slices, with the one that counted most. ``predictions.json`` lists everything;
-    slices are counted from 0 along ``slice_axis``. A scan that fails does not stop the others.
+    slices are counted from 0 along ``slice_axis``. A scan that fails does not stop the others; what
+    was not foreseen is kept in ``failures.log``.
 
     Args:
         model: A model file (``.safetensors``).
@@ -91,7 +89,8 @@ def predict(
 
     Raises:
         PartialError: Some of several scans failed; the others are finished (exit code 3).
-        DelineateError: Whatever stops the run before it starts, or the fault of a lone scan.
+        DelineateError: Whatever stops the run before it starts, the fault of a lone scan, or that
+            every scan failed.
     """
     from delineate.inference.predictor import Predictor
 
@@ -114,10 +113,10 @@ def predict(
         settings = {
             **how, "memory": memory, "device": str(predictor.device), "geometry": geometry
         }  # fmt: skip
-        index = _index(Path(model), predictor, cohort, settings)
+        index = _index.start(Path(model), predictor, cohort, settings, only)
         how["memory_bytes"] = memory_bytes
         faults = _run(jobs, predictor, out, index, how, say, progress)
-    _report(faults, len(jobs), out, say, "classified" if predictor.classes else "outlined")
+    _end(faults, index["cases"], out, say, "classified" if predictor.classes else "outlined")
     return index
 
 
@@ -132,8 +131,9 @@ def _run(
 ) -> list[DelineateError]:
     """Work through the jobs; the index is kept up to date on the way."""
     faults: list[DelineateError] = []
+    failures = Failures(out)
     written = time.monotonic()
-    _write_index(out, index)
+    _index.write(out, index)
     try:
         with progress.task(len(jobs), "predicting") as bar:
             for job in jobs:
@@ -143,27 +143,31 @@ def _run(
                     record |= _predict_one(job, predictor, out, how, tick)
                     for warning in record["facts"]["warnings"]:
                         say(f"{job.case.id}: {warning}")
-                except DelineateError as error:
+                    say(_index.line(record))
+                except Exception as error:
                     for path in job.outputs:  # an older prediction must not pass for this one
                         path.unlink(missing_ok=True)
                     if isinstance(error, OutputError):
                         raise
-                    faults.append(error)
-                    record |= {"files": {}, "facts": {}, "error": _fault(error)}
-                    say(f"{job.case.id}: {error}")
+                    fault = failures.of(error, job.case.id)
+                    faults.append(fault)
+                    record |= {"files": {}, "facts": {}, "error": _failures.record(fault)}
+                    if len(jobs) > 1:  # a lone one ends the command, which tells it
+                        say(_failures.line(job.case.id, fault))
                 index["cases"].append(record)
                 tick.finish()
                 if time.monotonic() - written > _INDEX_SECONDS:
-                    _write_index(out, index)
+                    _index.write(out, index)
                     written = time.monotonic()
     except BaseException:
         with contextlib.suppress(OutputError):
-            _write_index(out, index)
+            _index.write(out, index)
         raise
     index["finished"] = True
-    _write_index(out, index)
+    _index.write(out, index)
     if predictor.classes:
-        atomic_write_text(out / CLASSES, _class_table(index["cases"], predictor.classes))
+        table = _index.class_table(index["cases"], predictor.classes)
+        atomic_write_text(out / _index.CLASSES, table)
     return faults
 
 
@@ -172,7 +176,7 @@ def _predict_one(
 ) -> dict[str, Any]:
     """Read, outline and write one case; what the index says of it."""
     started = time.perf_counter()
-    image = read_case(job.case, predictor.channels)
+    image = read_channels(job.case, predictor.channels)
     read = time.perf_counter()
     prediction = predictor.predict(
         image,
@@ -192,49 +196,6 @@ def _predict_one(
     if prediction.class_probabilities is not None:
         record["classes"] = dict(prediction.class_probabilities)
     return record
-
-
-def read_case(case: Case, channels: Iterable[str]) -> Image:
-    """Read the channels of a case in a model's order, as one image ``(C, *S)``.
-
-    Channels of a source that holds several are named ``SOURCE.0``, ``SOURCE.1`` and so on. A lone
-    source is taken whatever its name, if it holds as many channels as the model wants.
-
-    Raises:
-        InputError: A channel is missing.
-        GeometryError: The channels lie on different grids.
-    """
-    from delineate.preprocess.geometry import stack_channels
-
-    wanted = tuple(channels)
-    sources = {
-        name: source
-        for name, source in case.images.items()
-        if len(case.images) == 1 or name in wanted or any(_base(w) == name for w in wanted)
-    }
-    images = {name: readers.read(source, case.reading) for name, source in sources.items()}
-    names = [
-        name if image.channels == 1 else f"{name}.{i}"
-        for name, image in images.items()
-        for i in range(image.channels)
-    ]
-    lone = len(case.images) == 1 and len(names) == len(wanted)
-    missing = [name for name in wanted if name not in names]
-    if missing and not lone:
-        raise InputError(
-            f"expected the channels {', '.join(wanted)}, got {', '.join(names or case.images)}",
-            where=case.id,
-            fix=f"add {', '.join(missing)}, or name the channels as the model does",
-            code="channels",
-        )
-    stacked = stack_channels(list(images.values()), list(images))
-    if missing or list(wanted) == names:
-        return stacked
-    return stacked.with_step("channels", stacked.array[[names.index(name) for name in wanted]])
-
-
-def _base(channel: str) -> str:
-    return re.sub(r"\.\d+$", "", channel)
 
 
 def _write(job: Job, prediction: Prediction, out: Path) -> dict[str, Any]:
@@ -257,79 +218,29 @@ def _write(job: Job, prediction: Prediction, out: Path) -> dict[str, Any]:
     return files
 
 
-def _class_table(cases: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
-    """One row a case: its class, the probability of every class, the slice that counted most."""
-    rows = [
-        {
-            "case": case["id"],
-            "subject": case["subject"],
-            "class": max(classes, key=lambda name: case["classes"][name]),
-            **{f"p_{name}": float(case["classes"][name]) for name in classes},
-            **_most_attended(case["facts"].get("attention", [])),
-        }
-        for case in cases
-        if "classes" in case
-    ]
-    columns = ["case", "subject", "class", *(f"p_{name}" for name in classes)]
-    extra = ["slice", "attention"] if any("attention" in row for row in rows) else []
-    return table([*columns, *extra], rows)
-
-
-def _most_attended(attention: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    if not attention:
-        return {}
-    most = max(attention, key=lambda one: one["weight"])
-    return {"slice": most["slice"], "attention": most["weight"]}
-
-
-# --- predictions.json -----------------------------------------------------------------------------
-
-
-def _index(
-    model: Path, predictor: Predictor, cohort: Cohort, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "finished": False,
-        "model": {
-            "file": model.name,
-            "hash": predictor.hash,
-            "network": predictor.document["network"]["name"],
-            "card": predictor.document["card"],
-        },
-        "versions": {**run.versions(), "delineate": delineate.__version__},
-        "settings": dict(settings),
-        "schema": predictor.schema.to_dict(),
-        "classes": predictor.document.get("classes"),
-        "channels": list(predictor.channels),
-        "scans": str(cohort.root),
-        "layout": cohort.layout,
-        "cases": [],
-    }
-
-
-def _write_index(out: Path, index: Mapping[str, Any]) -> None:
-    atomic_write_text(out / INDEX, json.dumps(index, indent=1) + "\n")
-
-
-def _fault(error: DelineateError) -> dict[str, Any]:
-    return {
-        "code": error.code, "message": error.message, "where": error.where, "fix": error.fix
-    }  # fmt: skip
-
-
-def _report(faults: list[DelineateError], total: int, out: Path, say: Say, done: str) -> None:
+def _end(
+    faults: list[DelineateError], cases: list[dict[str, Any]], out: Path, say: Say, done: str
+) -> None:
     """Say how it ended; raise if not all is well."""
+    total = len(cases)
     if not faults:
         say(f"{total} of {total} cases {done}, see {out / INDEX}")
         return
     if total == 1:
         raise faults[0]
     codes = ", ".join(sorted({error.code for error in faults}))
+    where, fix = out / INDEX, "mend these cases, then run again with --only and their names"
+    if len(faults) == total:
+        raise DelineateError(
+            f"none of {total} cases could be {done}: {codes}", where=where,
+            fix="the lines above say why, and so does `error` of each case in this file",
+            code="all-failed",
+        )  # fmt: skip
     raise PartialError(
-        f"expected {total} predictions, got {total - len(faults)}; faults: {codes}",
-        where=out / INDEX,
-        fix="see `error` of each case in this file; run again on those cases once mended",
+        f"{len(faults)} of {total} cases failed ({codes}), the other {total - len(faults)} are "
+        f"{done}",
+        where=where,
+        fix=fix,
     )
 
 

@@ -1,0 +1,61 @@
+"""How the channels of a case are read: by one rule, in training and in prediction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from delineate.core.case import Case
+from delineate.core.errors import InputError
+from delineate.core.image import Image
+from delineate.data import readers
+
+
+def read_channels(case: Case, channels: Iterable[str]) -> Image:
+    """Read the channels of a case in a model's order, as one image ``(C, *S)``.
+
+    Channels of a source that holds several are named ``SOURCE.0``, ``SOURCE.1`` and so on. A lone
+    source is taken whatever its name, if it holds as many channels as are wanted; whether it shows
+    what the model was trained on is another question (``inference._contract``).
+
+    Returns:
+        The image; ``meta["modalities"]`` has what each channel's own file says it is, or None.
+
+    Raises:
+        InputError: A channel is missing.
+        GeometryError: The channels lie on different grids.
+        ReadError: A damaged file.
+    """
+    from delineate.preprocess.geometry import stack_channels
+
+    wanted = tuple(channels)
+    sources = {
+        name: source
+        for name, source in case.images.items()
+        if len(case.images) == 1 or name in wanted or any(_base(w) == name for w in wanted)
+    }
+    images = {name: readers.read(source, case.reading) for name, source in sources.items()}
+    names, modalities = [], []
+    for name, image in images.items():
+        count = image.channels
+        names += [name] if count == 1 else [f"{name}.{i}" for i in range(count)]
+        modalities += [image.meta.get("modality")] * count
+    lone = len(case.images) == 1 and len(names) == len(wanted)
+    missing = [name for name in wanted if name not in names]
+    if missing and not lone:
+        raise InputError(
+            f"expected the channels {', '.join(wanted)}, got {', '.join(names or case.images)}",
+            where=case.id,
+            fix=f"add {', '.join(missing)}, or name the channels as the model does",
+            code="channels",
+        )
+    stacked = stack_channels(list(images.values()), list(images))
+    order = list(range(len(names))) if missing else [names.index(name) for name in wanted]
+    stacked.meta["modalities"] = [modalities[i] for i in order]
+    if order == list(range(len(names))):
+        return stacked
+    return stacked.with_step("channels", stacked.array[order])
+
+
+def _base(channel: str) -> str:
+    return re.sub(r"\.\d+$", "", channel)
