@@ -212,7 +212,7 @@ def test_a_missed_structure_has_no_say_in_the_distances_of_a_training_report(
     lines[0] = lines[0].replace(",ok", ",missed").replace(f",{10 * (1 - 0.6)},", ",345.0,")
     table.write_text("\n".join([first, *lines]), "utf-8")
     words = read(report(run)).words()
-    assert "Median HD95 2.0 mm 3 subjects where both have it; missed 1 of 4" in words
+    assert "Median HD952.0 mm3 subjects where both have it; missed 1 of 4" in words
 
 
 def test_cases_are_listed_worst_first(tmp_path: Path) -> None:
