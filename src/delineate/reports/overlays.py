@@ -35,6 +35,7 @@ def overlay(
     spacing_mm: Sequence[float] | None = None,
     schema: Schema | None = None,
     letters: str = "",
+    sequence: str = "",
 ) -> Picture:
     """Panels of one slice: image, both outlines, truth and prediction filled.
 
@@ -54,6 +55,7 @@ def overlay(
         spacing_mm: Voxel size where there is no grid.
         schema: Names the labels and gives their colours.
         letters: What lies left, right and on top, for slices already laid out for the reader.
+        sequence: Which of several images or channels it is; stands on the image and below it.
 
     Raises:
         GeometryError: The shapes differ.
@@ -76,7 +78,9 @@ def overlay(
         letters = letters or found
     names = _names(schema, masks)
     picture, masks = _trim(picture, masks)
-    canvas = _draw(picture, masks, {v: c for v, _, c in names}, tuple(spacing_mm), letters)
+    colours = {v: c for v, _, c in names}
+    canvas = _draw(picture, masks, colours, tuple(spacing_mm), letters, sequence)
+    where = ", ".join(filter(None, (sequence, where)))
     legend = [(name, colour, "fill") for _, name, colour in names[:_LEGEND]]
     if len(names) > _LEGEND:
         legend.append((f"{len(names) - _LEGEND} more", "transparent", "fill"))
@@ -93,7 +97,7 @@ def overlay(
         width=canvas.width,
         height=canvas.height,
         legend=tuple(legend),
-        caption=where[:1].upper() + where[1:],
+        caption=where if sequence else where[:1].upper() + where[1:],
     )
 
 
@@ -181,6 +185,7 @@ def _draw(
     colours: dict[int, str],
     spacing: tuple[float, ...],
     letters: str,
+    sequence: str,
 ) -> Raster.Image:
     base = _grey(image, next(iter(masks.values())).shape)
     rows, columns = base.shape[:2]
@@ -193,7 +198,8 @@ def _draw(
     first = _resize(base, size, smooth=image is not None)
     if zoomed:
         _frame(first, window, (rows, columns))
-    panels = [("Whole slice" if zoomed else "Image", first)] if image is not None or zoomed else []
+    name = ": ".join(filter(None, ("Whole slice" if zoomed else "Image", sequence)))
+    panels = [(name, first)] if image is not None or zoomed else []
     r0, r1, c0, c1 = window
     part = _resize(base[r0:r1, c0:c1], size, smooth=image is not None)
     big = {n: _resize(m[r0:r1, c0:c1], size, smooth=False) for n, m in masks.items()}

@@ -22,7 +22,7 @@ from delineate.core.case import Case, Source
 from delineate.core.errors import DelineateError, GeometryError, InputError, LayoutError
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.core.schema import Schema
-from delineate.data import _excluded
+from delineate.data import _excluded, _renamed
 from delineate.data.layouts._listing import files, is_dicom, load_json, stem, suffix
 from delineate.data.opening import Opening
 from delineate.data.readers import onto, probe, read_label, union
@@ -229,12 +229,15 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
             code="no-labels",
         )
     left_out = _excluded.read(how.exclude, flat) if how.exclude else {}
-    cases = [
+    cases = tuple(
         Case(key, key, {}, path, reading=how.reading)
         for key, path in flat.items()
         if key not in left_out
-    ]
-    return cases, None, ["every label file is taken as its own subject"]
+    )
+    if how.subject_pattern is None:
+        return list(cases), None, ["every label file is taken as its own subject"]
+    cases = _renamed.subjects(cases, how.subject_pattern)
+    return list(cases), None, [f"subjects are taken from case ids by {how.subject_pattern!r}"]
 
 
 def _match(cases: list[Case], named: Iterable[tuple[str, T]]) -> dict[str, list[T]]:

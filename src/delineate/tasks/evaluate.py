@@ -12,18 +12,14 @@ Nothing is resampled, relabelled or left out in silence.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
-from delineate.core.case import Case, Geometry
+from delineate.core.case import Geometry
 from delineate.core.errors import ConfigError, DelineateError, PartialError
-from delineate.core.image import Grid
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import Schema
 from delineate.data.opening import Opening
@@ -189,57 +185,14 @@ def _score(
 
 def _write(out: Path, summary: dict[str, Any], rows: list[dict[str, Any]], pairs: Pairs) -> None:
     from delineate.reports import evaluation
+    from delineate.tasks._examples import examples
 
     head = ["case", "subject", "region", "kind", "state", "missing"]
     atomic_write_text(out / "cases.csv", table([*head, *METRICS], rows))
     columns = ["subject", "region", "kind", "cases", *METRICS]
     atomic_write_text(out / "subjects.csv", table(columns, by_subjects(rows)))
     atomic_write_text(out / "summary.json", document(summary))
-    evaluation.write(out / "report.html", summary, rows, _overlays(summary, rows, pairs))
-
-
-def _overlays(
-    summary: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], pairs: Pairs
-) -> list[dict[str, Any]]:
-    """Worst, median and best case by mean Dice over the headline structures."""
-    dice: dict[str, list[float]] = {}
-    for row in rows:
-        if row["region"] in summary["structures"]:
-            dice.setdefault(row["case"], []).append(row["dice"])
-    ranked = sorted(dice, key=lambda name: float(np.mean(dice[name])))
-    cases = {case.id: case for case in pairs.cases}
-    chosen = {ranked[(len(ranked) - 1) // 2]: "Median", ranked[-1]: "Best"}
-    chosen |= {ranked[0]: "Worst"} if len(ranked) > 1 else {ranked[0]: "The only case"}
-    shown = []
-    for name in sorted(chosen, key=ranked.index):
-        prediction, truth, grid = load(pairs, cases[name], missing_as_empty=True)
-        shown.append(
-            {
-                "title": f"{chosen[name]}: {name}, mean Dice {np.mean(dice[name]):.3f}",
-                "image": _picture(cases[name], grid),
-                "truth": pairs.schema.to_values(truth),
-                "prediction": pairs.schema.to_values(prediction),
-                "grid": grid,
-                "schema": pairs.schema,
-            }
-        )
-    return shown
-
-
-def _picture(case: Case, grid: Grid) -> NDArray[np.float32] | None:
-    """First image of a case ``(*S)``, None where it is unknown or lies on another grid."""
-    from delineate.data.readers import read
-
-    for source in case.images.values():
-        try:
-            image = read(source, case.reading)
-        except DelineateError:
-            continue
-        if image.grid.shape == grid.shape:
-            colour = image.channels == 3 and not image.grid.oriented
-            picture = image.array.mean(axis=0) if colour else image.array[0]
-            return np.asarray(picture, dtype=np.float32)
-    return None
+    evaluation.write(out / "report.html", summary, rows, examples(summary, rows, pairs))
 
 
 def _note_on_spacing(nominal: int) -> list[str]:
