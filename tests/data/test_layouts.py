@@ -464,12 +464,12 @@ def test_masks_of_too_many_values_are_refused(tmp_path: Path) -> None:
     assert caught.value.code == "label-values"
 
 
-def test_a_second_mask_of_an_image_is_noted(tmp_path: Path) -> None:
-    for name in ("x", "x_label", "x_seg"):
-        nifti(tmp_path / f"{name}.nii.gz", 1)
+def test_a_second_mask_of_the_same_name_is_noted(tmp_path: Path) -> None:
+    for name in ("x.nii.gz", "x_label.nii.gz", "x_label.nii"):
+        nifti(tmp_path / name, 1)
     cohort = Cohort.open(tmp_path)
-    assert cohort["x"].label == tmp_path / "x_label.nii.gz"
-    assert cohort.unpaired == ("x_seg.nii.gz (another mask of the same image)",)
+    assert cohort["x"].label == tmp_path / "x_label.nii"
+    assert cohort.unpaired == ("x_label.nii.gz (another mask of the same image)",)
 
 
 def test_damaged_files_do_not_keep_a_folder_from_being_listed(tmp_path: Path) -> None:
@@ -496,7 +496,7 @@ def test_chase_has_one_subject_for_two_eyes_and_keeps_the_second_observer(
     cohort = Cohort.open(real_data("chase-db1"), subject_pattern=r"Image_(\d+)[LR]")
     assert len({case.subject for case in cohort}) == 14
     assert cohort["Image_07R"].label == cohort.root / "Image_07R_1stHO.png"
-    assert cohort["Image_07R"].meta["second_label"] == "Image_07R_2ndHO.png"
+    assert cohort["Image_07R"].meta["other_labels"] == {"2ndho": "Image_07R_2ndHO.png"}
 
 
 # --- classes --------------------------------------------------------------------------------

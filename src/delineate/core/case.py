@@ -40,6 +40,12 @@ STRICT = Reading()
 VALUES = Reading(geometry="any")
 
 
+class Masks(tuple[Path, ...]):
+    """Several masks of one image as one source: what any of them marks is marked."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan, or one stack of slices, of one subject.

@@ -81,6 +81,7 @@ class Cohort:
         subject_pattern: str | None = None,
         class_column: str | None = None,
         geometry: Geometry | None = None,
+        observer: str | None = None,
     ) -> Cohort:
         """List a folder, a table (CSV, TSV) or a single scan.
 
@@ -91,14 +92,17 @@ class Cohort:
             class_column: The class of a case is this column of the data's table, not the layout's.
             geometry: What places NIfTI files whose header leaves a choice: ``"sform"``,
                 ``"qform"`` or, where neither is set, ``"pixdim"``.
+            observer: Of several label files of an image, the one with this in its name.
 
         Raises:
             LayoutError: Nothing there, no layout fits, or the folder lists no case.
-            ConfigError: Unknown layout or column, or a pattern that is not one.
+            ConfigError: Unknown layout, column or observer, or a pattern that is not one.
         """
         from delineate.data.opening import Opening
 
-        return Opening(layout, subject_pattern, class_column, geometry).cohort(root)
+        return Opening(
+            layout, subject_pattern, class_column, geometry=geometry, observer=observer
+        ).cohort(root)
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from delineate.core import catalog
 from delineate.core.case import Geometry, Reading
-from delineate.core.errors import LayoutError
+from delineate.core.errors import ConfigError, LayoutError
 from delineate.data import _excluded, _renamed
 from delineate.data.cohort import Cohort
-from delineate.data.layouts._listing import OWN_SUBJECT
+from delineate.data.layouts._listing import OWN_SUBJECT, Listing
 from delineate.data.layouts._recognise import glimpse, headline, links, recognise
 
 
@@ -28,6 +28,7 @@ class Opening:
         class_column: The class of a case is this column of the data's table, not the layout's.
         geometry: What places NIfTI files whose header leaves a choice, see ``core.case.Reading``.
         exclude: List of cases to leave out: one id a line, and why after ``#``.
+        observer: Of several label files of an image, the one with this in its name.
     """
 
     layout: str | None = None
@@ -35,6 +36,7 @@ class Opening:
     class_column: str | None = None
     geometry: Geometry | None = None
     exclude: Path | None = None
+    observer: str | None = None
 
     @property
     def reading(self) -> Reading:
@@ -75,7 +77,7 @@ class Opening:
                 fix="leave the layout out to have it recognised",
                 code="layout-mismatch",
             )
-        listing = module.cases(root)
+        listing = self._list(name, root)
         unpaired = (*listing.unpaired, *strays)
         if not listing.cases:
             raise LayoutError(
@@ -111,3 +113,19 @@ class Opening:
         if self.exclude is None:
             return cohort
         return cohort.without(_excluded.read(self.exclude, [case.id for case in cases]))
+
+    def _list(self, name: str, root: Path) -> Listing:
+        module = catalog.load("data.layouts", name)
+        if getattr(module, "OBSERVERS", False):
+            listing: Listing = module.cases(root, observer=self.observer)
+        elif self.observer is None:
+            listing = module.cases(root)
+        else:
+            raise ConfigError(
+                f"expected no observer in the layout {name!r}, which has one label file a case; "
+                f"got {self.observer!r}",
+                where=root,
+                fix="leave the observer out, or list the label files you want in a table",
+                code="observer-unknown",
+            )
+        return listing

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from delineate.core.atomic import atomic_write_text, writable_folder
-from delineate.core.case import Case, Source
+from delineate.core.case import Case, Masks, Source
 from delineate.core.errors import DelineateError, InputError, OutputError
 from delineate.data import readers, splits
 from delineate.data.cohort import Cohort
@@ -212,10 +212,11 @@ def _columns(modalities: Mapping[str, str]) -> dict[str, str]:
 
 
 def _cell(source: Source | None) -> str:
-    """A source as the cell of a table; the files of a stack beside each other."""
+    """A source as the cell of a table; the files of a stack, or several masks, side by side."""
     if source is None:
         return ""
-    return ";".join(map(str, source)) if isinstance(source, tuple) else str(source)
+    between = "|" if isinstance(source, Masks) else ";"
+    return between.join(map(str, source)) if isinstance(source, tuple) else str(source)
 
 
 def _parts(cohort: Cohort, split: str, runs: int) -> list[set[str]]:

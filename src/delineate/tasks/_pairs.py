@@ -287,7 +287,7 @@ def _found(cases: list[Case], predictions: Path) -> dict[str, Source | InputErro
     for case in cases:
         if found := matched.get(case.id):
             predicted[case.id] = found[0] if len(found) == 1 else _ambiguous(found)
-        elif isinstance(case.label, tuple) and (stack := _stack(case.id, case.label, slices)):
+        elif type(case.label) is tuple and (stack := _stack(case.id, case.label, slices)):
             predicted[case.id] = stack
     return predicted
 

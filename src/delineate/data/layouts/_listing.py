@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -33,11 +34,11 @@ OWN_SUBJECT = "every file is taken as its own subject: the layout names none"
 #: What tables put where nothing is known, in small letters.
 NOTHING = ("", "na", "n/a", "nan", "none", "unknown")
 
-#: Folder names that declare a split.
+#: Names of folders and lists that declare a part of a split, in small letters.
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development", "tuning"), "validation"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
 }
 
 #: Label values are read from files until this many voxels were seen (about 20 head MR volumes).
@@ -94,8 +95,9 @@ def is_dicom(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """File name without its image suffix."""
-    return path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.stem
+    """File name without its image suffix; Unicode composed, however the disk spells it."""
+    name = path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.stem
+    return unicodedata.normalize("NFC", name)
 
 
 def words(text: str) -> list[str]:
@@ -156,7 +158,7 @@ def entry(root: Path, text: object) -> Path | None:
 
 def ids(root: Path, paths: Sequence[Path]) -> list[str]:
     """Ids for paths without suffix: parts joined with ``_``, or ``__`` where that is ambiguous."""
-    parts = [Path(relative(root, path)).parts for path in paths]
+    parts = [Path(unicodedata.normalize("NFC", relative(root, path))).parts for path in paths]
     short = ["_".join(p) for p in parts]
     return short if len(set(short)) == len(short) else ["__".join(p) for p in parts]
 
@@ -303,7 +305,7 @@ def _version(source: Source) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=8192, typed=True)
 def _values(source: Source, version: object) -> frozenset[int]:
     """Values of a label file; one command opens the same cohort several times."""
     from delineate.data.readers import read_label

@@ -33,6 +33,7 @@ from delineate.data.layouts._listing import (
     stem,
     words,
 )
+from delineate.data.layouts._names import mentions_label
 
 _WORDS = {
     "t1": ("t1", "t1n"),
@@ -57,6 +58,8 @@ def recognise(root: Path) -> bool:
     if not root.is_dir():
         return False
     groups = _groups(root)
+    if not any("seg" in group for group in groups.values()) and _otherwise(root):
+        return False
     good = [g for g in groups.values() if len(g.keys() - {"seg"}) > 1 and _once(g)]
     return bool(good) and 2 * len(good) > len(groups)
 
@@ -121,6 +124,11 @@ def _groups(root: Path) -> dict[Path, _Scans]:
         if channel:
             groups.setdefault(folder, {}).setdefault(channel, []).append(path)
     return groups
+
+
+def _otherwise(root: Path) -> bool:
+    """Whether there are label files that are not named as BraTS names its own."""
+    return any(mentions_label(stem(path)) for path in files(root))
 
 
 def _once(group: _Scans) -> bool:

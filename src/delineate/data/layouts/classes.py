@@ -24,6 +24,7 @@ from delineate.data.layouts._listing import (
     stem,
     suffix,
 )
+from delineate.data.layouts._names import of_folders
 
 #: Folders that differ by a number alone are classes (grades) up to here, and subjects beyond.
 MOST_NUMBERED = 10
@@ -40,6 +41,7 @@ def recognise(root: Path) -> bool:
     return (
         len(names) > 1
         and not (numbered and len(names) > MOST_NUMBERED)
+        and not any(of_folders((name,)).role for name in names)
         and all(_is_class(folder) for _, folder, _ in places)
     )
 

@@ -1,31 +1,35 @@
-"""Images with masks: ``images/`` and ``masks/`` side by side, or ``NAME_mask`` beside ``NAME``.
+"""Images with label files, named alike but for a word such as mask, seg, label, gt or manual.
 
     images/a.png  masks/a.png              sibling folders, also below train/ val/ test/
-    images/a.png  labels/a_mask.png        the mask may carry a suffix
+    images/a.png  labels/a_mask.png        both may say it: img/img01, label/label01
     x/a.png       x/a_mask.png             beside each other, in the root or in subfolders
-    x/image.nii   x/mask.nii               one pair a folder
+    volume-0.nii  segmentation-0.nii       the word may come first (LiTS, CT-ORG)
+    x/image.nii   x/mask.nii               one pair a folder (KiTS: imaging, segmentation)
     x/PET_image.nii  x/PET_mask.nii        several pairs a folder: the name tells the channel
+    x/t1.nii  x/flair.nii  x/mask.nii      one label file for several channels
+    benign/a.png  benign/a_mask.png        folders without a number, of several images: classes
 
-A subfolder is a subject. Where a mask has rivals (``_1stHO``, ``_2ndHO``: two observers), the first
-is the label and the second is kept in ``meta``.
+Any other subfolder is a subject. Several masks of an image (``_mask``, ``_mask_1``) are united.
+Where label files are of several observers (``_1stHO``, ``_2ndHO``; ``_manual1``; ``_rater1``) or
+kinds, one is taken for all images, and the others are in ``meta``: ``other_labels``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
-from delineate.core.case import Case
+from delineate.core.case import Case, Masks, Source
 from delineate.core.errors import LayoutError
+from delineate.data.layouts import _names, _pairing
 from delineate.data.layouts._listing import (
     FOLDER_SUBJECT,
     OWN_SUBJECT,
-    SPLITS,
     Listing,
     files,
-    folders,
     ids,
     modality,
     modality_of_file,
@@ -33,157 +37,180 @@ from delineate.data.layouts._listing import (
     schema_from_files,
     stem,
 )
+from delineate.data.layouts._pairing import File, Scan
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "scans")
-LABEL_FOLDERS = ("masks", "mask", "labels", "label", "segmentations", "annotations", "gt")
-_LABEL = re.compile(
-    r"(?:^|[_\-.])(?:mask|masks|seg|segmentation|label|labels|gt|roi|manual\d?|1stho|2ndho)$", re.I
-)
-_IMAGE = re.compile(r"(?:^|[_\-.])(?:image|img|scan)$", re.I)
-_SECOND = re.compile(r"(?:2ndho|manual2)$", re.I)
+#: The opening may say whose label files to take.
+OBSERVERS = True
+_IMAGE = re.compile(r"(?:^|[\s_\-.])(?:image|img|imaging|scan|volume|vol)$", re.I)
+#: Folders without a number are classes up to here, and subjects beyond.
+MOST_CLASSES = 10
+_SITE = re.compile(r"(?:site|center|centre|hospital|clinic)(?:[\W_\d].*|[A-Z])?", re.I)
 
 
 def recognise(root: Path) -> bool:
-    """Whether images and masks lie side by side, or at least one mask lies beside its image."""
+    """Whether there is a folder of label files, or half the images or label files are paired."""
     if not root.is_dir():
         return False
-    return bool(_siblings(root)) or any(first for _, first, _ in _beside(root)[0])
+    images, labels = _pairing.sort(root, files(root))
+    if not images or not labels:
+        return False
+    scans, rest = _pairing.pair(images, labels)
+    labelled = sum(bool(scan.labels) for scan in scans)
+    most = labelled > 0 and (2 * labelled >= len(scans) or 2 * len(rest) <= len(labels))
+    return most or any(label.place.role == "label" for label in labels)
 
 
-def cases(root: Path) -> Listing:
-    """Pairs of images and masks; whatever finds no partner is noted.
+def fits(root: Path) -> bool:
+    """Whether there are images: enough where the layout is asked for by name."""
+    return root.is_dir() and bool(files(root))
+
+
+def cases(root: Path, observer: str | None = None) -> Listing:
+    """Pairs of images and label files; whatever finds no partner is noted.
+
+    Args:
+        root: The folder.
+        observer: Of several label files of an image, the one with this in its name.
 
     Raises:
-        LayoutError: No image has a mask.
+        LayoutError: No image has a label file.
+        ConfigError: No label file is of that observer.
     """
-    places = _siblings(root)
-    pairs, unpaired = _in_siblings(root, places) if places else _beside(root)
-    if not any(label for _, label, _ in pairs):
+    images, labels = _pairing.sort(root, files(root))
+    scans, rest = _pairing.pair(images, labels)
+    unpaired = _pairing.lonely(root, rest, "no image")
+    series = [s for s in scans if not s.labels and s.first.name.words[-1:] in (("4d",), ("cine",))]
+    unpaired += [f"{relative(root, s.first.path)} (left out: over time)" for s in series]
+    scans = [scan for scan in scans if scan not in series]
+    choice = _pairing.choose(scans, observer)
+    if not any(choice.labels):
+        some = [relative(root, scan.first.path) for scan in scans]
         raise LayoutError(
-            f"expected masks that are named like their images, got none among {len(pairs)} images: "
-            + "; ".join(unpaired[:6]),
+            f"expected label files that are named like their images, got none among {len(scans)} "
+            f"images: {'; '.join([*some[:3], *unpaired[:3]])}",
             where=root,
             fix="give masks the names of their images, or write a table with the columns "
             "image and label",
             code="no-pairs",
         )
-    return _listing(root, pairs, unpaired, bool(places))
-
-
-#: Image, its mask or None, and a second observer's mask or None.
-_Pair = tuple[Path, Path | None, Path | None]
-
-
-def _listing(root: Path, pairs: list[_Pair], unpaired: list[str], siblings: bool) -> Listing:
-    bases = [image.with_name(_IMAGE.sub("", stem(image)) or "image") for image, _, _ in pairs]
-    repeated = Counter(base.name for base in bases)
-    # "images" says nothing of the case: train/images/a is train_a, s1/image is s1.
-    plain = [
-        root.joinpath(*(p for p in base.relative_to(root).parts if p.lower() not in IMAGE_FOLDERS))
-        for base in bases
+    unpaired += _pairing.lonely(root, choice.doubles, "another mask of the same image")
+    unpaired += [
+        f"{relative(root, scan.first.path)} (no label)"
+        for scan, chosen in zip(scans, choice.labels, strict=True)
+        if not chosen
     ]
-    names = ids(root, bases if root in plain or len(set(plain)) < len(plain) else plain)
-    nested = not siblings and any(base.parent != root for base in bases)
-    found = []
-    for name, base, (image, label, second) in zip(names, bases, pairs, strict=True):
-        parts = Path(relative(root, image)).parts[:-1]
-        declared = [SPLITS[p.lower()] for p in parts if p.lower() in SPLITS]
-        own = [p for p in parts if p.lower() not in SPLITS]
-        # A name that comes back from folder to folder is what was scanned, not who.
-        channel = base.name.lower() if nested and repeated[base.name] > 1 else "image"
-        found.append(
-            Case(
-                id=name,
-                subject="/".join(own) if nested and own else name,
-                images={channel: image},
-                label=label,
-                split=declared[0] if declared else None,
-                meta={"second_label": relative(root, second)} if second else {},
-            )
-        )
-    schema, notes = schema_from_files([case.label for case in found if case.label])
+    found, notes = _cases(root, scans, choice)
+    schema, values = schema_from_files([case.label for case in found if case.label])
+    classes = tuple(sorted({case.klass for case in found if case.klass}))
     firsts = {channel: source for case in found for channel, source in case.images.items()}
+    if len({tuple(case.images) for case in found}) > 1:
+        notes.append(f"cases have different channels: {', '.join(sorted(firsts))}")
     return Listing(
         cases=tuple(found),
-        schema=schema,
+        schema=dataclasses.replace(schema, classes=classes),
         modalities={
-            c: modality(c) if c != "image" else modality_of_file(firsts[c]) for c in firsts
+            c: modality_of_file(firsts[c]) if c == "image" else modality(c) for c in firsts
         },
-        notes=(
-            FOLDER_SUBJECT if nested else OWN_SUBJECT,
-            *notes,
-            *(["a second observer's masks are in meta: second_label"] * any(p[2] for p in pairs)),
-            *([f"cases have different channels: {', '.join(sorted(firsts))}"] * (len(firsts) > 1)),
-        ),
+        notes=(*notes, *values, *choice.notes),
         unpaired=tuple(unpaired),
     )
 
 
-def _siblings(root: Path) -> list[tuple[Path, Path]]:
-    """Pairs of an image folder and a label folder, in the root or in train/, val/, test/."""
-    places = [root, *(f for f in folders(root) if f.name.lower() in SPLITS)]
-    pairs = []
-    for place in places:
-        names = {folder.name.lower(): folder for folder in folders(place)}
-        image = next((names[n] for n in IMAGE_FOLDERS if n in names), None)
-        label = next((names[n] for n in LABEL_FOLDERS if n in names), None)
-        if image and label:
-            pairs.append((image, label))
-    return pairs
+def _cases(root: Path, scans: list[Scan], choice: _pairing.Choice) -> tuple[list[Case], list[str]]:
+    """Cases, and notes on whose they are."""
+    people, classes, notes = _who(scans)
+    bases = [_base(scan) for scan in scans]
+    repeated = Counter(bases)
+    found = []
+    for name, base, scan, chosen, others in zip(
+        _ids(root, scans, bases), bases, scans, choice.labels, choice.others, strict=True
+    ):
+        own = scan.first.place.own
+        # A name that comes back from folder to folder is what was scanned, not who.
+        again = own in people and repeated[base] > 1 and _is_channel(base)
+        texts = {tag: relative(root, file.path) for tag, file in others.items()}
+        found.append(
+            Case(
+                id=name,
+                subject=people.get(own, name),
+                images={
+                    word or (base.lower() if again else "image"): file.path
+                    for word, file in scan.images.items()
+                },
+                label=_source(chosen),
+                klass=classes.get(own),
+                site=next(filter(_is_site, own), None),
+                split=scan.first.place.split,
+                meta={"other_labels": texts} if texts else {},
+            )
+        )
+    return found, notes
 
 
-def _in_siblings(root: Path, places: list[tuple[Path, Path]]) -> tuple[list[_Pair], list[str]]:
-    pairs: list[_Pair] = []
-    unpaired: list[str] = []
-    for images, labels in places:
-        masks: dict[Path, Path] = {}
-        for path in files(labels):
-            key = _key(path.relative_to(labels))
-            if key in masks:
-                unpaired.append(f"{relative(root, path)} (another mask of the same image)")
-            masks.setdefault(key, path)
-        for image in files(images):
-            mask = masks.pop(_key(image.relative_to(images)), None)
-            pairs.append((image, mask, None))
-            unpaired += [] if mask else [f"{relative(root, image)} (no label)"]
-        unpaired += [f"{relative(root, path)} (no image)" for path in masks.values()]
-    return pairs, unpaired
+def _source(labels: list[File]) -> Source | None:
+    if len(labels) > 1:
+        return Masks(file.path for file in labels)
+    return labels[0].path if labels else None
 
 
-def _key(path: Path) -> Path:
-    """What an image and its mask have in common."""
-    name = stem(path)
-    return path.with_name(_IMAGE.sub("", _LABEL.sub("", name)) or name)
+def _base(scan: Scan) -> str:
+    """File name without a last word for image, and without the channel's where it is known."""
+    text = _IMAGE.sub("", stem(scan.first.path))
+    for word in filter(None, scan.images):
+        text = re.sub(rf"(^|[\s._\-]+){word}$|^{word}[\s._\-]+", "", text, count=1, flags=re.I)
+        break
+    return text or "image"
 
 
-def _beside(root: Path) -> tuple[list[_Pair], list[str]]:
-    pairs: list[_Pair] = []
-    unpaired: list[str] = []
-    for folder, group in _by_folder(files(root)):
-        labels = [path for path in group if _LABEL.search(stem(path))]
-        firsts: dict[str, Path] = {}
-        seconds: dict[str, Path] = {}
-        for path in labels:
-            table = seconds if _SECOND.search(stem(path)) else firsts
-            if table.setdefault(_base(path), path) != path:
-                unpaired.append(f"{relative(root, path)} (another mask of the same image)")
-        for image in (path for path in group if path not in labels):
-            base = _IMAGE.sub("", stem(image))
-            label = firsts.pop(base, None)
-            pairs.append((image, label, seconds.pop(base, None)))
-            unpaired += [] if label else [f"{relative(root, image)} (no label)"]
-        lonely = [*firsts.values(), *seconds.values()]
-        unpaired += [f"{relative(root, folder / path.name)} (no image)" for path in lonely]
-    return pairs, unpaired
+def _is_channel(base: str) -> bool:
+    return modality(base) != "unknown" or not re.search(r"\d", base)
 
 
-def _base(label: Path) -> str:
-    """Name of a mask's image without the words "image" and "mask"."""
-    return _IMAGE.sub("", _LABEL.sub("", stem(label)))
+def _ids(root: Path, scans: list[Scan], bases: list[str]) -> list[str]:
+    """``images`` says nothing of a case: train/images/a is train_a, s1/image is s1."""
+    short, whole = [], []
+    for scan, base in zip(scans, bases, strict=True):
+        parts = scan.first.path.relative_to(root).parts[:-1]
+        whole.append(root.joinpath(*parts, base))
+        kept = [p for p in parts if _names.of_folders((p,)).role != "image"]
+        short.append(root.joinpath(*kept, *([base] * (base != "image" or not kept))))
+    return ids(root, short if len(set(short)) == len(short) else whole)
 
 
-def _by_folder(paths: list[Path]) -> Iterator[tuple[Path, list[Path]]]:
-    groups: dict[Path, list[Path]] = {}
-    for path in paths:
-        groups.setdefault(path.parent, []).append(path)
-    yield from groups.items()
+_Folders = tuple[str, ...]
+
+
+def _who(scans: list[Scan]) -> tuple[dict[_Folders, str], dict[_Folders, str], list[str]]:
+    """Folders -> subject and folders -> class, as far as they tell one, and notes on that."""
+    count = Counter(scan.first.place.own for scan in scans)
+    groups = {own for own in count if own and _is_group(own[-1])}
+    if any(count[own] < 2 for own in groups):  # one scan a folder: its name is the scan's
+        groups = {own for own in groups if _is_site(own[-1])}
+    shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*count, strict=False))))
+    classes = {}
+    for own in count:
+        parts = own if own in groups else own[:-1]
+        if named := [p for p in parts[shared:] if _is_group(p) and not _is_site(p)]:
+            classes[own] = "/".join(named)
+    names = sorted(set(classes.values()))
+    if len(names) > MOST_CLASSES:
+        groups = {own for own in groups if _is_site(own[-1])}
+    if not 1 < len(names) <= MOST_CLASSES:
+        classes = {}
+    people = {own: "/".join(own) for own in count if own and own not in groups}
+    notes = [OWN_SUBJECT] * (len(people) < len(count))
+    notes += [FOLDER_SUBJECT] * bool(people)
+    if classes:
+        pattern = f"'^({'|'.join(map(re.escape, names))})_'"
+        other = "" if people else f"; if these are people, give --subject-pattern {pattern}"
+        notes.append(f"classes are named after their folders: {', '.join(names)}{other}")
+    return people, classes, notes
+
+
+def _is_group(folder: str) -> bool:
+    """Whether a folder may be that of a class or site: people are numbered."""
+    return not re.search(r"\d", folder) or _is_site(folder)
+
+
+def _is_site(folder: str) -> bool:
+    return _SITE.fullmatch(folder) is not None

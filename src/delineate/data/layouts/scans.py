@@ -6,6 +6,7 @@ from pathlib import Path
 
 from delineate.core.case import Case
 from delineate.core.schema import Schema
+from delineate.data.layouts import _pairing
 from delineate.data.layouts._listing import (
     OWN_SUBJECT,
     Listing,
@@ -16,10 +17,7 @@ from delineate.data.layouts._listing import (
     relative,
     stem,
     suffix,
-    words,
 )
-
-_LABEL_WORDS = {"mask", "masks", "seg", "label", "labels", "segmentation", "gt", "roi"}
 
 
 def recognise(root: Path) -> bool:
@@ -56,6 +54,5 @@ def cases(root: Path) -> Listing:
 
 def _scans(root: Path) -> tuple[list[Path], list[Path]]:
     """Images, and files that are named like label maps."""
-    found = files(root)
-    labels = [path for path in found if _LABEL_WORDS & set(words(stem(path)))]
-    return [path for path in found if path not in set(labels)], labels
+    scans, labels = _pairing.sort(root, files(root))
+    return [scan.path for scan in scans], [label.path for label in labels]

@@ -5,7 +5,8 @@
     id subject site class sex age split                                  as far as known
     anything else                kept with the case
 
-A stack of slices is named by its files in order, with ``;`` between them.
+A stack of slices is named by its files in order, with ``;`` between them; several masks of one
+image, of which each marks another part, with ``|`` between them.
 
 In a folder the table is ``cohort``, ``cases``, ``table`` or ``dataset`` (.csv, .tsv), or the only
 table that has such a column.
@@ -17,7 +18,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from delineate.core.case import Case, Source
+from delineate.core.case import Case, Masks, Source
 from delineate.core.errors import InputError, LayoutError
 from delineate.data.layouts._listing import (
     OWN_SUBJECT,
@@ -144,7 +145,7 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
         id=name,
         subject=row.get("subject") or name,
         images=images,
-        label=_file(folder, label, "label") if label else None,
+        label=_label(folder, label) if label else None,
         klass=row.get("class") or None,
         site=row.get("site") or None,
         sex=row.get("sex") or None,
@@ -152,6 +153,13 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
         split=SPLITS.get(split.lower(), split) or None,
         meta={k: v for k, v in row.items() if v and k not in _KNOWN and k not in columns},
     )
+
+
+def _label(folder: Path, text: str) -> Source:
+    parts = [part.strip() for part in text.split("|") if part.strip()]
+    if len(parts) > 1:
+        return Masks(_one(folder, part, "label") for part in parts)
+    return _file(folder, text, "label")
 
 
 def _file(folder: Path, text: str, column: str) -> Source:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from delineate.core.case import STRICT, Reading, Source
+from delineate.core.case import STRICT, Masks, Reading, Source
 from delineate.core.errors import GeometryError, OutputError, ReadError
 from delineate.core.image import Grid, Image, flat_grid
 from delineate.data.readers._common import parsing, require_finite
+from delineate.data.readers._masks import unite
 from delineate.data.readers._placing import onto, union
 
 __all__ = [
@@ -75,6 +76,8 @@ def read_label(source: Source, reading: Reading = STRICT, grid: Grid | None = No
         GeometryError: As in ``read``.
         MissingExtraError: As in ``read``.
     """
+    if isinstance(source, Masks):
+        return unite([read_label(path, reading, grid) for path in source], source)
     if isinstance(source, tuple) and not _is_dicom(source):
         return _stack([read_label(path, reading) for path in source], source)
     member, choices = _member(source, reading)
@@ -91,7 +94,7 @@ def label_names(source: Source) -> dict[int, str] | None:
         LabelError: The header contradicts itself.
         ReadError: As in ``read``, so far as the header shows it.
     """
-    if isinstance(source, tuple) and not _is_dicom(source):
+    if isinstance(source, Masks) or (isinstance(source, tuple) and not _is_dicom(source)):
         return None
     member, _ = _member(source, STRICT)
     names: dict[int, str] | None = None
@@ -107,6 +110,8 @@ def probe(source: Source, reading: Reading = STRICT) -> tuple[Grid, int]:
         ReadError: As in ``read``, so far as the header shows it.
         GeometryError: As in ``read``.
     """
+    if isinstance(source, Masks):
+        return probe(source[0], reading)
     if isinstance(source, tuple) and not _is_dicom(source):
         found = [probe(path, reading) for path in source]
         _agree([(channels, *grid.shape) for grid, channels in found], source)
