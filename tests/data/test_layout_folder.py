@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def volume(path: Path, label: bool = False) -> Path:
 
 def picture(path: Path, row: int | None = None) -> Path:
     """A grey picture, or a mask that marks two rows from this one on."""
-    array = np.full((12, 8), 7, np.uint8)
+    array = np.random.default_rng(list(path.name.encode())).integers(0, 99, (12, 8), np.uint8)
     if row is not None:
         array = np.zeros((12, 8), np.uint8)
         array[row : row + 2, 2:6] = 255
@@ -303,3 +304,24 @@ def test_chase_is_read_by_either_observer(real_data: RealData) -> None:
     for observer, used in ((None, "1stHO"), ("2nd", "2ndHO")):
         cohort = Cohort.open(real_data("chase-db1"), observer=observer)
         assert {Path(str(case.label)).stem.split("_")[-1] for case in cohort} == {used}
+
+
+def test_every_verb_says_and_takes_the_observer(tmp_path: Path) -> None:
+    from delineate.tasks.audit import audit
+    from delineate.tasks.evaluate import evaluate
+
+    data = tmp_path / "eyes"
+    for n in range(3):
+        for name, row in ((f"x{n}", None), (f"x{n}_1stHO", 2), (f"x{n}_2ndHO", 7)):
+            picture(data / f"{name}.png", row)
+        picture(tmp_path / f"masks/x{n}.png", 7)
+    said: list[str] = []
+    audit(data, out=tmp_path / "audit", say=said.append)
+    assert any("used: 1stho (3 images); --observer takes one of: 2ndho" in one for one in said)
+    for observer, dice in ((None, 0.0), ("2nd", 1.0)):
+        said.clear()
+        out = tmp_path / f"scores-{observer}"
+        evaluate(tmp_path / "masks", data, out, observer=observer, resamples=10, say=said.append)
+        with (out / "cases.csv").open() as stream:
+            assert {float(row["dice"]) for row in csv.DictReader(stream)} == {dice}
+        assert any("--observer takes" in one for one in said)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from delineate.core.case import Case, Source
 from delineate.core.errors import OutputError
+from delineate.core.progress import Say
 from delineate.data.cohort import Cohort
+from delineate.data.layouts._listing import OWN_SUBJECT
 
 INDEX = "predictions.json"
 #: Extension of the input -> extension of the mask. Whatever else is read goes to NIfTI.
@@ -22,6 +24,7 @@ FORMATS = {
     **dict.fromkeys((".tif", ".tiff"), ".tif"),
 }
 _MOST_BYTES = 180
+_MOST_NOTES = 8
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,15 @@ def refuse_inputs(cohort: Cohort, out: Path, jobs: list[Job]) -> None:
                 fix="choose another output folder",
                 code="output-is-input",
             )
+
+
+def say_notes(notes: Sequence[str], say: Say) -> None:
+    """Say how a folder was read: what was taken for a subject, a class or a label."""
+    notes = [note for note in notes if note != OWN_SUBJECT]  # the audit has a finding on that
+    for note in notes[:_MOST_NOTES]:
+        say(f"  {note}")
+    if len(notes) > _MOST_NOTES:
+        say(f"  and {len(notes) - _MOST_NOTES} more notes")
 
 
 def refuse_inside(out: Path, root: Path) -> None:

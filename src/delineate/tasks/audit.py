@@ -14,7 +14,7 @@ from delineate.core.errors import AuditError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.tasks._outputs import refuse_inside
+from delineate.tasks._outputs import refuse_inside, say_notes
 
 #: Findings of one severity that the terminal is told of; the page has all.
 _MOST_SAID = 12
@@ -26,6 +26,7 @@ def audit(
     out: Path | None = None,
     layout: str | None = None,
     subject_pattern: str | None = None,
+    observer: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
     drop_duplicates: bool = False,
@@ -43,6 +44,7 @@ def audit(
         out: Folder for these files; by default ``audit-NAME`` in the current folder.
         layout: Name of the layout; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
@@ -60,10 +62,13 @@ def audit(
         LayoutError: The folder has no layout that is known.
         OutputError: ``out`` cannot be written, or lies in the data.
     """
-    cohort = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude).cohort(data)
+    cohort = Opening(
+        layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer
+    ).cohort(data)
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
     refuse_inside(out, cohort.root)
+    say_notes(cohort.notes, say)
     result = _examine(cohort, out, drop_duplicates, say, progress)
     if _of(result, "blocking"):  # else the findings are returned, and the door shows them
         _say_warnings(result, say)

@@ -40,6 +40,7 @@ def benchmark(
     width: int | None = None,
     layout: str | None = None,
     subject_pattern: str | None = None,
+    observer: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
     device: str = "auto",
@@ -70,6 +71,7 @@ def benchmark(
         width: Channels at full resolution, of every network that can be scaled.
         layout: Layout of ``data``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
@@ -102,7 +104,7 @@ def benchmark(
         raise ConfigError(f"expected one run at a time or more, got {jobs}", where="--jobs")
     seconds = config.parse_duration(budget or (chosen.quick_budget if quick else chosen.budget))
     out = Path(out)
-    how = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude)
+    how = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer)
     source = Path(data) if data else _phantom(out, chosen, say, progress)
     cohort = dataclasses.replace(how, class_column=class_column).cohort(source)
     refuse_inside(out, cohort.root)

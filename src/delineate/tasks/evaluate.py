@@ -24,6 +24,7 @@ from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import Schema
 from delineate.data.opening import Opening
 from delineate.tasks._named import evaluate_classes, named
+from delineate.tasks._outputs import say_notes
 from delineate.tasks._pairs import Pairs, load, pair
 from delineate.tasks._scores import METRICS, RULES, by_subjects, headline, statistics
 from delineate.tasks._tables import document, plain, table
@@ -39,6 +40,7 @@ def evaluate(
     schema: Schema | None = None,
     layout: str | None = None,
     subject_pattern: str | None = None,
+    observer: str | None = None,
     class_column: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
@@ -64,6 +66,7 @@ def evaluate(
         schema: Meaning of the label values; by default the data set's, else the predictions'.
         layout: Layout of the data set, where it should not be recognised.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
         class_column: The true class is this column of the data's table, not what the layout says.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
@@ -87,7 +90,7 @@ def evaluate(
 
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
     _check(predictions, labels, out, tolerance_mm, resamples)
-    how = Opening(layout, subject_pattern, class_column, geometry, exclude)
+    how = Opening(layout, subject_pattern, class_column, geometry, exclude, observer)
     index = named(predictions)
     if index is not None:
         writable_folder(out)
@@ -96,6 +99,7 @@ def evaluate(
             seed=seed, resamples=resamples, say=say,
         )  # fmt: skip
     pairs = pair(predictions, labels, schema=schema, how=how)
+    say_notes([note for note in pairs.notes if "--observer" in note], say)
     writable_folder(out)
     rows, failures, nominal = _score(pairs, tolerance_mm, missing_as_empty, progress)
     if not rows:

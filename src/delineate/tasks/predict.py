@@ -40,6 +40,7 @@ def predict(
     *,
     layout: str | None = None,
     subject_pattern: str | None = None,
+    observer: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
     only: Sequence[str] | None = None,
@@ -67,6 +68,7 @@ def predict(
         out: Folder for the masks; made if need be, never the folder of the scans.
         layout: Name of the layout of ``scans``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
@@ -95,7 +97,9 @@ def predict(
     from delineate.inference.predictor import Predictor
 
     memory_bytes = parse_bytes(memory)
-    cohort = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude).cohort(scans)
+    cohort = Opening(
+        layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer
+    ).cohort(scans)
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
     predictor.require(probabilities=probabilities, mirror=mirror, crf=crf)

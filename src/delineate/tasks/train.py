@@ -21,7 +21,7 @@ from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
-from delineate.tasks._outputs import refuse_inside
+from delineate.tasks._outputs import refuse_inside, say_notes
 from delineate.tasks._settings import RunConfig
 
 #: What a run goes on with only if it is the same as before.
@@ -46,6 +46,7 @@ def train(
     out: Path = Path("run"),
     layout: str | None = None,
     subject_pattern: str | None = None,
+    observer: str | None = None,
     class_column: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
@@ -79,6 +80,7 @@ def train(
         out: The run folder.
         layout: Layout of ``data``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
+        observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
         class_column: The class is this column of the data's table, not what the layout says.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
@@ -121,8 +123,9 @@ def train(
             fix="leave out one of the two",
         )
     source = Path(data)
-    how = Opening(layout, subject_pattern, class_column, geometry, exclude)
+    how = Opening(layout, subject_pattern, class_column, geometry, exclude, observer)
     cohort = how.cohort(source)
+    say_notes(cohort.notes, say)
     chosen, start = _weights.resolve(_targets.complete(chosen, cohort, class_column))
     out = Path(out)
     refuse_inside(out, cohort.root)
