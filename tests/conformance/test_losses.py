@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from delineate.core import catalog, config
 from delineate.core.case import Batch
-from delineate.core.schema import Label, Schema
+from delineate.core.schema import IGNORED, Label, Schema
 from delineate.engine.budget import Pace
 from delineate.engine.loop import Loop
 from delineate.engine.settings import Settings
@@ -131,6 +131,45 @@ def test_half_precision_goes_in_and_single_comes_out(name: str, dtype: torch.dty
     found.backward()
     assert guess.grad.dtype == dtype
     assert torch.isfinite(guess.grad).all()
+
+
+@every
+@each_dimension
+def test_what_nobody_annotated_has_no_say(name: str, ndim: int) -> None:
+    """Neither the loss nor its slope anywhere knows what a network says of ignored voxels."""
+    module, label = catalog.load("losses", name), labels(ndim)
+    label[:, 5:9, 2:8] = IGNORED
+    ignored = (label == IGNORED).unsqueeze(1)
+    guess = random(module, ndim).requires_grad_()
+    other = torch.where(ignored, 30 * torch.randn(guess.shape), guess.detach()).requires_grad_()
+    values = [module.loss(x, label) for x in (guess, other)]
+    slopes = [torch.autograd.grad(v, x)[0] for v, x in zip(values, (guess, other), strict=True)]
+    assert values[0] == values[1]
+    assert torch.equal(*slopes)
+    assert not slopes[0].masked_select(ignored).any()
+    assert slopes[0].masked_select(~ignored).any()
+
+
+@every
+@each_dimension
+def test_a_half_that_is_ignored_costs_what_the_other_half_costs_alone(name: str, ndim: int) -> None:
+    module, label = catalog.load("losses", name), labels(ndim)
+    guess, half = random(module, ndim), SHAPES[ndim][1] // 2
+    alone = module.loss(guess[:, :, :half], label[:, :half])
+    label[:, half:] = IGNORED
+    within = 0.1 if name == "cldice" else 1e-6  # skeletons end where a vessel is cut
+    assert module.loss(guess, label).item() == pytest.approx(alone.item(), rel=within)
+
+
+@every
+@each_dimension
+def test_a_batch_of_which_nothing_is_annotated_teaches_nothing(name: str, ndim: int) -> None:
+    module, label = catalog.load("losses", name), labels(ndim).fill_(IGNORED)
+    guess = random(module, ndim).requires_grad_()
+    value = module.loss(guess, label)
+    (slope,) = torch.autograd.grad(value, guess)
+    assert torch.isfinite(value)
+    assert not slope.any()
 
 
 @every

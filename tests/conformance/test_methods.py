@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from delineate.core import catalog, config
 from delineate.core.case import Batch
-from delineate.core.schema import Label, Schema
+from delineate.core.schema import IGNORED, Label, Schema
 from delineate.engine.budget import Pace
 from delineate.engine.loop import Loop
 from delineate.engine.settings import Settings
@@ -47,6 +47,10 @@ every = pytest.mark.parametrize(("name", "kind", "chosen"), VARIANTS)
 FAULTY = ("gan_features-classifier-literal", "gan_features-segmenter-literal")
 sound = pytest.mark.parametrize(
     ("name", "kind", "chosen"), [variant for variant in VARIANTS if variant.id not in FAULTY]
+)
+
+outlining = pytest.mark.parametrize(
+    ("name", "kind", "chosen"), [one for one in VARIANTS if one.values[1] == "segmenter"]
 )
 
 
@@ -173,6 +177,43 @@ def test_a_step_updates_every_optimiser_once_and_says_its_loss(
                 assert value.ndim == 0, key
                 assert not value.requires_grad, key
                 assert torch.isfinite(value), key
+
+
+@outlining
+def test_what_nobody_annotated_teaches_it_nothing(
+    name: str, kind: str, chosen: Mapping[str, Any]
+) -> None:
+    """No optimiser's loss has a slope at what the network says of ignored voxels."""
+    settings = {f.name for f in dataclasses.fields(catalog.load("methods", name).Config)}
+    if "consistency" in settings:
+        chosen = {**chosen, "consistency": 0.0}  # of a guess with itself: it asks for no label
+    plan = make(name, kind, chosen)
+    network: Any = plan.predictor
+    slopes: list[Tensor] = []
+
+    def listen(said: Any) -> Any:
+        fine = said if isinstance(said, Tensor) else said[0]
+        if fine.requires_grad:
+            fine.register_hook(slopes.append)
+        return said
+
+    if hasattr(network, "segment"):
+        whole = network.segment
+        network.segment = lambda *given: listen(whole(*given))
+    else:  # the maps, where a network draws some before its answer
+        drawn = getattr(network, "generator", network)
+        drawn.register_forward_hook(lambda _module, _given, said: listen(said))
+    batch = feed(plan)(0, 0, 1)
+    ignored = torch.zeros_like(batch.label, dtype=torch.bool)
+    ignored[:, 8:24, 8:20] = True
+    batch.label[ignored] = IGNORED
+    for stage in plan.stages:
+        said = stage.step(batch, Spy())
+        assert all(torch.isfinite(value) for value in said.values())
+    assert slopes
+    for slope in slopes:
+        assert not slope.movedim(1, -1)[ignored].any()
+        assert slope.movedim(1, -1)[~ignored].any()
 
 
 @sound

@@ -1,4 +1,7 @@
-"""What losses share: the settings of a term in a weighted sum, one-hot labels, overlap."""
+"""What losses share: settings of a term in a weighted sum, one-hot labels, voxels that count.
+
+Voxels whose label is ``IGNORED`` are out of every loss: what a network says there changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
+from delineate.core.schema import IGNORED
 
 #: Added above and below the line of overlap ratios; voxels.
 EPSILON = 1e-5
@@ -41,8 +45,21 @@ class Term:
 
 
 def one_hot(label: Tensor, like: Tensor) -> Tensor:
-    """``(B, *S)`` indices -> ``(B, C, *S)`` of the shape and type of ``like``."""
-    return torch.zeros_like(like).scatter_(1, label.long().unsqueeze(1), 1.0)
+    """``(B, *S)`` indices -> ``(B, C, *S)`` of the shape and type of ``like``; 0 where ignored."""
+    seen = known(label, like)
+    index = label.unsqueeze(1).long() * (seen > 0)
+    return torch.zeros_like(like).scatter_(1, index, seen)
+
+
+def known(label: Tensor, like: Tensor) -> Tensor:
+    """``(B, 1, *S)`` of the type of ``like``: 1 where somebody has annotated, else 0."""
+    return (label != IGNORED).unsqueeze(1).to(like.dtype)
+
+
+def mean(values: Tensor, label: Tensor) -> Tensor:
+    """Mean of ``(B, C, *S)`` over channels and the voxels that count; 0 where none does."""
+    seen = known(label, values)
+    return (values * seen).sum() / (seen.sum() * values.shape[1]).clamp_min(1.0)
 
 
 def pooled(x: Tensor) -> tuple[int, ...]:

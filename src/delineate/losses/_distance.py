@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
+from delineate.core.schema import IGNORED
 from delineate.losses._common import Term
 
 
@@ -44,8 +45,8 @@ def signed(
     """Distance to the other side of each foreground class's surface, negative inside.
 
     From voxel centre to voxel centre, so that the two voxels beside a surface have plus and minus
-    one spacing. Only what lies within the patch counts. A class that is nowhere has ``+reach_mm``
-    everywhere, one that is everywhere ``-reach_mm``.
+    one spacing. Only what lies within the patch and is annotated counts. A class that is nowhere
+    has ``+reach_mm`` everywhere, one that is everywhere ``-reach_mm``.
 
     Args:
         label: ``(B, *S)`` indices.
@@ -60,7 +61,8 @@ def signed(
     spacing = tuple(spacing_mm or (1.0,) * nd)
     index = torch.arange(1, outputs, device=label.device).view(-1, *(1,) * nd)
     mask = label.unsqueeze(1) == index
-    return _reach(mask, spacing, reach_mm) - _reach(~mask, spacing, reach_mm)
+    other = ~mask & (label != IGNORED).unsqueeze(1)
+    return _reach(mask, spacing, reach_mm) - _reach(other, spacing, reach_mm)
 
 
 def bounded(

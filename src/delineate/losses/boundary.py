@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from delineate.losses._common import one_hot
+from delineate.losses._common import mean, one_hot
 from delineate.losses._distance import SurfaceTerm, bounded
 
 KIND = "finest"
@@ -41,4 +41,4 @@ def loss(
     """
     config, logits = config or Config(), logits.float()
     error = (logits.softmax(1) - one_hot(label, logits))[:, 1:]
-    return (error * bounded(label, logits.shape[1], spacing_mm, config.clip_mm)).mean()
+    return mean(error * bounded(label, logits.shape[1], spacing_mm, config.clip_mm), label)

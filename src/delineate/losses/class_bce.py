@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from delineate.losses._common import Term, one_hot
+from delineate.losses._common import Term, mean, one_hot
 
 KIND = "output"
 
@@ -33,4 +33,5 @@ def loss(
         spacing_mm: Not used.
     """
     logits = logits.float()
-    return F.binary_cross_entropy_with_logits(logits, one_hot(label, logits))
+    each = F.binary_cross_entropy_with_logits(logits, one_hot(label, logits), reduction="none")
+    return mean(each, label)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
-from delineate.losses._common import Term, one_hot, pooled
+from delineate.losses._common import Term, known, one_hot, pooled
 
 KIND = "finest"
 #: Voxels added above and below the line of both shares.
@@ -51,7 +51,8 @@ def loss(
         spacing_mm: Not used: skeletons are made voxel by voxel.
     """
     config, logits = config or Config(), logits.float()
-    guess, truth = logits.softmax(1)[:, 1:], one_hot(label, logits)[:, 1:]
+    guess = (logits.softmax(1) * known(label, logits))[:, 1:]
+    truth = one_hot(label, logits)[:, 1:]
     axes = pooled(logits)
     line, expert = soft_skeleton(guess, config.iterations), soft_skeleton(truth, config.iterations)
     precision = ((line * truth).sum(axes) + _SMOOTH) / (line.sum(axes) + _SMOOTH)

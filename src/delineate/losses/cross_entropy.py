@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
+from delineate.core.schema import IGNORED
 from delineate.losses._common import Term
 
 KIND = "output"
@@ -43,4 +44,8 @@ def loss(
         spacing_mm: Not used.
     """
     config = config or Config()
-    return F.cross_entropy(logits.float(), label.long(), label_smoothing=config.label_smoothing)
+    total = F.cross_entropy(
+        logits.float(), label.long(), label_smoothing=config.label_smoothing,
+        ignore_index=IGNORED, reduction="sum",
+    )  # fmt: skip
+    return total / (label != IGNORED).sum().clamp_min(1)

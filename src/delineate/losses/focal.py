@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
-from delineate.losses._common import Term
+from delineate.core.schema import IGNORED
+from delineate.losses._common import Term, mean
 
 KIND = "output"
 #: Keeps the slope of ``(1 - p)^gamma`` finite where gamma < 1 and p has reached 1.
@@ -51,8 +52,8 @@ def loss(
         spacing_mm: Not used.
     """
     config, label = config or Config(), label.long()
-    entropy = F.cross_entropy(logits.float(), label, reduction="none")
+    entropy = F.cross_entropy(logits.float(), label, ignore_index=IGNORED, reduction="none")
     found = (-torch.expm1(-entropy)).clamp_min(_LEAST) ** config.gamma * entropy
     if config.alpha is not None:
         found = torch.where(label > 0, config.alpha, 1 - config.alpha) * found
-    return found.mean()
+    return mean(found.unsqueeze(1), label)

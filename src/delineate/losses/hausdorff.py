@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
-from delineate.losses._common import one_hot
+from delineate.losses._common import mean, one_hot
 from delineate.losses._distance import SurfaceTerm, bounded
 
 KIND = "finest"
@@ -48,4 +48,4 @@ def loss(
     config, logits = config or Config(), logits.float()
     error = (logits.softmax(1) - one_hot(label, logits))[:, 1:]
     distance = bounded(label, logits.shape[1], spacing_mm, config.clip_mm).abs()
-    return (error.square() * distance**config.alpha).mean()
+    return mean(error.square() * distance**config.alpha, label)

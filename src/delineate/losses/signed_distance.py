@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
-from delineate.losses._common import Term
+from delineate.losses._common import Term, mean
 from delineate.losses._distance import signed
 
 KIND = "head"
@@ -58,4 +58,4 @@ def loss(
         guess = F.interpolate(guess, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
     reach = _REACH * config.tau_mm
     truth = (-signed(label, distances.shape[1] + 1, spacing_mm, reach) / config.tau_mm).tanh()
-    return F.mse_loss(guess.tanh(), truth)
+    return mean((guess.tanh() - truth).square(), label)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
+from delineate.core.schema import IGNORED
 from delineate.losses._common import Term
 
 KIND = "output"
@@ -41,6 +42,8 @@ def loss(
         spacing_mm: Not used.
     """
     config = config or Config()
-    entropy = F.cross_entropy(logits.float(), label.long(), reduction="none").flatten()
-    count = max(1, int(config.share * entropy.numel()))
+    entropy = F.cross_entropy(
+        logits.float(), label.long(), ignore_index=IGNORED, reduction="none"
+    ).flatten()
+    count = max(1, int(config.share * int((label != IGNORED).sum())))
     return entropy.topk(count, sorted=False).values.mean()

@@ -26,7 +26,7 @@ from torch.optim import Adam
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.losses import adversarial
-from delineate.losses._common import one_hot
+from delineate.losses._common import known, one_hot
 from delineate.methods._plan import Update, require_rates
 from delineate.networks import global_critic, patch_critic
 
@@ -158,7 +158,8 @@ class Game:
             expert = smooth(hot)
         elif self.rules.expert == "scaled":
             expert = scale(hot, guess.detach())
-        return self.view(batch.image, expert, guess, progress)
+        seen = known(batch.label, guess)  # nobody says what a mask should look like elsewhere
+        return self.view(batch.image, expert * seen, guess * seen, progress)
 
     def view(
         self, image: Tensor, expert: Tensor, guess: Tensor, progress: float

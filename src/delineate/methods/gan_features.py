@@ -24,15 +24,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
-from delineate.losses import _distance
-from delineate.losses._common import one_hot
+from delineate.losses import _common, _distance
 from delineate.losses.dice import soft_dice
 from delineate.methods import _classes
 from delineate.methods._game import Game, Rules, build_critic, see
@@ -154,10 +152,12 @@ class Maps:
         image, label, found = batch.image[known], batch.label[known], maps[known].float()
         real = real_maps(label, found.shape[1], batch.spacing_mm, config)
         logits = self.read_out(found)
-        hot, inside = one_hot(label, logits)[:, 1:], logits[:, 1:].sigmoid()
-        apart, dice = F.l1_loss(found, real), soft_dice(inside, hot, background=True)
+        seen = _common.known(label, found)
+        hot, inside = _common.one_hot(label, logits)[:, 1:], logits[:, 1:].sigmoid() * seen
+        apart = _common.mean((found - real).abs(), label)
+        dice = soft_dice(inside, hot, background=True)
         loss = config.reconstruction * apart + config.dice * dice
-        real, fake = game.view(image, real, found, progress)
+        real, fake = game.view(image, real * seen, found * seen, progress)
         scores = game.teach(update, real, fake.detach())
         term, push = game.push(loss, found, fake, progress)
         parts = {"loss": loss, "loss_l1": apart, "loss_dice": dice}
@@ -264,7 +264,7 @@ def real_maps(
     config = config or Config()
     if config.real == "mask":
         shape = (len(label), maps + 1, *label.shape[1:])
-        return 2 * one_hot(label, torch.empty(shape, device=label.device))[:, 1:] - 1
+        return 2 * _common.one_hot(label, torch.empty(shape, device=label.device))[:, 1:] - 1
     reach = _REACH * config.tau_mm
     return torch.tanh(-_distance.signed(label, maps + 1, spacing_mm, reach) / config.tau_mm)
 

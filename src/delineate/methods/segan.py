@@ -23,7 +23,7 @@ from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _sum
-from delineate.losses._common import one_hot
+from delineate.losses._common import known, one_hot
 from delineate.losses.adversarial import feature_distance
 from delineate.methods._game import capped, rise, see
 from delineate.methods._plan import Plan, Stage, Update, require_rates
@@ -170,7 +170,7 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
         logits = segmenter(batch.image)
         loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
-        guess = fine.softmax(1)
+        guess = fine.softmax(1) * known(batch.label, fine)
         expert = one_hot(batch.label, guess)
         apart = critics.distance(batch.image, guess.detach(), expert)
         update(rival, -apart)
