@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Source = Path | tuple[Path, ...]
 #: What places a NIfTI file whose forms leave a choice.
 Geometry = Literal["sform", "qform", "pixdim"]
+#: What the pictures of a cohort hold, whatever their files store it as.
+Colour = Literal["grey", "rgb"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,12 @@ class Reading:
         geometry: ``"sform"`` or ``"qform"``: which places a NIfTI file where they contradict each
             other. ``"pixdim"``: the voxel size alone, where a file has neither. None: such files
             are refused. ``"any"``: whatever is there, for who wants values and no places.
+        colour: ``"grey"``: three equal channels of a picture are read as one. ``"rgb"``: one is
+            read as three. None: as stored.
     """
 
     geometry: Geometry | Literal["any"] | None = None
+    colour: Colour | None = None
 
 
 #: Nothing decided: files that leave a choice are refused.

@@ -12,6 +12,7 @@ from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
 from delineate.core.errors import AuditError
 from delineate.core.progress import QUIET, Progress, Say, silent
+from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.tasks._outputs import refuse_inside, say_notes
@@ -62,9 +63,8 @@ def audit(
         LayoutError: The folder has no layout that is known.
         OutputError: ``out`` cannot be written, or lies in the data.
     """
-    cohort = Opening(
-        layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer
-    ).cohort(data)
+    how = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer)
+    cohort = colour.settle(how.cohort(data))
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
     refuse_inside(out, cohort.root)

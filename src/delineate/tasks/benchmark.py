@@ -16,6 +16,7 @@ from delineate.core.case import Geometry
 from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
+from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT
 from delineate.data.opening import Opening
@@ -106,7 +107,7 @@ def benchmark(
     out = Path(out)
     how = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer)
     source = Path(data) if data else _phantom(out, chosen, say, progress)
-    cohort = dataclasses.replace(how, class_column=class_column).cohort(source)
+    cohort = colour.settle(dataclasses.replace(how, class_column=class_column).cohort(source))
     refuse_inside(out, cohort.root)
     writable_folder(out)
     with folder_lock(out):

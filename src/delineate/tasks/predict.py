@@ -17,7 +17,7 @@ from delineate.core.errors import DelineateError, OutputError, PartialError
 from delineate.core.image import Image, flat_grid
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Bar, Progress, Say, silent
-from delineate.data import readers
+from delineate.data import colour, readers
 from delineate.data.opening import Opening
 from delineate.tasks import _failures, _index
 from delineate.tasks._channels import read_channels
@@ -102,6 +102,7 @@ def predict(
     ).cohort(scans)
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
+    chosen = colour.as_trained(chosen, [c.modality for c in predictor.preparation.channels])
     predictor.require(probabilities=probabilities, mirror=mirror, crf=crf)
     out = Path(out)
     if predictor.classes:

@@ -18,6 +18,7 @@ from delineate.core.case import Geometry
 from delineate.core.errors import ConfigError, OutputError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
+from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
@@ -124,7 +125,7 @@ def train(
         )
     source = Path(data)
     how = Opening(layout, subject_pattern, class_column, geometry, exclude, observer)
-    cohort = how.cohort(source)
+    cohort = colour.settle(how.cohort(source))
     say_notes(cohort.notes, say)
     chosen, start = _weights.resolve(_targets.complete(chosen, cohort, class_column))
     out = Path(out)

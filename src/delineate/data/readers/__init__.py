@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from delineate.core.case import STRICT, Masks, Reading, Source
+from delineate.core.case import STRICT, Colour, Masks, Reading, Source
 from delineate.core.errors import GeometryError, OutputError, ReadError
 from delineate.core.image import Grid, Image, flat_grid
 from delineate.data.readers._common import parsing, require_finite
@@ -55,7 +55,7 @@ def read(source: Source, reading: Reading = STRICT) -> Image:
         return _stack([read(path, reading) for path in source], source)
     member, choices = _member(source, reading)
     image: Image = member.read(source, **choices)
-    return image
+    return _coloured(image, reading.colour, source)
 
 
 def read_label(source: Source, reading: Reading = STRICT, grid: Grid | None = None) -> Image:
@@ -118,6 +118,8 @@ def probe(source: Source, reading: Reading = STRICT) -> tuple[Grid, int]:
         return _stack_grid(found[0][0], len(found)), found[0][1]
     member, choices = _member(source, reading)
     grid, channels = member.probe(source, **choices)
+    if reading.colour and _is_picture(member.__name__, grid) and channels in (1, 3):
+        return grid, 1 if reading.colour == "grey" else 3
     return grid, channels
 
 
@@ -193,6 +195,33 @@ def _is_dicom(source: tuple[Path, ...]) -> bool:
     if not source:
         raise ReadError("expected at least one file, got none", code="empty-source")
     return _kind(source[0]) == "dicom"
+
+
+def _is_picture(member: str, grid: Grid) -> bool:
+    return member.endswith("raster") or (member.endswith("dicom") and grid.ndim == 2)
+
+
+def _coloured(image: Image, colour: Colour | None, source: Source) -> Image:
+    """A picture in the channels that its cohort has, if nothing is lost by it."""
+    stored = image.meta.get("format")
+    if not colour or stored in ("nifti", "itk") or (stored == "dicom" and image.grid.ndim == 3):
+        return image
+    if colour == "grey" and image.channels == 3:
+        if not image.meta.get("grey"):
+            raise ReadError(
+                "expected a grey picture as the others are, got colours",
+                where=source if isinstance(source, Path) else source[0],
+                fix="leave it out, or turn it grey yourself",
+                code="picture-colour",
+            )
+        array, note = image.array[:1], "three equal channels are read as one: grey"
+    elif colour == "rgb" and image.channels == 1:
+        array = np.repeat(image.array, 3, axis=0)
+        note = "grey among colours: read as three equal channels"
+    else:
+        return image
+    notes = (*image.meta.get("notes", ()), note)
+    return Image(array, image.grid, image.history, {**image.meta, "notes": notes})
 
 
 def _agree(shapes: list[tuple[int, ...]], source: tuple[Path, ...]) -> None:
