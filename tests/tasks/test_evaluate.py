@@ -8,6 +8,7 @@ import pytest
 
 from delineate.core.errors import (
     ConfigError,
+    InputError,
     LabelError,
     LayoutError,
     OutputError,
@@ -212,7 +213,7 @@ def test_predictions_json_gives_names_subjects_and_the_cases_asked_for(flat):
     assert list(summary["regions"]) == ["core", "rim"]
     assert (summary["n_cases"], summary["n_subjects"]) == (4, 2)
     assert summary["model"] == {"hash": "abc"}
-    assert any("1 of 5 labelled cases were not predicted" in n for n in summary["notes"])
+    assert any("1 of 5 labelled cases were not among" in n for n in summary["notes"])
     subjects = table(flat / "out" / "subjects.csv")
     assert [(r["subject"], r["cases"]) for r in subjects if r["region"] == "core"] == [
         ("a", "2"),
@@ -287,8 +288,9 @@ def test_strange_values_and_broken_files_cost_their_case_alone(flat):
 def test_nothing_is_written_if_no_case_can_be_scored(flat):
     for i in range(5):
         save(flat / "predictions" / f"case_{i}.nii.gz", ball()[:-1])
-    with pytest.raises(PartialError, match="none of 5 cases"):
+    with pytest.raises(InputError, match="none of 5 cases") as caught:
         run(flat)
+    assert caught.value.exit_code == 1
     assert list((flat / "out").iterdir()) == []
 
 
@@ -389,7 +391,7 @@ def test_slices_of_a_patient_are_scored_as_one_volume(tmp_path, nested):
     both = np.logical_and(truth, prediction).sum() / (truth.sum() + prediction.sum())
     assert summary["mean_dice"]["mean"] == pytest.approx(2 * both)
     (next((tmp_path / "predictions").rglob("*_7.png"))).unlink()
-    with pytest.raises(PartialError, match=r"12 slices, 1 are missing: .*_7_mask"):
+    with pytest.raises(InputError, match=r"12 slices, 1 are missing: .*_7_mask"):
         run(tmp_path)
 
 
@@ -459,7 +461,7 @@ def test_settings_and_places_are_checked_first(flat):
 def test_predictions_json_cannot_reach_out_of_its_folder(flat):
     cases = [{"id": "case_0", "file": "../labels/case_0.nii.gz"}]
     manifest(flat / "predictions", TWO, cases)
-    with pytest.raises(PartialError, match="below the folder"):
+    with pytest.raises(InputError, match="below the folder"):
         run(flat)
     (flat / "predictions" / "predictions.json").write_text('{"cases": [1]}')
     with pytest.raises(LayoutError, match=r"predictions\.json"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from delineate.core.case import Case
+from delineate.core.case import Case, Source
 from delineate.core.errors import InputError
 from delineate.core.image import Image
 from delineate.data import readers
@@ -29,12 +29,9 @@ def read_channels(case: Case, channels: Iterable[str]) -> Image:
     from delineate.preprocess.geometry import stack_channels
 
     wanted = tuple(channels)
-    sources = {
-        name: source
-        for name, source in case.images.items()
-        if len(case.images) == 1 or name in wanted or any(_base(w) == name for w in wanted)
+    images = {
+        name: readers.read(source, case.reading) for name, source in sources(case, wanted).items()
     }
-    images = {name: readers.read(source, case.reading) for name, source in sources.items()}
     names, modalities = [], []
     for name, image in images.items():
         count = image.channels
@@ -55,6 +52,16 @@ def read_channels(case: Case, channels: Iterable[str]) -> Image:
     if order == list(range(len(names))):
         return stacked
     return stacked.with_step("channels", stacked.array[order])
+
+
+def sources(case: Case, channels: Iterable[str]) -> dict[str, Source]:
+    """The sources of a case that hold channels that are wanted; a lone one in any case."""
+    bases = {name for channel in channels for name in (channel, _base(channel))}
+    return {
+        name: source
+        for name, source in case.images.items()
+        if len(case.images) == 1 or name in bases
+    }
 
 
 def _base(channel: str) -> str:

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.case import Case
-from delineate.core.errors import DelineateError, LayoutError, PartialError
+from delineate.core.errors import LayoutError, PartialError
 from delineate.core.progress import Say
 from delineate.core.schema import Schema
 from delineate.data import readers
 from delineate.data.cohort import Cohort
+from delineate.data.content import Hashes
 from delineate.data.labels import presence, read_indices
 from delineate.data.layouts._listing import load_json
-from delineate.tasks import _classes
+from delineate.tasks import _classes, _failures, _known
 from delineate.tasks._outputs import INDEX
 
 Row = dict[str, Any]
@@ -63,17 +64,20 @@ def evaluate_classes(
     rows: list[Row] = []
     failures: list[dict[str, str | None]] = []
     unknown: list[str] = []
+    unforeseen, hashes = _failures.Failures(out), Hashes()
     for record in index["cases"]:
         case = cases.get(record["id"])
         try:
             if record.get("error") is None:
+                if case:
+                    _known.require_same(case, record, index.get("channels") or (), hashes)
                 target = index["classes"]["target"]
                 found = _rows(case, record, target, classes, cohort.schema) if case else []
                 rows += found
                 unknown += [record["id"]] * (not found)
-        except DelineateError as error:
-            failures.append({"case": case.id if case else None, "code": error.code,
-                             "message": error.message, "where": error.where})  # fmt: skip
+        except Exception as error:
+            fault = _failures.record(unforeseen.of(error, record["id"]))
+            failures.append({"case": record["id"], **fault})
     if not rows:
         raise LayoutError(
             f"expected the classes of {len(index['cases'])} predicted cases in the data set, "
@@ -86,9 +90,20 @@ def evaluate_classes(
         shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
         say(f"not scored, for want of a true class: {len(unknown)} cases ({shown})")
     summary = _classes.score(rows, classes, seed=seed, resamples=resamples)
-    summary |= {"model": index.get("model"), "labels": str(labels), "failures": failures}
+    scored = {row["case"] for row in rows}
+    parts = {one["id"]: one.get("part") for one in index["cases"] if one["id"] in scored}
+    flattery = _known.flattery(parts)
+    summary |= {
+        "model": index.get("model"),
+        "labels": str(labels),
+        "failures": failures,
+        "taught": [name for name, part in parts.items() if part in _known.TAUGHT],
+        "notes": [*flattery, *summary["notes"]],
+    }
     _classes.write(out, summary, rows, lambda row: _picture(cases[row["case"]], row.get("slice")))
     say(_headline(summary))
+    for note in flattery:
+        say(note)
     if failures:
         raise PartialError(
             f"{len(failures)} of {len(index['cases'])} cases could not be scored: "

@@ -7,13 +7,11 @@ found by their file names.
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +24,10 @@ from delineate.data import _excluded, _renamed
 from delineate.data.layouts._listing import files, is_dicom, load_json, stem, suffix
 from delineate.data.opening import Opening
 from delineate.data.readers import onto, probe, read_label, union
+from delineate.tasks._manifest import listed
+from delineate.tasks._matching import bare, match
+from delineate.tasks._outputs import INDEX
 from delineate.tasks._schemas import read_schema, settle, translate
-
-T = TypeVar("T")
-MANIFEST = "predictions.json"
-_ENDING = re.compile(r"[_\-. ](?:mask|seg|segmentation|labels?|pred|prediction)$", re.I)
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ class Pairs:
         translation: Index of ``predicted_schema`` -> index of ``schema``.
         model: What ``predictions.json`` says of the model, empty for other tools.
         notes: What a person should know about how the files were paired.
+        parts: Case id -> part of the model's own data, where ``predictions.json`` knows it.
     """
 
     cases: tuple[Case, ...]
@@ -55,6 +53,7 @@ class Pairs:
     translation: NDArray[np.uint8]
     model: Mapping[str, Any]
     notes: tuple[str, ...]
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, case: Case, missing_as_empty: bool = False) -> Source | None:
         """Prediction of a case, None where it is missing and counts as empty.
@@ -96,12 +95,13 @@ def pair(
                 fix="check the path",
                 code="no-folder",
             )
-    document = load_json(predictions / MANIFEST) if predictions.is_dir() else None
+    document = load_json(predictions / INDEX) if predictions.is_dir() else None
     cases, declared, notes = _truth(labels, how or Opening())
     theirs = None
+    parts: dict[str, str] = {}
     if document is not None:
-        theirs = read_schema(document, predictions / MANIFEST)
-        cases, predicted = _told(document, cases, predictions, notes)
+        theirs = read_schema(document, predictions / INDEX)
+        cases, predicted = listed(document, cases, predictions, notes, parts)
     elif predictions.is_file() and len(cases) == 1:
         predicted = {cases[0].id: predictions}
     else:
@@ -119,6 +119,7 @@ def pair(
         translation=translate(theirs, ours, predictions, notes),
         model=(document or {}).get("model") or {},
         notes=tuple(notes),
+        parts=parts,
     )
 
 
@@ -190,14 +191,10 @@ def _same_grid(prediction: Image, truth: Image, source: str, label: str) -> None
     )
 
 
-def _key(name: str) -> str:
-    return _ENDING.sub("", name) or name
-
-
 def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[str]]:
     """Labelled cases, the schema that the data set declares, and notes."""
     if labels.is_file() and (suffix(labels) or is_dicom(labels)):
-        key = _key(stem(labels))
+        key = bare(stem(labels))
         return [Case(key, key, {}, labels, reading=how.reading)], None, []
     try:
         cohort = how.cohort(labels)
@@ -210,7 +207,7 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
     # No images beside the labels: every file is a label map.
     flat: dict[str, Path] = {}
     for path in _label_files(labels):
-        key = _key(stem(path))
+        key = bare(stem(path))
         if path.parent != labels:
             continue
         if key in flat:
@@ -240,29 +237,6 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
     return list(cases), None, [f"subjects are taken from case ids by {how.subject_pattern!r}"]
 
 
-def _match(cases: list[Case], named: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
-    """Case id -> what bears its name: the id itself or, if unique, the name of one of its files."""
-    exact: dict[str, list[T]] = {}
-    loose: dict[str, list[T]] = {}
-    for name, thing in named:
-        exact.setdefault(name, []).append(thing)
-        loose.setdefault(_key(name), []).append(thing)
-    names = {
-        case.id: dict.fromkeys(
-            [_key(case.id)]
-            + [_key(stem(s)) for s in (case.label, *case.images.values()) if isinstance(s, Path)]
-        )
-        for case in cases
-    }
-    count = Counter(name for own in names.values() for name in own)
-    found = {}
-    for case in cases:
-        hits = [loose[n] for n in names[case.id] if n in loose and count[n] == 1]
-        if case.id in exact or hits:
-            found[case.id] = exact.get(case.id) or hits[0]
-    return found
-
-
 def _label_files(folder: Path) -> list[Path]:
     """Files of image formats, DICOM too."""
     return [path for path in files(folder, images=False) if suffix(path) or is_dicom(path)]
@@ -279,10 +253,10 @@ def _found(cases: list[Case], predictions: Path) -> dict[str, Source | InputErro
          path)
         for path in paths
     ]  # fmt: skip
-    matched = _match(cases, named)
+    matched = match(cases, named)
     slices: dict[str, list[Path]] = {}
     for path in paths:
-        slices.setdefault(_key(stem(path)), []).append(path)
+        slices.setdefault(bare(stem(path)), []).append(path)
     predicted: dict[str, Source | InputError] = {}
     for case in cases:
         if found := matched.get(case.id):
@@ -296,7 +270,7 @@ def _stack(
     name: str, label: tuple[Path, ...], slices: Mapping[str, list[Path]]
 ) -> Source | InputError | None:
     """Predictions of the slices of a stack, in the order of the label's slices."""
-    found = [slices.get(_key(stem(path)), []) for path in label]
+    found = [slices.get(bare(stem(path)), []) for path in label]
     if not any(found):
         return None
     if twice := next((paths for paths in found if len(paths) > 1), None):
@@ -320,65 +294,6 @@ def _ambiguous(found: list[Path]) -> InputError:
         fix="keep one of them",
         code="prediction-ambiguous",
     )
-
-
-def _told(
-    document: Mapping[str, Any], cases: list[Case], predictions: Path, notes: list[str]
-) -> tuple[list[Case], dict[str, Source | InputError]]:
-    """The cases that ``predictions.json`` lists, and their files."""
-    entries = document.get("cases")
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in entries
-    ):
-        raise LayoutError(
-            'expected "cases": [{"id": ..., "file": ...}, ...]',
-            where=predictions / MANIFEST,
-            fix="remove it to have the predictions found by their names",
-            code="predictions-json",
-        )
-    matched = _match(cases, ((entry["id"], entry) for entry in entries))
-    if strange := len(entries) - len(matched):
-        notes.append(f"{strange} predicted cases have no label: not scored")
-    left = len(cases) - len(matched)
-    if document.get("finished") is False:
-        notes.append("the prediction was cut off before its end: every labelled case is asked for")
-    elif left:
-        notes.append(
-            f"{left} of {len(cases)} labelled cases were not predicted (not in {MANIFEST}), "
-            "so they are not scored"
-        )
-        cases = [case for case in cases if case.id in matched]
-    predicted: dict[str, Source | InputError] = {}
-    for case in cases:
-        for entry in matched.get(case.id, []):
-            if source := _files(predictions, entry):
-                predicted[case.id] = source
-    # A plain label file knows no subject; the predictions may.
-    subjects = {name: found[0].get("subject") or name for name, found in matched.items()}
-    return [
-        case if case.images else replace(case, subject=str(subjects.get(case.id, case.subject)))
-        for case in cases
-    ], predicted
-
-
-def _files(predictions: Path, entry: Mapping[str, Any]) -> Source | InputError | None:
-    """Files that an entry names, None where it names none or they are gone."""
-    named = entry.get("files") or entry.get("file")
-    if isinstance(named, dict):
-        named = named.get("labels")
-    names = [named] if isinstance(named, str) else named or []
-    paths = tuple(Path(os.path.normpath(predictions / str(name))) for name in names)
-    root = predictions.resolve()
-    if not all(path.resolve().is_relative_to(root) for path in paths):
-        return InputError(
-            "expected files below the folder of predictions",
-            where=predictions / MANIFEST,
-            fix="write paths relative to it",
-            code="path-outside",
-        )
-    if not paths or not all(path.is_file() for path in paths):
-        return None
-    return paths if len(paths) > 1 else paths[0]
 
 
 def _nothing_pairs(predictions: Path, labels: Path, cases: list[Case]) -> LayoutError:

@@ -19,10 +19,12 @@ from typing import Any
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
-from delineate.core.errors import ConfigError, DelineateError, PartialError
+from delineate.core.errors import ConfigError, InputError, PartialError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import Schema
 from delineate.data.opening import Opening
+from delineate.tasks import _known
+from delineate.tasks._failures import Failures, record
 from delineate.tasks._named import evaluate_classes, named
 from delineate.tasks._outputs import say_notes
 from delineate.tasks._pairs import Pairs, load, pair
@@ -84,6 +86,7 @@ def evaluate(
         ConfigError: A setting is out of range.
         LayoutError: Nothing can be paired, or a prediction is ambiguous.
         LabelError: The schemas of predictions and labels contradict each other.
+        InputError: No case could be scored.
         PartialError: Some cases could not be scored; the results of the others are written.
     """
     from delineate.metrics.statistics import LEVEL
@@ -101,13 +104,16 @@ def evaluate(
     pairs = pair(predictions, labels, schema=schema, how=how)
     say_notes([note for note in pairs.notes if "--observer" in note], say)
     writable_folder(out)
-    rows, failures, nominal = _score(pairs, tolerance_mm, missing_as_empty, progress)
+    rows, failures, nominal = _score(pairs, out, tolerance_mm, missing_as_empty, progress)
     if not rows:
-        raise PartialError(
+        raise InputError(
             f"none of {len(pairs.cases)} cases could be scored; {_listed(failures)}",
             where=predictions,
             fix="mend the first one and run again",
+            code="all-failed",
         )
+    scored = dict.fromkeys(row["case"] for row in rows)
+    flattery = _known.flattery({name: pairs.parts.get(name) for name in scored})
     settings = {
         "tolerance_mm": tolerance_mm,
         "seed": seed,
@@ -130,12 +136,15 @@ def evaluate(
             "n_subjects": len({row["subject"] for row in rows}),
             "n_missing": len({row["case"] for row in rows if row["missing"]}),
             "failures": failures,
-            "notes": [*pairs.notes, *_note_on_spacing(nominal)],
+            "taught": [name for name in scored if pairs.parts.get(name) in _known.TAUGHT],
+            "notes": [*flattery, *pairs.notes, *_note_on_spacing(nominal)],
             **statistics(rows, seed, resamples),
         }
     )
     _write(out, summary, rows, pairs)
     say(headline(summary))
+    for note in flattery:
+        say(note)
     if failures:
         raise PartialError(
             f"{len(failures)} of {len(pairs.cases)} cases could not be scored; {_listed(failures)}",
@@ -163,7 +172,7 @@ def _check(predictions: Path, labels: Path, out: Path, tolerance_mm: float, resa
 
 
 def _score(
-    pairs: Pairs, tolerance_mm: float, missing_as_empty: bool, progress: Progress
+    pairs: Pairs, out: Path, tolerance_mm: float, missing_as_empty: bool, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, str | None]], int]:
     """Rows of all cases, failures by case, and how many files gave no voxel size."""
     from delineate.metrics.case import score_case
@@ -171,14 +180,14 @@ def _score(
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, str | None]] = []
     nominal = 0
+    unforeseen = Failures(out)
     for case in progress.track(pairs.cases, "scoring", len(pairs.cases)):
         try:
             prediction, truth, grid = load(pairs, case, missing_as_empty)
             steps_mm = grid.affine[:3, : grid.ndim]
             scores = score_case(prediction, truth, pairs.schema, steps_mm, tolerance_mm)
-        except DelineateError as error:
-            told = {"message": error.message, "where": error.where, "fix": error.fix}
-            failures.append({"case": case.id, "code": error.code, **told})
+        except Exception as error:
+            failures.append({"case": case.id, **record(unforeseen.of(error, case.id))})
             continue
         nominal += not grid.spacing_known
         missing = case.id not in pairs.predicted

@@ -19,7 +19,7 @@ from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Bar, Progress, Say, silent
 from delineate.data import colour, readers
 from delineate.data.opening import Opening
-from delineate.tasks import _failures, _index
+from delineate.tasks import _failures, _index, _known
 from delineate.tasks._channels import read_channels
 from delineate.tasks._failures import Failures
 from delineate.tasks._outputs import INDEX, Job, plan, refuse_existing, refuse_inputs
@@ -182,6 +182,10 @@ def _predict_one(
     """Read, outline and write one case; what the index says of it."""
     started = time.perf_counter()
     image = read_channels(job.case, predictor.channels)
+    known = {
+        "part": _known.part(predictor.document, job.case),
+        "images": _known.contents(job.case, predictor.channels, image),
+    }
     read = time.perf_counter()
     prediction = predictor.predict(
         image,
@@ -197,7 +201,7 @@ def _predict_one(
         **facts["seconds"],
         "write": round(time.perf_counter() - done, 3),
     }
-    record = {"files": files, "facts": facts, "error": None}
+    record = {**known, "files": files, "facts": facts, "error": None}
     if prediction.class_probabilities is not None:
         record["classes"] = dict(prediction.class_probabilities)
     return record
