@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from delineate.data import site_key
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -21,3 +23,12 @@ def real_data() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_site_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A key that tests may make where data cannot be written, and not in the home of who tests."""
+    home = tmp_path_factory.mktemp("home") / "site-key"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site_key, "_home", lambda: home)
+        yield

@@ -16,6 +16,7 @@ from delineate.core.errors import InputError, PartialError
 from delineate.core.image import Grid, Image
 from delineate.data import readers
 from delineate.data.cohort import Cohort
+from delineate.data.site_key import find
 from delineate.tasks import _known, _lineage
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.predict import predict
@@ -57,9 +58,9 @@ def model(tmp_path: Path) -> Path:
 def teach(model: Path, data: Path, *names: str) -> None:
     """Note in the model file that it learnt from some cases."""
     file = model_file.load(model)
-    marks = _lineage.prints(Cohort.open(data).subset(names).cases)
-    subjects = {"train": sorted(set().union(*marks.values())), "test": []}
-    document = {**file.document, "provenance": {"subjects": subjects}}
+    parts = {"train": Cohort.open(data).subset(names).cases}
+    subjects = _lineage.subjects(None, _lineage.marks(parts, find(data)))
+    document = {**file.document, "provenance": subjects}
     model_file.save(model, file.tensors, document)
 
 
@@ -80,6 +81,20 @@ def test_scores_of_cases_that_taught_the_model_say_so(
     assert summary["taught"] == []
     # Of the cases that nobody asked for, nothing is said.
     assert not [note for note in summary["notes"] if "labelled" in note or "scored" in note]
+
+
+def test_with_another_key_nobody_can_tell_who_taught_the_model_and_that_is_said(
+    tmp_path: Path, data: Path, model: Path
+) -> None:
+    teach(model, data, "case0")
+    other = tmp_path / "other.key"
+    find(data, other)
+    index = predict(model, data, tmp_path / "masks", site_key=other)
+    assert {case["part"] for case in index["cases"]} == {"untold"}
+    summary = evaluate(tmp_path / "masks", data, tmp_path / "scores")
+    assert "cannot be told" in summary["notes"][0]
+    assert "--site-key" in summary["notes"][0]
+    assert summary["taught"] == []
 
 
 def test_scores_of_cases_that_were_left_out_without_being_asked_say_so(

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core import model_file
-from delineate.core.case import Case
 from delineate.core.errors import ConfigError, DelineateError, InputError, OutputError
 from delineate.core.schema import Label, Schema
 from delineate.methods import supervised
@@ -378,31 +377,6 @@ def test_an_optimiser_with_nothing_to_do_is_refused() -> None:
     with pytest.raises(ConfigError, match="frozen") as caught:
         _weights.adjust(plan, network, 1.0, (1, 16, 16))
     assert caught.value.code == "freeze-all"
-
-
-def test_subjects_of_the_old_model_are_known_again(tmp_path: Path) -> None:
-    def cases(names: str, size: int = 9) -> dict[str, set[str]]:
-        made = []
-        for name in names:
-            path = tmp_path / f"{name}-{size}.nii"
-            path.write_bytes(bytes(size))
-            made.append(Case(f"{name}-scan", name, {"flair": path}))
-        return _lineage.prints(made)
-
-    first = {"train": cases("abc"), "validation": cases("d"), "test": cases("efg")}
-    marks = _lineage.subjects(None, first)
-    assert "a" not in marks["train"], "no name is given away"
-    parent = weights({}, {"provenance": {"subjects": marks}})
-    told = _lineage.leaks(parent, {"train": cases("xef"), "test": cases("abdz")})
-    assert [text.split()[0] for text in told] == ["3", "2"]
-    assert "flatter" in told[0]
-    # called alike, but of another cohort: files of another size
-    assert not _lineage.leaks(parent, {"train": cases("ef", 8), "test": cases("abd", 8)})
-    assert not _lineage.leaks(weights({}), {"test": cases("abd")})
-    # what grandparents learnt from is not forgotten
-    child = _lineage.subjects(parent, {"train": cases("x"), "test": cases("z")})
-    grand = weights({}, {"provenance": {"subjects": child}})
-    assert _lineage.leaks(grand, {"test": cases("ad")})[0].startswith("2 of the held-out")
 
 
 def test_a_long_list_stays_out_of_the_model_file() -> None:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from delineate.core.case import Case
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.data.layouts._listing import NOTHING
+from delineate.data.site_key import SiteKey
+
+
+def patients(cases: tuple[Case, ...], named: Mapping[str, str], key: SiteKey) -> tuple[Case, ...]:
+    """Cases whose subject is a mark of the patient, where one is named (case id -> patient)."""
+    return tuple(
+        dataclasses.replace(case, subject=f"patient-{key.mark(named[case.id])}")
+        if case.id in named
+        else case
+        for case in cases
+    )
 
 
 def subjects(cases: tuple[Case, ...], pattern: str) -> tuple[Case, ...]:

@@ -12,7 +12,8 @@ from typing import Any
 from delineate.core import catalog
 from delineate.core.case import Geometry, Reading
 from delineate.core.errors import ConfigError, LayoutError
-from delineate.data import _excluded, _renamed
+from delineate.core.progress import Say, silent
+from delineate.data import _excluded, _renamed, site_key
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT, Listing
 from delineate.data.layouts._recognise import glimpse, headline, links, recognise
@@ -29,6 +30,7 @@ class Opening:
         geometry: What places NIfTI files whose header leaves a choice, see ``core.case.Reading``.
         exclude: List of cases to leave out: one id a line, and why after ``#``.
         observer: Of several label files of an image, the one with this in its name.
+        site_key: File of the key that patients are marked with, see ``data.site_key``.
     """
 
     layout: str | None = None
@@ -37,6 +39,7 @@ class Opening:
     geometry: Geometry | None = None
     exclude: Path | None = None
     observer: str | None = None
+    site_key: Path | None = None
 
     @property
     def reading(self) -> Reading:
@@ -50,8 +53,12 @@ class Opening:
             if value != one.default:
                 yield one.name, value
 
-    def cohort(self, root: str | os.PathLike[str]) -> Cohort:
+    def cohort(self, root: str | os.PathLike[str], say: Say = silent) -> Cohort:
         """List a folder, a table (CSV, TSV) or a single scan.
+
+        Args:
+            root: Folder, table or scan.
+            say: Told if a key of the site was made.
 
         Raises:
             LayoutError: Nothing there, no layout fits, or the folder lists no case.
@@ -86,9 +93,16 @@ class Opening:
                 fix="; ".join(unpaired[:4]) or "check the folder",
                 code="no-cases",
             )
+        base = root.parent if root.is_file() else root
         cases, notes = listing.cases, listing.notes
         if strays:
             notes = (*notes, f"{len(strays)} links were not followed, see unpaired")
+        if listing.patients and self.subject_pattern is None:
+            key = site_key.find(base, self.site_key)
+            if key.remark:
+                say(key.remark)
+            cases = _renamed.patients(cases, listing.patients, key)
+            notes = (*notes, f"subjects are called by marks of the Patient ID (key {key.id})")
         if self.subject_pattern is not None:
             cases = _renamed.subjects(cases, self.subject_pattern)
             notes = (
@@ -102,7 +116,7 @@ class Opening:
             cases = tuple(dataclasses.replace(case, reading=self.reading) for case in cases)
             notes = (*notes, f"where NIfTI headers leave a choice, the {self.geometry} is followed")
         cohort = Cohort(
-            root=root.parent if root.is_file() else root,
+            root=base,
             layout=name,
             cases=cases,
             schema=schema,

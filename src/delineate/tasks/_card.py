@@ -25,7 +25,7 @@ def describe(
     settled: Mapping[str, Any],
     grids: Sequence[Grid],
     steps: int,
-    subjects: Mapping[str, Sequence[str]],
+    subjects: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The document of a model file; see ``core.model_file``.
 
@@ -39,7 +39,7 @@ def describe(
         settled: What the target adds: shape of the input, clean-up or calibration.
         grids: Original grids of the cases used, for the range of voxel sizes.
         steps: Optimiser steps done.
-        subjects: Marks of the subjects of each part, see ``_lineage.prints``.
+        subjects: Marks of its subjects and their key, see ``_lineage.subjects``.
     """
     spacings = list(zip(*(orient.ras_grid(grid).spacing_mm for grid in grids), strict=True))
     transfer = record.get("transfer")
@@ -55,7 +55,7 @@ def describe(
             **{key: record[key] for key in ("started", "seed", "versions", "hashes")},
             "steps": steps,
             "training_cases": training_cases,
-            "subjects": dict(subjects),
+            **subjects,
             **({"transfer": _lineage.brief(transfer)} if transfer else {}),
             "training_range": {
                 "spacing_mm": {

@@ -12,38 +12,22 @@ from delineate.core.case import Case
 from delineate.core.errors import DelineateError, InputError
 from delineate.core.image import Image
 from delineate.data.content import Hashes, content_hash
-from delineate.tasks import _lineage
 from delineate.tasks._channels import read_channels, sources
-
-#: Parts of a model's data on which its figures flatter it.
-TAUGHT = ("train", "validation", "earlier")
-
-
-def part(document: Mapping[str, Any], case: Case) -> str | None:
-    """Part of the model's own data that a case's subject belongs to, as far as its file can tell.
-
-    Args:
-        document: Of the model file.
-        case: A scan.
-
-    Returns:
-        ``train``, ``validation``, ``earlier`` (taught a model whose weights this one took),
-        ``test``, or None.
-    """
-    marks = document.get("provenance", {}).get("subjects")
-    if not isinstance(marks, Mapping):
-        return None
-    own = set().union(*_lineage.prints([case]).values())
-    return next((name for name in (*TAUGHT, "test") if own & set(marks.get(name, ()))), None)
+from delineate.tasks._lineage import TAUGHT, UNTOLD
 
 
 def flattery(parts: Mapping[str, str | None]) -> list[str]:
-    """At most one sentence: of the scored cases, how many taught the model.
+    """Of the scored cases, how many taught the model, or that this cannot be told.
 
     Args:
         parts: Id of each scored case -> part of the model's own data.
     """
     count = sum(part in TAUGHT for part in parts.values())
+    if not count and UNTOLD in parts.values():
+        return [
+            "whether scored cases taught this model cannot be told: its subjects are marked with "
+            "another site's key (predict with --site-key FILE if you have it)"
+        ]
     if not count:
         return []
     return [

@@ -7,10 +7,12 @@ followed from one file to the next.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from delineate.core.case import Case, Source
+from delineate.data.site_key import SiteKey
 from delineate.networks._transfer import Transfer
 from delineate.tasks._weights import Weights
 
@@ -18,18 +20,56 @@ from delineate.tasks._weights import Weights
 _SHOWN = 12
 
 
-def prints(cases: Iterable[Case]) -> dict[str, set[str]]:
-    """Marks by which subjects can be known again, though not named: hashes of name and file sizes.
+#: Parts of a model's data on which its figures flatter it.
+TAUGHT = ("train", "validation", "earlier")
+#: Stands for the part where that cannot be told.
+UNTOLD = "untold"
+
+Parts = Mapping[str, Mapping[str, set[str]]]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Marks by which subjects can be known again, by who has the key, though not named.
+
+    Args:
+        key: Which key made them, see ``SiteKey.id``.
+        parts: Part of the split -> subject -> marks.
+        unsalted: The same without a key, as earlier versions wrote them; only held against what
+            these wrote, never written.
+    """
+
+    key: str
+    parts: Parts
+    unsalted: Parts
+
+
+def marks(parts: Mapping[str, Iterable[Case]], key: SiteKey) -> Marks:
+    """Marks of the subjects of each part: of name and file sizes.
 
     A file's size keeps apart subjects that are called alike in different cohorts.
     """
+    texts = {name: _texts(cases) for name, cases in parts.items()}
+
+    def made(mark: Callable[[str], str]) -> Parts:
+        return {
+            name: {subject: set(map(mark, each)) for subject, each in subjects.items()}
+            for name, subjects in texts.items()
+        }
+
+    return Marks(key.id, made(key.mark), made(_unsalted))
+
+
+def _texts(cases: Iterable[Case]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for case in cases:
         for source in case.images.values():
-            text = f"{case.subject}|{_size(source)}"
-            mark = hashlib.sha256(text.encode()).hexdigest()[:12]
-            found.setdefault(case.subject, set()).add(mark)
+            found.setdefault(case.subject, set()).add(f"{case.subject}|{_size(source)}")
     return found
+
+
+def _unsalted(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
 
 
 def _size(source: Source) -> int:
@@ -40,49 +80,117 @@ def _size(source: Source) -> int:
     return source.stat().st_size
 
 
-def leaks(weights: Weights, parts: Mapping[str, Mapping[str, set[str]]]) -> list[str]:
+def _provenance(weights: Weights | None) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = ((weights.document if weights else None) or {}).get("provenance", {})
+    return found
+
+
+def _known(provenance: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Marks of a model that this key made, by part; those of its ancestors are ``earlier``."""
+    if provenance.get("subject_key") == key:
+        return dict(provenance.get("subjects", {}))
+    elsewhere = provenance.get("subjects_elsewhere", {}).get(key, ())
+    return {"earlier": elsewhere} if elsewhere else {}
+
+
+def leaks(weights: Weights, new: Marks) -> list[str]:
     """Subjects that the old model and the new one use in ways that spoil a figure, in words.
+
+    It also says where that cannot be told.
 
     Args:
         weights: Whose model file may know its subjects.
-        parts: ``prints`` of each part of the new split.
+        new: Of the new split.
     """
-    old = (weights.document or {}).get("provenance", {}).get("subjects")
-    if not isinstance(old, Mapping):
+    provenance = _provenance(weights)
+    if not isinstance(provenance.get("subjects"), Mapping):
         return []
+    key = provenance.get("subject_key")
+    notes, parts, old = [], new.parts, _known(provenance, new.key)
+    if key is None:
+        parts, old = new.unsalted, provenance["subjects"]
+        notes.append(
+            f"{weights.path.name} marks its subjects without a key, as earlier versions did: who "
+            "has the file can try names on it; patients of DICOM files cannot be compared"
+        )
+    elif key != new.key:
+        notes.append(
+            f"which subjects trained {weights.path.name} cannot be compared: they are marked with "
+            f"the key {key} of a site, not with {new.key}; if you have that key, give it by "
+            "--site-key"
+        )
 
-    def shared(mine: Iterable[str], theirs: Iterable[str]) -> int:
-        marks = {mark for part in theirs for mark in old.get(part, ())}
-        return sum(bool(m & marks) for part in mine for m in parts.get(part, {}).values())
+    def shared(ours: Iterable[str], theirs: Iterable[str]) -> int:
+        known = {mark for part in theirs for mark in old.get(part, ())}
+        return sum(bool(m & known) for part in ours for m in parts.get(part, {}).values())
 
-    told = []
-    if count := shared(("test",), ("train", "validation", "earlier")):
-        told.append(
+    if count := shared(("test",), TAUGHT):
+        notes.append(
             f"{count} of the held-out subjects trained the old model: the figures flatter the new"
         )
     if count := shared(("train", "validation"), ("test",)):
-        told.append(
+        notes.append(
             f"{count} of the training subjects tested the old model: "
             "its figures cannot be held against the new one's"
         )
-    return told
+    return notes
 
 
-def subjects(
-    weights: Weights | None, parts: Mapping[str, Mapping[str, set[str]]]
-) -> dict[str, list[str]]:
-    """Marks of the subjects of each part, and of all that ancestors of the model learnt from."""
-    found = {name: sorted(set().union(*part.values())) for name, part in parts.items()}
-    old = ((weights.document if weights else None) or {}).get("provenance", {}).get("subjects", {})
-    earlier = {mark for name in ("train", "validation", "earlier") for mark in old.get(name, ())}
-    return found | ({"earlier": sorted(earlier)} if earlier else {})
+def subjects(weights: Weights | None, new: Marks) -> dict[str, Any]:
+    """What a model file keeps: marks of each part, and of all that its ancestors learnt from.
+
+    Marks of other keys are passed on, for who has these. Those without a key are not.
+    """
+    found = {name: sorted(set().union(*part.values())) for name, part in new.parts.items()}
+    provenance = _provenance(weights)
+    known = _known(provenance, new.key)
+    if earlier := {mark for name in TAUGHT for mark in known.get(name, ())}:
+        found["earlier"] = sorted(earlier)
+    elsewhere = {k: list(v) for k, v in provenance.get("subjects_elsewhere", {}).items()}
+    elsewhere.pop(new.key, None)
+    key = provenance.get("subject_key")
+    if key is not None and key != new.key:
+        old = provenance.get("subjects", {})
+        taught = {mark for name in TAUGHT for mark in old.get(name, ())}
+        elsewhere[key] = sorted(taught.union(elsewhere.get(key, ())))
+    return {
+        "subject_key": new.key,
+        "subjects": found,
+        **({"subjects_elsewhere": elsewhere} if elsewhere else {}),
+    }
+
+
+def part(document: Mapping[str, Any], case: Case, key: SiteKey | None) -> str | None:
+    """Part of the model's own data that a case's subject belongs to, as far as its file can tell.
+
+    Args:
+        document: Of the model file.
+        case: A scan.
+        key: Of the site that it belongs to, if it has one.
+
+    Returns:
+        ``train``, ``validation``, ``earlier`` (taught a model whose weights this one took),
+        ``test``, None, or ``UNTOLD`` where the model's subjects are marked with another key.
+    """
+    provenance = document.get("provenance", {})
+    if not isinstance(provenance.get("subjects"), Mapping):
+        return None
+    mark: Callable[[str], str] = _unsalted
+    old = provenance["subjects"]
+    if "subject_key" in provenance:
+        old = _known(provenance, key.id) if key else {}
+        if key is None or not old:
+            return UNTOLD
+        mark = key.mark
+    own = {mark(text) for texts in _texts([case]).values() for text in texts}
+    return next((name for name in (*TAUGHT, "test") if own & set(old.get(name, ()))), None)
 
 
 def record(
     weights: Weights,
     transfer: Transfer,
     frozen: Mapping[str, int],
-    parts: Mapping[str, Mapping[str, set[str]]],
+    new: Marks,
 ) -> dict[str, Any]:
     """What ``run.json`` keeps: where the weights come from, and what became of every tensor.
 
@@ -90,11 +198,11 @@ def record(
         weights: As read.
         transfer: What was taken.
         frozen: Numbers that do not learn, by what was asked for.
-        parts: ``prints`` of each part of the split.
+        new: Of the split.
     """
-    provenance = (weights.document or {}).get("provenance", {})
+    provenance = _provenance(weights)
     hash_ = weights.document["sha256"]["document"] if weights.document else None
-    notes = leaks(weights, parts)
+    notes = leaks(weights, new)
     lost = [n for n in transfer.fresh if any(f"{n}.".startswith(f"{part}.") for part in frozen)]
     if lost:
         notes.append(f"{len(lost)} frozen tensors were not in the file and keep random values")

@@ -19,6 +19,7 @@ from delineate.data.content import Hashes
 from delineate.data.labels import presence, read_indices
 from delineate.data.layouts._listing import load_json
 from delineate.tasks import _classes, _failures, _known
+from delineate.tasks._lineage import TAUGHT
 from delineate.tasks._outputs import INDEX
 
 Row = dict[str, Any]
@@ -97,7 +98,7 @@ def evaluate_classes(
         "model": index.get("model"),
         "labels": str(labels),
         "failures": failures,
-        "taught": [name for name, part in parts.items() if part in _known.TAUGHT],
+        "taught": [name for name, part in parts.items() if part in TAUGHT],
         "notes": [*flattery, *summary["notes"]],
     }
     _classes.write(out, summary, rows, lambda row: _picture(cases[row["case"]], row.get("slice")))

@@ -14,7 +14,7 @@ from torch import nn
 from delineate.core import config as settings
 from delineate.core import model_file, run
 from delineate.core.progress import Progress, Say
-from delineate.data import splits
+from delineate.data import site_key, splits
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
@@ -85,7 +85,10 @@ class Job:
         """Split, and prepare the cases to learn from; held-out ones are not touched."""
         split = self._split()
         parts = {name: self.cohort.subset(ids) for name, ids in split.parts.items()}
-        self.subjects = {name: _lineage.prints(part) for name, part in parts.items()}
+        key = site_key.find(self.cohort.root, self.how.site_key, away_from=self.out)
+        if key.remark:
+            self.say(key.remark)
+        self.subjects = _lineage.marks(parts, key)
         judged = [case for name, part in parts.items() if name != "train" for case in part]
         self.preparation = self._plan_preparation(parts["train"], self.cohort.with_cases(judged))
         target = _targets.of(self.chosen.target, self.chosen, self.cohort, self.preparation)

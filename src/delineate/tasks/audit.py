@@ -30,6 +30,7 @@ def audit(
     observer: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
+    site_key: Path | None = None,
     drop_duplicates: bool = False,
     say: Say = silent,
     progress: Progress = QUIET,
@@ -49,6 +50,8 @@ def audit(
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
+        site_key: File of the key that subjects are marked with, made there if it is not; by default
+            the one that lies beside the data or above, or your own.
         drop_duplicates: Keep one copy of every image that is there twice or more, and leave out
             the others, as training does when it is told the same.
         say: Told the findings.
@@ -63,8 +66,11 @@ def audit(
         LayoutError: The folder has no layout that is known.
         OutputError: ``out`` cannot be written, or lies in the data.
     """
-    how = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer)
-    cohort = colour.settle(how.cohort(data))
+    how = Opening(
+        layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
+        site_key=site_key,
+    )  # fmt: skip
+    cohort = colour.settle(how.cohort(data, say))
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
     refuse_inside(out, cohort.root)

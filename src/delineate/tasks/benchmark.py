@@ -20,6 +20,7 @@ from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT
 from delineate.data.opening import Opening
+from delineate.data.site_key import find
 from delineate.tasks import _conditions, _contest, _runs, _suite
 from delineate.tasks._outputs import refuse_inside
 from delineate.tasks._suite import Suite
@@ -44,6 +45,7 @@ def benchmark(
     observer: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
+    site_key: Path | None = None,
     device: str = "auto",
     say: Say = silent,
     progress: Progress = QUIET,
@@ -76,6 +78,8 @@ def benchmark(
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
+        site_key: File of the key that subjects are marked with, made there if it is not; by default
+            the one that lies beside the data or above, or your own.
         device: auto, cpu, cuda, cuda:1 or mps.
         say: Told what a person should know.
         progress: Shows how far it is.
@@ -105,10 +109,18 @@ def benchmark(
         raise ConfigError(f"expected one run at a time or more, got {jobs}", where="--jobs")
     seconds = config.parse_duration(budget or (chosen.quick_budget if quick else chosen.budget))
     out = Path(out)
-    how = Opening(layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer)
+    how = Opening(
+        layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
+        site_key=site_key,
+    )  # fmt: skip
     source = Path(data) if data else _phantom(out, chosen, say, progress)
-    cohort = colour.settle(dataclasses.replace(how, class_column=class_column).cohort(source))
+    opened = dataclasses.replace(how, class_column=class_column).cohort(source, say)
+    cohort = colour.settle(opened)
     refuse_inside(out, cohort.root)
+    key = find(cohort.root, site_key, away_from=out)  # one for all runs, not beside their tables
+    if key.remark:
+        say(key.remark)
+    how = dataclasses.replace(how, site_key=key.file)
     writable_folder(out)
     with folder_lock(out):
         tables: _contest.Tables = {}

@@ -25,6 +25,7 @@ from delineate.core.schema import Schema
 from delineate.data.opening import Opening
 from delineate.tasks import _known
 from delineate.tasks._failures import Failures, record
+from delineate.tasks._lineage import TAUGHT
 from delineate.tasks._named import evaluate_classes, named
 from delineate.tasks._outputs import say_notes
 from delineate.tasks._pairs import Pairs, load, pair
@@ -46,6 +47,7 @@ def evaluate(
     class_column: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
+    site_key: Path | None = None,
     missing_as_empty: bool = False,
     resamples: int = 5000,
     say: Say = silent,
@@ -73,6 +75,8 @@ def evaluate(
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
+        site_key: File of the key that subjects are marked with, made there if it is not; by default
+            the one that lies beside the data or above, or your own.
         missing_as_empty: Score a missing prediction as one that found nothing, instead of
             reporting it as an error.
         resamples: Number of bootstrap resamples.
@@ -93,12 +97,14 @@ def evaluate(
 
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
     _check(predictions, labels, out, tolerance_mm, resamples)
-    how = Opening(layout, subject_pattern, class_column, geometry, exclude, observer)
+    how = Opening(
+        layout, subject_pattern, class_column, geometry, exclude, observer, site_key
+    )  # fmt: skip
     index = named(predictions)
     if index is not None:
         writable_folder(out)
         return evaluate_classes(
-            index, labels, how.cohort(labels), out,
+            index, labels, how.cohort(labels, say), out,
             seed=seed, resamples=resamples, say=say,
         )  # fmt: skip
     pairs = pair(predictions, labels, schema=schema, how=how)
@@ -136,7 +142,7 @@ def evaluate(
             "n_subjects": len({row["subject"] for row in rows}),
             "n_missing": len({row["case"] for row in rows if row["missing"]}),
             "failures": failures,
-            "taught": [name for name in scored if pairs.parts.get(name) in _known.TAUGHT],
+            "taught": [name for name in scored if pairs.parts.get(name) in TAUGHT],
             "notes": [*flattery, *pairs.notes, *_note_on_spacing(nominal)],
             **statistics(rows, seed, resamples),
         }

@@ -23,10 +23,18 @@ def model(action: Literal["show"], file: Path) -> dict[str, Any]:
     """
     loaded = model_file.load(file)
     document = {name: value for name, value in loaded.document.items() if name != "sha256"}
-    marks = document.get("provenance", {}).get("subjects")
-    if marks:  # hashes by the hundred tell a person nothing
-        counts = {part: len(each) for part, each in marks.items()}
-        document["provenance"] = {**document["provenance"], "subjects": counts}
+    provenance = document.get("provenance", {})
+    # Marks by the hundred tell a person nothing.
+    counts = {
+        name: {part: len(each) for part, each in provenance[name].items()}
+        for name in ("subjects", "subjects_elsewhere") if provenance.get(name)
+    }  # fmt: skip
+    document["provenance"] = {**provenance, **counts}
+    if counts and "subject_key" not in provenance:
+        document["provenance"]["warning"] = (
+            "subjects are marked without a key, as earlier versions did: who has this file can try "
+            "names on it; train it anew before you pass it on"
+        )
     return {
         "file": str(file),
         "hash": loaded.hash,

@@ -19,7 +19,8 @@ from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Bar, Progress, Say, silent
 from delineate.data import colour, readers
 from delineate.data.opening import Opening
-from delineate.tasks import _failures, _index, _known
+from delineate.data.site_key import SiteKey, existing
+from delineate.tasks import _failures, _index, _known, _lineage
 from delineate.tasks._channels import read_channels
 from delineate.tasks._failures import Failures
 from delineate.tasks._outputs import INDEX, Job, plan, refuse_existing, refuse_inputs
@@ -43,6 +44,7 @@ def predict(
     observer: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
+    site_key: Path | None = None,
     only: Sequence[str] | None = None,
     probabilities: bool = False,
     mirror: bool = False,
@@ -72,6 +74,8 @@ def predict(
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
+        site_key: File of the key that subjects are marked with, made there if it is not; by default
+            the one that lies beside the data or above, or your own.
         only: Ids of the cases to outline; all by default.
         probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals; of models
             that outline.
@@ -98,8 +102,9 @@ def predict(
 
     memory_bytes = parse_bytes(memory)
     cohort = Opening(
-        layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer
-    ).cohort(scans)
+        layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
+        site_key=site_key,
+    ).cohort(scans, say)  # fmt: skip
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
     chosen = colour.as_trained(chosen, [c.modality for c in predictor.preparation.channels])
@@ -120,7 +125,8 @@ def predict(
         }  # fmt: skip
         index = _index.start(Path(model), predictor, cohort, settings, only)
         how["memory_bytes"] = memory_bytes
-        faults = _run(jobs, predictor, out, index, how, say, progress)
+        key = existing(cohort.root, site_key)
+        faults = _run(jobs, predictor, out, index, how, key, say, progress)
     _end(faults, index["cases"], out, say, "classified" if predictor.classes else "outlined")
     return index
 
@@ -131,6 +137,7 @@ def _run(
     out: Path,
     index: dict[str, Any],
     how: Mapping[str, Any],
+    key: SiteKey | None,
     say: Say,
     progress: Progress,
 ) -> list[DelineateError]:
@@ -145,7 +152,7 @@ def _run(
                 record: dict[str, Any] = {"id": job.case.id, "subject": job.case.subject}
                 tick = _Ticker(bar)
                 try:
-                    record |= _predict_one(job, predictor, out, how, tick)
+                    record |= _predict_one(job, predictor, out, how, key, tick)
                     for warning in record["facts"]["warnings"]:
                         say(f"{job.case.id}: {warning}")
                     say(_index.line(record))
@@ -177,13 +184,18 @@ def _run(
 
 
 def _predict_one(
-    job: Job, predictor: Predictor, out: Path, how: Mapping[str, Any], tick: _Ticker
+    job: Job,
+    predictor: Predictor,
+    out: Path,
+    how: Mapping[str, Any],
+    key: SiteKey | None,
+    tick: _Ticker,
 ) -> dict[str, Any]:
     """Read, outline and write one case; what the index says of it."""
     started = time.perf_counter()
     image = read_channels(job.case, predictor.channels)
     known = {
-        "part": _known.part(predictor.document, job.case),
+        "part": _lineage.part(predictor.document, job.case, key),
         "images": _known.contents(job.case, predictor.channels, image),
     }
     read = time.perf_counter()

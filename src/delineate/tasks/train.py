@@ -51,6 +51,7 @@ def train(
     class_column: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
+    site_key: Path | None = None,
     seed: int | None = None,
     holdout: float | None = None,
     device: str | None = None,
@@ -86,6 +87,8 @@ def train(
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
+        site_key: File of the key that subjects are marked with, made there if it is not; by default
+            the one that lies beside the data or above, or your own.
         seed: Of the split, the weights and the sampling.
         holdout: Share of subjects that are never trained on and give the figures (0: none).
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -124,8 +127,10 @@ def train(
             fix="leave out one of the two",
         )
     source = Path(data)
-    how = Opening(layout, subject_pattern, class_column, geometry, exclude, observer)
-    cohort = colour.settle(how.cohort(source))
+    how = Opening(
+        layout, subject_pattern, class_column, geometry, exclude, observer, site_key
+    )  # fmt: skip
+    cohort = colour.settle(how.cohort(source, say))
     say_notes(cohort.notes, say)
     chosen, start = _weights.resolve(_targets.complete(chosen, cohort, class_column))
     out = Path(out)

@@ -68,6 +68,7 @@ class Listing:
             ``"RGB"`` or ``"unknown"``.
         notes: What a person should know about how the folder was read.
         unpaired: Files or entries that found no partner, relative to the root.
+        patients: Case id -> what names the patient; a mark takes its place in the subject.
     """
 
     cases: tuple[Case, ...]
@@ -75,6 +76,7 @@ class Listing:
     modalities: Mapping[str, str]
     notes: tuple[str, ...] = ()
     unpaired: tuple[str, ...] = field(default=())
+    patients: Mapping[str, str] = field(default_factory=dict)
 
 
 def suffix(path: Path) -> str:

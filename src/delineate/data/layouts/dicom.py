@@ -1,12 +1,12 @@
 """A tree of DICOM files: one case a series, without labels; one Patient ID is one subject.
 
-Cases are named after their folders. Subjects are called by a digest of the Patient ID, so that no
-run folder, log or report carries it. Objects that are not images (SEG, RTSTRUCT, scouts) are noted.
+Cases are named after their folders. Subjects are called by a mark of the Patient ID, made with the
+key of the site, so that no run folder, log or report carries it. Objects that are not images (SEG,
+RTSTRUCT, scouts) are noted.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -52,25 +52,26 @@ def cases(root: Path) -> Listing:
     kinds = [_MODALITIES.get(one.modality, "unknown") for one in series]
     several = len(set(kinds)) > 1
     channels = [kind.lower() if several else "image" for kind in kinds]
-    anonymous = 0
     found = []
+    patients: dict[str, str] = {}
     for name, channel, one in zip(ids(base, named), channels, series, strict=True):
-        patient = one.frames[0].text("PatientID")
-        anonymous += not patient
+        if patient := one.frames[0].text("PatientID"):
+            patients[name] = patient
         found.append(
             Case(
                 id=name,
-                subject=f"patient-{_digest(patient)}" if patient else name,
+                subject=name,
                 images={channel: one.files if len(one.files) > 1 else one.files[0]},
                 meta={"part": one.part} if one.part else {},
             )
         )
+    anonymous = len(found) - len(patients)
     return Listing(
         cases=tuple(sorted(found, key=lambda case: natural(case.id))),
         schema=Schema(),
         modalities=dict(zip(channels, kinds, strict=True)),
         notes=(
-            "scans without labels; subjects are called by a digest of the Patient ID",
+            "scans without labels",
             *(
                 [f"{anonymous} series have no Patient ID: each is its own subject"]
                 * bool(anonymous)
@@ -80,6 +81,7 @@ def cases(root: Path) -> Listing:
             *([f"cases have different channels: {', '.join(sorted(set(channels)))}"] * several),
         ),
         unpaired=tuple(unpaired),
+        patients=patients,
     )
 
 
@@ -146,7 +148,3 @@ def _series(root: Path, paths: list[Path]) -> tuple[list[Series], list[str]]:
             # Whatever else is wrong belongs to the case, and is told when it is read.
         kept.append(one)
     return kept, unpaired
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

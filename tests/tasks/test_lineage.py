@@ -1,0 +1,100 @@
+"""Whose scans taught a model: known again by who has the key, and by nobody else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from delineate.core.case import Case
+from delineate.data.site_key import SiteKey
+from delineate.tasks import _lineage
+from delineate.tasks._weights import Weights
+
+
+def cases(folder: Path, names: str, size: int = 9) -> list[Case]:
+    """A case of each subject, whose one file has so many bytes."""
+    made = []
+    for name in names:
+        path = folder / f"{name}-{size}.nii"
+        path.write_bytes(bytes(size))
+        made.append(Case(f"{name}-scan", name, {"flair": path}))
+    return made
+
+
+def parent_of(marked: Mapping[str, Any] | None) -> Weights:
+    document = None if marked is None else {"provenance": dict(marked)}
+    return Weights(Path("old.safetensors"), "delineate", "0" * 64, {}, document)
+
+
+KEY, OTHER = (SiteKey(Path("key"), bytes([n]) * 32) for n in (1, 2))
+
+
+def test_subjects_of_the_old_model_are_known_again(tmp_path: Path) -> None:
+    def marks(size: int = 9, **parts: str) -> _lineage.Marks:
+        return _lineage.marks({k: cases(tmp_path, v, size) for k, v in parts.items()}, KEY)
+
+    first = marks(train="abc", validation="d", test="efg")
+    kept = _lineage.subjects(None, first)
+    assert "a" not in kept["subjects"]["train"], "no name is given away"
+    parent = parent_of(kept)
+    told = _lineage.leaks(parent, marks(train="xef", test="abdz"))
+    assert [text.split()[0] for text in told] == ["3", "2"]
+    assert "flatter" in told[0]
+    # called alike, but of another cohort: files of another size
+    assert not _lineage.leaks(parent, marks(8, train="ef", test="abd"))
+    assert not _lineage.leaks(parent_of(None), marks(test="abd"))
+    # what grandparents learnt from is not forgotten
+    child = _lineage.subjects(parent, marks(train="x", test="z"))
+    grand = parent_of(child)
+    assert _lineage.leaks(grand, marks(test="ad"))[0].startswith("2 of the held-out")
+    parts = {
+        case.subject: _lineage.part({"provenance": child}, case, KEY)
+        for case in cases(tmp_path, "adexzq")
+    }
+    assert parts == {
+        "a": "earlier", "d": "earlier", "e": None, "x": "train", "z": "test", "q": None
+    }  # fmt: skip
+
+
+def test_marks_of_another_key_cannot_be_compared_and_are_passed_on(tmp_path: Path) -> None:
+    ours = {"train": cases(tmp_path, "ab"), "test": cases(tmp_path, "c")}
+    old = _lineage.subjects(None, _lineage.marks(ours, KEY))
+    elsewhere = _lineage.marks({"train": cases(tmp_path, "x"), "test": cases(tmp_path, "a")}, OTHER)
+    (told,) = _lineage.leaks(parent_of(old), elsewhere)
+    assert "cannot be compared" in told
+    assert "--site-key" in told
+    assert _lineage.part({"provenance": old}, ours["train"][0], OTHER) == "untold"
+    assert _lineage.part({"provenance": old}, ours["train"][0], None) == "untold"
+    # The site with the first key knows its subjects again in the child of the second.
+    child = _lineage.subjects(parent_of(old), elsewhere)
+    assert set(child["subjects_elsewhere"]) == {KEY.id}
+    told_again = _lineage.leaks(parent_of(child), _lineage.marks({"test": ours["train"]}, KEY))
+    assert any(text.startswith("2 of the held-out") for text in told_again)
+
+
+def test_nobody_without_the_key_can_tell_who_trained_a_model(tmp_path: Path) -> None:
+    (patient,) = cases(tmp_path, "7")
+    guesses = {
+        digest(b"7|9").hexdigest()[:n]
+        for n in (12, 16) for digest in (hashlib.sha256, hashlib.sha1, hashlib.blake2b)
+    }  # fmt: skip
+    kept = _lineage.subjects(None, _lineage.marks({"train": [patient]}, KEY))
+    assert not guesses & set(kept["subjects"]["train"])
+    assert KEY.secret.hex() not in str(kept)
+    assert KEY.secret.hex() not in repr(KEY)
+
+
+def test_models_of_earlier_versions_are_read_with_a_warning_and_still_compared(
+    tmp_path: Path,
+) -> None:
+    old = {"subjects": {"train": [hashlib.sha256(b"a|9").hexdigest()[:12]], "test": []}}
+    new = _lineage.marks({"test": cases(tmp_path, "a")}, KEY)
+    told = _lineage.leaks(parent_of(old), new)
+    assert "without a key" in told[0]
+    assert told[1].startswith("1 of the held-out")
+    seen = [_lineage.part({"provenance": old}, case, KEY) for case in cases(tmp_path, "ab")]
+    assert seen == ["train", None]
+    child = _lineage.subjects(parent_of(old), new)
+    assert old["subjects"]["train"][0] not in str(child), "what anyone can undo is not passed on"
