@@ -51,6 +51,35 @@ def test_few_thick_slices_are_treated_slice_by_slice() -> None:
     assert (plan.ndim, plan.slice_axis, plan.spacing_mm) == (2, 1, (0.5, None, 0.5))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("thickness", [1.0, 5.0, 999.0])
+def test_volumes_of_one_slice_are_flat_whichever_way_they_are_cut(
+    axis: int, thickness: float
+) -> None:
+    shape, spacing = [96, 80], [0.5, 0.5]
+    shape.insert(axis, 1)
+    spacing.insert(axis, thickness)
+    plan = presets.plan([grid(tuple(shape), tuple(spacing))] * 3, ["US"])  # type: ignore[arg-type]
+    wanted: list[float | None] = [0.5, 0.5]
+    wanted.insert(axis, None)
+    assert (plan.ndim, plan.slice_axis, plan.single_slices) == (2, axis, True)
+    assert plan.spacing_mm == tuple(wanted)
+    unknown = presets.plan([flat_grid(tuple(shape))], ["US"])
+    assert (unknown.ndim, unknown.slice_axis, unknown.spacing_mm) == (2, axis, None)
+    assert presets.Preparation.from_dict(plan.to_dict()) == plan
+
+
+def test_single_slices_among_volumes_go_with_the_most() -> None:
+    slice_, volume = grid((64, 64, 1), (1, 1, 3)), grid((64, 64, 60), (1, 1, 1))
+    most = presets.plan([slice_, slice_, volume], ["MR"])
+    assert (most.ndim, most.slice_axis, most.single_slices) == (2, 2, True)
+    few = presets.plan([slice_, volume, volume], ["MR"])
+    assert (few.ndim, few.slice_axis, few.single_slices) == (3, None, False)
+    with pytest.raises(GeometryError, match="1 across axis 0, 2 across axis 2") as caught:
+        presets.plan([slice_, slice_, grid((1, 64, 64), (3, 1, 1))], ["MR"])
+    assert caught.value.code == "slices-mixed"
+
+
 def test_stacks_and_flat_images_of_unknown_size_are_2d_and_never_resampled() -> None:
     stack = presets.plan([flat_grid((256, 256, 20))], ["MR"] * 3)
     assert (stack.ndim, stack.slice_axis, stack.spacing_mm, stack.orient) == (2, 2, None, False)

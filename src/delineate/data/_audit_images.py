@@ -69,6 +69,13 @@ def _kinds(cohort: Cohort, seen: Sequence[Record]) -> list[Finding]:
         ]  # fmt: skip
         ids = tuple(fewer)
         findings.append(Finding("dimensions-differ", severity, message, tuple(flat), fix, ids))
+    thin = tuple(r.case.id for r in seen if r.grid and r.grid.ndim == 3 and 1 in r.grid.shape)
+    if 0 < len(thin) < len(seen):
+        way = "slice by slice" if 2 * len(thin) >= len(seen) else "as volumes"
+        message = f"{count(len(thin), 'single slice')} among {len(seen) - len(thin)} volumes"
+        message += f": all would be treated {way}"
+        fix = "better give each kind a cohort of its own"
+        findings.append(Finding("single-slices", "warning", message, thin, fix))
     return findings
 
 

@@ -52,6 +52,7 @@ class Preparation:
         denoise: Member of ``restore.NAMES``: what takes noise off, before they are scaled.
         denoiser: The autoencoder, where that does it.
         elbow: Mean inertia of the training cases by number of clusters, where it chose them.
+        single_slices: The cases are stacks of one slice, which has no neighbours to be shown with.
     """
 
     channels: tuple[Channel, ...]
@@ -67,6 +68,7 @@ class Preparation:
     denoise: str = "none"
     denoiser: Mapping[str, Any] | None = None
     elbow: Mapping[str, float] = field(default_factory=dict)
+    single_slices: bool = False
 
     def __post_init__(self) -> None:
         restore.check(
@@ -141,7 +143,7 @@ class Preparation:
 #: What older versions did not write.
 _ADDED: dict[str, Any] = {
     "derived": (), "clusters": 3, "bias_correction": False, "denoise": "none", "denoiser": None,
-    "elbow": {},
+    "elbow": {}, "single_slices": False,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ Intensities are scaled before resampling, while a constant background is still c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -89,6 +90,7 @@ def plan(
         channel, reason = _channel(name, modality, (statistics or {}).get(i))
         channels.append(channel)
         reasons.append(reason)
+    single, _ = _single_slices(ras)
     ndim, slice_axis, spacing, why = _geometry(ras)
     if bias_correction:
         reasons.append("shading of the coils taken off by N4, as was asked for")
@@ -107,6 +109,7 @@ def plan(
         clusters=clusters,
         bias_correction=bias_correction,
         denoise=denoise,
+        single_slices=single is not None,
     )
 
 
@@ -147,8 +150,12 @@ def _geometry(
     coarse = int(np.argmax(target))
     others = np.delete(target, coarse)
     ratio = float(target[coarse] / others.max())
+    single, lone = _single_slices(grids)
     if ndim == 2:
         slice_axis, why = None, "2D: the images are flat"
+    elif single is not None:
+        slice_axis = single
+        why = f"2D, slice by slice: {lone} of {len(grids)} cases are a single slice"
     elif not known:
         slice_axis = 2
         why = "2D, slice by slice: the distance between slices is not known"
@@ -183,6 +190,28 @@ def _geometry(
     else:
         reasons.append(f"resampled to {shown}; the cohort has {_ranges(spacings)} mm")
     return ndim, slice_axis, tuple(spacing), reasons
+
+
+def _single_slices(grids: Sequence[Grid]) -> tuple[int | None, int]:
+    """Axis along which at least half of the volumes are one slice thick, and how many are so.
+
+    Raises:
+        GeometryError: They are, but not along one axis.
+    """
+    thin = [[a for a, n in enumerate(grid.shape) if n == 1] for grid in grids if grid.ndim == 3]
+    lone = [axes for axes in thin if axes]
+    if 2 * len(lone) < len(grids) or not lone:
+        return None, len(lone)
+    common = set(lone[0]).intersection(*lone[1:])
+    if not common:
+        count = Counter(axes[0] for axes in lone)
+        told = ", ".join(f"{n} across axis {a}" for a, n in sorted(count.items()))
+        raise GeometryError(
+            f"expected single slices that are cut the same way, got {told}",
+            fix="give each kind a cohort of its own",
+            code="slices-mixed",
+        )
+    return max(common), len(lone)
 
 
 def _ranges(spacings: NDArray[np.float64]) -> str:

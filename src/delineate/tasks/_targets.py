@@ -61,7 +61,8 @@ class Outlines:
         self.ndim = preparation.ndim
         self.neighbours = 0
         if self.ndim == 2 and preparation.slice_axis is not None:
-            self.neighbours = 1 if chosen.neighbours is None else chosen.neighbours
+            usual = 0 if preparation.single_slices else 1
+            self.neighbours = usual if chosen.neighbours is None else chosen.neighbours
 
     @staticmethod
     def usable(cohort: Cohort) -> Cohort:
