@@ -4,14 +4,14 @@ JOBS ?= 2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check slow gpu clean
 
 demo: .venv/.installed  ## made-up cohort -> model -> figures -> report, in the folder demo
 	$(BIN)/delineate demo --out demo
 
 test: .venv/.installed  ## everything a change must pass
 	@$(MAKE) --no-print-directory check
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not gpu"
 
 check:  ## style, types and walls; nothing is installed
 	$(BIN)/ruff check .
@@ -21,6 +21,9 @@ check:  ## style, types and walls; nothing is installed
 
 slow: .venv/.installed  ## the journeys from end to end
 	$(PYTEST) -m slow
+
+gpu: .venv/.installed  ## what only a CUDA device shows
+	$(PYTEST) -n 0 -m gpu
 
 clean:  ## what the tools left; the environment stays
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist demo
