@@ -14,6 +14,7 @@ from delineate.core import model_file
 from delineate.core.errors import ConfigError, InputError
 from delineate.core.image import Grid, Image
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.data.phantom import generate
 from delineate.data.readers import write
 from delineate.tasks._class_feed import ClassFeed
@@ -271,8 +272,9 @@ def test_a_feed_is_pure_in_its_step():
 def test_a_class_column_asks_for_classes_even_where_there_are_masks(slices: Path, tmp_path: Path):
     cohort = Cohort.open(slices)
     assert complete(RunConfig(), cohort).target == "outline"
-    assert complete(RunConfig(), cohort, "gender").target == "class"
+    column = Opening(class_column="gender")
+    assert complete(RunConfig(opening=column), cohort).target == "class"
     with pytest.raises(ConfigError, match="--target class beside a class column"):
-        complete(RunConfig(target="presence"), cohort, "gender")
+        RunConfig(target="presence", opening=column)
     with pytest.raises(ConfigError, match="no class column where presence is learned"):
         benchmark("s0-s2", data=slices, class_column="gender", out=tmp_path / "b")

@@ -293,9 +293,10 @@ def _members(room: str, data: Any, key: Key, document: Document) -> dict[str, An
 
 
 def _meant(message: str, data: Mapping[Any, Any], key: Key) -> Key:
-    """The key of the only setting of ``data`` that a message names; else that of all of them."""
+    """The key of the only setting of ``data`` that a message names, or cites; else of them all."""
     words = set(re.findall(r"[a-z_0-9]+", message))
     found = [name for name in data if name in words]
+    found = found or [k for k, v in data.items() if isinstance(v, str) and repr(v) in message]
     return (*key, found[0]) if len(found) == 1 else key
 
 

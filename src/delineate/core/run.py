@@ -1,6 +1,7 @@
 """The run folder: everything a training run leaves behind, so that it can be judged and repeated.
 
-RUN/config.yaml        every setting, defaults included
+RUN/asked.yaml         settings as they were asked for
+    config.yaml        every setting of the run, nothing left open; another run can take it
     run.json           versions, machine, hashes, plan, times, state
     cohort.json        cases, subjects, schema
     split.json         which cases train, which are held out

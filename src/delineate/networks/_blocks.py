@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -186,7 +186,9 @@ class UShapeConfig:
     deep_supervision: int = field(
         default=0, metadata={"help": "coarser decoder levels that get a loss of their own"}
     )
-    norm: str = field(default="instance", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "instance or batch"}
+    )
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -23,7 +24,9 @@ class PlainConfig:
     max_width: int = field(default=256, metadata={"help": "channels of the last block at most"})
     hidden: int = field(default=128, metadata={"help": "features before the last layer"})
     dropout: float = field(default=0.5, metadata={"help": "dropout before the last layer"})
-    norm: str = field(default="batch", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="batch", metadata={"help": "instance or batch"}
+    )
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,9 @@ class GeneratorConfig:
         default=16, metadata={"help": "channels of the generator's first layer; S0: 64"}
     )
     depth: int = field(default=3, metadata={"help": "strided layers; each halves the resolution"})
-    norm: str = field(default="instance", metadata={"help": "generator's: instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "generator's: instance or batch"}
+    )
     noise: float = field(
         default=0.5, metadata={"help": "dropout in the generator's two deepest decoder blocks"}
     )

@@ -9,6 +9,7 @@ would tie the network to one image size.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ class Config:
     dense: int = field(
         default=3, metadata={"help": "densely connected blocks at the bottom; 1: plain U-Net's"}
     )
-    norm: str = field(default="instance", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "instance or batch"}
+    )
     dropout: float = field(
         default=0.0, metadata={"help": "dropout of the blocks at the bottom; 0.5 as published"}
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -35,7 +35,9 @@ class Config:
         default=12,
         metadata={"help": "reach of the head, in steps of 8 voxels; less for small images"},
     )
-    norm: str = field(default="instance", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "instance or batch"}
+    )
     dropout: float = field(
         default=0.0, metadata={"help": "dropout of fc6 and fc7; 0.5 as published"}
     )

@@ -12,6 +12,7 @@ convolutions of ``16 width`` channels, as Chen et al. 2015 (arXiv:1412.7062) fou
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -35,7 +36,9 @@ class Config:
     scores: int = field(
         default=3, metadata={"help": "maps that are scored: 3 FCN-8s, 2 FCN-16s, 1 FCN-32s"}
     )
-    norm: str = field(default="instance", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "instance or batch"}
+    )
     dropout: float = field(
         default=0.0, metadata={"help": "dropout of fc6 and fc7; 0.5 as published"}
     )

@@ -10,6 +10,7 @@ convolutions read the multi-modal images.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,9 @@ class Config:
     rate: int = field(
         default=2, metadata={"help": "atrous rate of every level's second convolution; 1: none"}
     )
-    norm: str = field(default="instance", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "instance or batch"}
+    )
 
     def __post_init__(self) -> None:
         vgg.check(self.ndim, self.width, self.norm, self.levels)

@@ -9,6 +9,7 @@ first; any other method for classifiers trains it as one network, whose maps the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,9 @@ class Config(family.GeneratorConfig):
     cnn_width: int = field(default=32, metadata={"help": "channels of the CNN's first layer"})
     hidden: int = field(default=128, metadata={"help": "features before the CNN's last layer"})
     dropout: float = field(default=0.5, metadata={"help": "dropout before the CNN's last layer"})
-    cnn_norm: str = field(default="batch", metadata={"help": "the CNN's: instance or batch"})
+    cnn_norm: Literal["instance", "batch"] = field(
+        default="batch", metadata={"help": "the CNN's: instance or batch"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

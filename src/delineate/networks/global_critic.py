@@ -8,6 +8,7 @@ strided convolutions with batch norm and leaky ReLU, a global average, one numbe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -26,7 +27,9 @@ class Config:
     widths: tuple[int, ...] = field(
         default=(32, 64, 128, 256), metadata={"help": "channels of the strided layers"}
     )
-    norm: str = field(default="batch", metadata={"help": "none, instance or batch"})
+    norm: Literal["none", "instance", "batch"] = field(
+        default="batch", metadata={"help": "none, instance or batch"}
+    )
     spectral_norm: bool = field(default=False, metadata={"help": "bound every layer's gain by 1"})
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ disease (Hazarika et al. 2022).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ class Config:
     hidden: tuple[int, ...] = field(
         default=(120, 84), metadata={"help": "features of the two dense layers before the last"}
     )
-    pool: str = field(default="max", metadata={"help": "max, avg or minmax"})
+    pool: Literal["max", "avg", "minmax"] = field(
+        default="max", metadata={"help": "max, avg or minmax"}
+    )
 
     def __post_init__(self) -> None:
         if self.ndim != 2 or self.pool not in _POOLS:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class Config:
     deep_supervision: int = field(
         default=0, metadata={"help": "coarser decoder levels that get a loss of their own"}
     )
-    norm: str = field(
+    norm: Literal["instance", "batch"] = field(
         default="instance", metadata={"help": "instance, or batch, as weights from elsewhere need"}
     )
 

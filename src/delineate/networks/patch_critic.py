@@ -10,6 +10,7 @@ image a first layer of its own (Luc et al. 2016, arXiv:1611.08408).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,9 @@ class Config:
     wide_field: bool = field(
         default=False, metadata={"help": "two last layers of 4 voxels, as published"}
     )
-    norm: str = field(default="none", metadata={"help": "none, instance or batch"})
+    norm: Literal["none", "instance", "batch"] = field(
+        default="none", metadata={"help": "none, instance or batch"}
+    )
     spectral_norm: bool = field(default=True, metadata={"help": "bound every layer's gain by 1"})
     apart: int = field(
         default=0, metadata={"help": "first channels of the input with a first layer of their own"}

@@ -9,6 +9,7 @@ the default here: instance norm takes the mean of an image away, by which a clas
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -29,7 +30,9 @@ class Config:
     levels: int = field(default=4, metadata={"help": "stages; each but the first halves"})
     max_width: int = field(default=320, metadata={"help": "channels of the last stage at most"})
     groups: int = field(default=2, metadata={"help": "groups of channels in a block, 2 to 4"})
-    norm: str = field(default="batch", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="batch", metadata={"help": "instance or batch"}
+    )
 
     def __post_init__(self) -> None:
         blocks.UShapeConfig(self.ndim, self.width, self.levels, self.max_width)

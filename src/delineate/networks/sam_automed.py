@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ _ROWS = (
 class Config(sam.EncoderConfig):
     """Shape of SAM-AutoMed."""
 
-    norm: str = field(
+    norm: Literal["instance", "batch"] = field(
         default="instance", metadata={"help": "instance or batch, in the prompt generator"}
     )
 

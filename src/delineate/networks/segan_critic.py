@@ -8,6 +8,7 @@ norm takes the place of the published clipping of weights and batch norm.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,9 @@ class Config:
     ndim: int = field(default=3, metadata={"help": "2 or 3 spatial dimensions"})
     width: int = field(default=16, metadata={"help": "channels of the first layer"})
     layers: int = field(default=4, metadata={"help": "strided layers; each halves the resolution"})
-    norm: str = field(default="none", metadata={"help": "none, instance or batch"})
+    norm: Literal["none", "instance", "batch"] = field(
+        default="none", metadata={"help": "none, instance or batch"}
+    )
     spectral_norm: bool = field(default=True, metadata={"help": "bound every layer's gain by 1"})
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ Six levels as published; small images take fewer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,9 @@ class Config:
     levels: int = field(
         default=6, metadata={"help": "resolutions, the full one included; 6 as published"}
     )
-    norm: str = field(default="instance", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "instance or batch"}
+    )
 
     def __post_init__(self) -> None:
         vgg.check(self.ndim, self.width, self.norm, self.levels, most=6)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,9 @@ class Config:
     crop: float = field(
         default=0.5, metadata={"help": "voxels along the crop's sides as a share of the image's"}
     )
-    norm: str = field(default="instance", metadata={"help": "instance or batch"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "instance or batch"}
+    )
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,12 @@ class Config:
     deep_supervision: int = field(
         default=0, metadata={"help": "coarser decoder levels that get a loss of their own"}
     )
-    norm: str = field(default="instance", metadata={"help": "instance or batch"})
-    down: str = field(default="stride", metadata={"help": "stride: strided convolution; max: pool"})
+    norm: Literal["instance", "batch"] = field(
+        default="instance", metadata={"help": "instance or batch"}
+    )
+    down: Literal["stride", "max"] = field(
+        default="stride", metadata={"help": "stride: strided convolution; max: pool"}
+    )
     dropout: float = field(default=0.0, metadata={"help": "dropout in the coarsest level"})
     residual: bool = field(default=False, metadata={"help": "a shortcut around every stage"})
     squeeze: bool = field(

@@ -24,7 +24,7 @@ from delineate.methods._plan import Plan, Stage
 from delineate.networks._cost import Counter
 from delineate.networks._transfer import Transfer, freeze
 from delineate.preprocess.presets import Preparation
-from delineate.tasks import _planning, _weights
+from delineate.tasks import _planning, _resolve, _weights
 from delineate.tasks._settings import RunConfig
 from delineate.tasks._targets import AnyFeed, Classes, Outlines
 from delineate.tasks._weights import Weights
@@ -89,21 +89,24 @@ class Bench:
                 fix="choose another network, see `delineate networks`",
                 code=f"not-a-{self.target.kind}",
             )
-        levels = _planning.levels(candidate.patch, self.target.ndim)
-        derived = {
-            "ndim": self.target.ndim,
-            "width": candidate.width,
-            "levels": levels,
-            "deep_supervision": max(0, levels - 3),  # all but the two coarsest, as nnU-Net
-            "features": max(1, len(self.target.schema.labels)),
-            **self.target.derived,
-        }
+        features = max(1, len(self.target.schema.labels))
+        values = _resolve.derived(
+            module, candidate.patch, self.target.ndim, candidate.width, features
+        )
         names = {f.name for f in dataclasses.fields(module.Config)}
-        values = {k: v for k, v in derived.items() if k in names}
-        if hasattr(module, "derived"):  # what else in a network follows from the patch
-            values |= module.derived(candidate.patch)
+        values |= {k: v for k, v in self.target.derived.items() if k in names}
         wanted = {**values, **self.chosen.network_settings}
-        return settings.from_dict(wanted, module.Config, "network_settings")
+        return self._complete(settings.from_dict(wanted, module.Config, "network_settings"))
+
+    def method_config(self) -> Any:
+        """Settings of the method: those given, the defaults, and what follows from the data."""
+        cls = catalog.load("methods", self.chosen.method).Config
+        given = self.chosen.method_settings
+        return self._complete(settings.from_dict(given, cls, "method_settings"))
+
+    def _complete(self, config: Any) -> Any:
+        """Settings may have fields that are left open until the dimensions are known."""
+        return config.complete(self.target.ndim) if hasattr(config, "complete") else config
 
     def divisor(self, candidate: Candidate) -> int:
         """What the network's input must be a multiple of."""
@@ -150,8 +153,7 @@ class Bench:
                 fix="choose another method, or leave it out",
                 code="method-target",
             )
-        options = settings.from_dict(self.chosen.method_settings, method.Config, "method_settings")
-        plan: Plan = method.build(options, network, self.channels, self.target.schema)
+        plan: Plan = method.build(self.method_config(), network, self.channels, self.target.schema)
         shape = (self.channels, *candidate.patch)
         _weights.adjust(plan, network, self.chosen.layer_rate, shape)
         return plan

@@ -11,17 +11,16 @@ from delineate.data.cohort import Cohort
 from delineate.preprocess import orient
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _lineage
-from delineate.tasks._settings import RunConfig
+from delineate.tasks._resolve import Resolved
 
 
 def describe(
-    chosen: RunConfig,
+    resolved: Resolved,
     cohort: Cohort,
     preparation: Preparation,
     record: Mapping[str, Any],
     training_cases: int,
     *,
-    network: Mapping[str, Any],
     settled: Mapping[str, Any],
     grids: Sequence[Grid],
     steps: int,
@@ -30,12 +29,11 @@ def describe(
     """The document of a model file; see ``core.model_file``.
 
     Args:
-        chosen: Settings of the run.
+        resolved: Settings of the run, nothing left open.
         cohort: What it was trained on.
         preparation: Of every image.
         record: The run's record so far.
         training_cases: How many.
-        network: Settings of the network.
         settled: What the target adds: shape of the input, clean-up or calibration.
         grids: Original grids of the cases used, for the range of voxel sizes.
         steps: Optimiser steps done.
@@ -43,14 +41,16 @@ def describe(
     """
     spacings = list(zip(*(orient.ras_grid(grid).spacing_mm for grid in grids), strict=True))
     transfer = record.get("transfer")
-    file = {"weights": transfer["file"]} if transfer else {}  # no folder of its maker
     return {
-        "network": {"name": chosen.network, "config": dict(network)},
+        "network": {
+            "name": resolved.chosen.network,
+            "config": settings.to_dict(resolved.network),
+        },
         "channels": [channel.name for channel in preparation.channels],
         "schema": cohort.schema.to_dict(),
         "preparation": preparation.to_dict(),
         **settled,
-        "config": {**settings.to_dict(chosen), **file},
+        "config": resolved.to_dict(),
         "provenance": {
             **{key: record[key] for key in ("started", "seed", "versions", "hashes")},
             "steps": steps,

@@ -149,8 +149,7 @@ class ClassFeed:
     def _augment(self, image: Tensor, label: Tensor, moment: int) -> tuple[Tensor, Tensor]:
         key = (self.chosen.seed * 1_000_003 + moment) * 1009
         generator = torch.Generator().manual_seed(key)
-        turn = self.chosen.rotation_degrees
-        turn = 15.0 if turn is None else turn
+        turn = self.chosen.rotation(len(self.patch), whole=True)
         low, high = self.chosen.scale
         ranges = spatial.Config(turn, (math.sqrt(low), math.sqrt(high)))
         matrices = self._matrices(ranges, len(image), generator)

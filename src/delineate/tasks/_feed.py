@@ -69,10 +69,7 @@ class Feed:
             return Batch(*spatial.crop_centre(image, label, self.patch), spacing)
         key = (chosen.seed * 1_000_003 + moment) * 1009
         generator = torch.Generator().manual_seed(key)
-        turn = chosen.rotation_degrees
-        if turn is None:
-            turn = 15.0 if len(self.patch) == 3 else 30.0
-        ranges = spatial.Config(turn, chosen.scale)
+        ranges = spatial.Config(chosen.rotation(len(self.patch), whole=False), chosen.scale)
         matrices = spatial.draw(ranges, size, spacing, self.mirror_axes, generator)
         image, label = spatial.apply(matrices, image, label, self.patch)
         return Batch(self._repaint(image, generator), label, spacing)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from delineate.core.config import parse_duration
 from delineate.core.errors import ConfigError
+from delineate.data.opening import Opening
 from delineate.engine.settings import Settings
 
 #: Classes of a slice, by whether anything is outlined in it.
@@ -90,7 +91,7 @@ class RunConfig:
     foreground: float = field(default=1 / 3, metadata={"help": "patches centred on a structure"})
     augment: bool = field(default=True, metadata={"help": "rotate, scale, mirror, noise, gamma …"})
     rotation_degrees: float | None = field(
-        default=None, metadata={"help": "largest rotation; null: 15 in 3D, 30 in 2D"}
+        default=None, metadata={"help": "largest rotation; null: 15, of flat patches 30"}
     )
     scale: tuple[float, float] = field(default=(0.7, 1.4), metadata={"help": "range of the zoom"})
     drop_sequence: float = field(
@@ -105,8 +106,33 @@ class RunConfig:
         default="auto", metadata={"help": "torch.compile; auto: on GPUs, if measured to gain"}
     )
     loop: Settings = field(default_factory=Settings, metadata={"help": "the loop"})
+    drop_duplicates: bool = field(
+        default=False, metadata={"help": "of images that are there twice or more, keep one"}
+    )
+    opening: Opening = field(
+        default_factory=Opening, metadata={"help": "how the folder of scans is opened"}
+    )
 
     def __post_init__(self) -> None:
+        if self.budget is not None:
+            parse_duration(self.budget)
+        for name, least in (("width", 1), ("batch", 1), ("neighbours", 0), ("steps", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"expected {name} of {least} or more, got {value}")
+        if self.patch is not None and (len(self.patch) not in (2, 3) or min(self.patch) < 1):
+            raise ConfigError(f"expected a patch of 2 or 3 sizes, got {list(self.patch)}")
+        for name in ("foreground", "drop_sequence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"expected a scale from low to high, above 0, got {self.scale}")
+        if self.rotation_degrees is not None and not 0 <= self.rotation_degrees <= 180:
+            raise ConfigError(
+                f"expected rotation_degrees from 0 to 180, got {self.rotation_degrees}"
+            )
+        if self.clusters != "auto" and not 2 <= self.clusters <= 16:
+            raise ConfigError(f"expected 2 to 16 clusters, got {self.clusters}")
         if not 0 <= self.holdout < 0.9 or not 0 <= self.validation < 0.9:
             raise ConfigError(
                 "expected holdout and validation from 0 to 0.9, "
@@ -122,10 +148,19 @@ class RunConfig:
             raise ConfigError(f"expected a layer_rate above 0, at most 1, got {self.layer_rate}")
         if self.budget is None and self.steps is None:
             raise ConfigError("expected a budget or a number of steps, got neither")
-        if self.seed < 0:
-            raise ConfigError(f"expected a seed of 0 or more, got {self.seed}")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"expected at least one step, got {self.steps}")
+        if self.opening.class_column is not None and self.target not in ("auto", "class"):
+            raise ConfigError(
+                f"expected --target class beside a class column, got {self.target}",
+                fix="leave out one of the two",
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"expected a seed of 0 or more, below 2^32, got {self.seed}")
+
+    def rotation(self, ndim: int, whole: bool) -> float:
+        """Largest rotation in degrees: 30 for patches of flat images, else 15, if none is given."""
+        if self.rotation_degrees is not None:
+            return self.rotation_degrees
+        return 30.0 if ndim == 2 and not whole else 15.0
 
     @property
     def seconds(self) -> float | None:

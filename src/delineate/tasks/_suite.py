@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from delineate.core import catalog
 from delineate.core import config as settings
+from delineate.core._yaml import Key
+from delineate.core.config import Document
 from delineate.core.errors import ConfigError
+from delineate.tasks import _resolve
 from delineate.tasks._conditions import Condition
 from delineate.tasks._settings import RunConfig
 
@@ -114,22 +116,22 @@ class Suite:
                     f"expected an arm, got {name!r}", fix=settings.nearest(name, names)
                 )
 
-    def check(self) -> None:
+    def check(self, document: Document | None = None) -> None:
         """Refuse networks, methods and settings that there are not.
+
+        Args:
+            document: The suite's file, for lines in messages.
 
         Raises:
             ConfigError: With the nearest name.
         """
+        document = document or Document()
+        document.make(RunConfig, ("settings",), self.settings)
+        _leave_open(document, ("settings",), self.settings, _PLANNED)
+        listed = [arm.get("name") for arm in document.get(("arms",))]
         for arm in self.arms:
-            catalog.load("networks", arm.network)
-            catalog.load("methods", arm.method)
-            settings.from_dict({**self.settings, **arm.settings}, RunConfig, arm.name)
-            for name in [*(_PLANNED & {*self.settings, *arm.settings}), *_SHARED & {*arm.settings}]:
-                raise ConfigError(
-                    f"expected settings that the benchmark leaves open, got {name!r}",
-                    where=arm.name,
-                    fix="leave it out: the plan gives it, for equal compute",
-                )
+            at: Key = ("arms", listed.index(arm.name)) if arm.name in listed else (arm.name,)
+            self._check(arm, document, at)
         if self.target == "outline":
             from delineate.tasks._scores import METRICS
 
@@ -138,6 +140,17 @@ class Suite:
                     raise ConfigError(
                         f"expected a metric, got {name!r}", fix=settings.nearest(name, METRICS)
                     )
+
+    def _check(self, arm: Arm, document: Document, at: Key) -> None:
+        """One arm, which stands at ``at``."""
+        _leave_open(document, (*at, "settings"), arm.settings, _PLANNED | _SHARED)
+        given = {**self.settings, **arm.settings}
+        made = {"network": arm.network, "method": arm.method, "target": self.target}
+        chosen = document.make(RunConfig, (*at, "settings"), {**given, **made})
+        keys: dict[str, Key] = {"network": (*at, "network"), "method": (*at, "method")}
+        for name in ("network_settings", "method_settings"):
+            keys[name] = (*at, "settings", name) if name in arm.settings else ("settings", name)
+        _resolve.check(chosen, _resolve.Place(document, keys))
 
     def whole(self) -> Suite:
         """The same suite with every arm under every condition."""
@@ -162,6 +175,17 @@ class Suite:
         )
 
 
+def _leave_open(document: Document, at: Key, given: Mapping[str, Any], planned: set[str]) -> None:
+    """Refuse settings that the plan makes."""
+    for name in planned & given.keys():
+        raise document.error(
+            (*at, name),
+            "expected settings that the benchmark leaves open, got one that the plan makes",
+            "suite-planned",
+            "leave it out: the plan gives it, for equal compute",
+        )
+
+
 def slug(name: str) -> str:
     """A name as a part of a folder's."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -178,12 +202,14 @@ def load(name: str) -> Suite:
     Raises:
         ConfigError: No such suite, or a fault in its file.
     """
-    if name.endswith((".yaml", ".yml")):
-        return settings.load(Path(name), Suite)
-    if name not in names():
+    own = name.endswith((".yaml", ".yml"))
+    if not own and name not in names():
         raise ConfigError(
             f"expected a benchmark suite, got {name!r}",
             fix=settings.nearest(name, names()),
             code="unknown-suite",
         )
-    return settings.load(_FOLDER / f"{name}.yaml", Suite)
+    document = settings.read(Path(name) if own else _FOLDER / f"{name}.yaml")
+    suite = document.make(Suite)
+    suite.check(document)
+    return suite

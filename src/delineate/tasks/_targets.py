@@ -276,18 +276,13 @@ class Classes:
         return np.concatenate(logits), np.array(truth), subjects
 
 
-def complete(chosen: RunConfig, cohort: Cohort, class_column: str | None = None) -> RunConfig:
+def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
     """Settings with the target, and with the method that goes with it, where they were left open.
 
     A network that is left open stays so where weights will tell which it is.
     """
     target, method, network = chosen.target, chosen.method, chosen.network
-    if class_column is not None:
-        if target not in ("auto", "class"):
-            raise ConfigError(
-                f"expected --target class beside a class column, got {target}",
-                fix="leave out one of the two",
-            )
+    if chosen.opening.class_column is not None:
         target = "class"
     if target == "auto":
         classed = not cohort.labelled().cases and bool(cohort.schema.classes)

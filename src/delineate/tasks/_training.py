@@ -11,8 +11,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from delineate.core import config as settings
 from delineate.core import model_file, run
+from delineate.core.atomic import atomic_write_text
 from delineate.core.progress import Progress, Say
 from delineate.data import site_key, splits
 from delineate.data.cache import PreparedCase
@@ -27,6 +27,7 @@ from delineate.tasks import _fitted, _lineage, _planning, _targets, _weights
 from delineate.tasks._bench import Bench
 from delineate.tasks._card import describe
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
+from delineate.tasks._resolve import Resolved
 from delineate.tasks._settings import RunConfig
 from delineate.tasks._weights import Weights
 
@@ -54,8 +55,8 @@ class Job:
         weights: Weights | None = None,
     ) -> None:
         chosen = _targets.complete(chosen, cohort)
-        if weights is None:
-            chosen, weights = _weights.resolve(chosen)
+        weights = weights or _weights.start(chosen)
+        chosen = _weights.derive(chosen, weights)
         self.weights = weights
         self.chosen, self.cohort, self.out, self.record = chosen, cohort, out, record
         self.begun, self.say, self.progress, self.stop = begun, say, progress, stop
@@ -218,7 +219,15 @@ class Job:
 
     # ---------------------------------------------------------------------------- the training
 
+    def _write_config(self, outcome: Outcome | None = None) -> None:
+        """``config.yaml``: the plan's steps; those done once a run that kept to a clock is over."""
+        self.resolved = Resolved.of(self.bench, self.record["plan"], torch.get_num_threads())
+        if outcome is not None and outcome.status == "finished":
+            self.resolved = self.resolved.of_steps(outcome.step)
+        atomic_write_text(self.out / "config.yaml", self.resolved.text())
+
     def _fit(self, choice: Choice, prepared: Parts) -> Outcome:
+        self._write_config()
         plan = self.bench.build(choice.candidate)
         if self.record["plan"]["compile"]:
             plan.predictor.compile()
@@ -248,9 +257,9 @@ class Job:
         settled = self.bench.target.settle(
             network, prepared.get("validation", []), feed, self.device
         )
+        self._write_config(outcome)
         document = describe(
-            self.chosen, self.cohort, self.preparation, self.record, len(feed.cases),
-            network=settings.to_dict(self.bench.network_config(choice.candidate)),
+            self.resolved, self.cohort, self.preparation, self.record, len(feed.cases),
             settled=settled,
             grids=[case.original for part in prepared.values() for case in part],
             steps=outcome.step,

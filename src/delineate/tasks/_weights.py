@@ -178,8 +178,8 @@ def _flat(node: Any, name: str) -> Iterable[tuple[str, Tensor]]:
 # --- settings -------------------------------------------------------------------------------------
 
 
-def resolve(chosen: RunConfig) -> tuple[RunConfig, Weights | None]:
-    """Read the weights that are meant, and derive what they decide.
+def start(chosen: RunConfig) -> Weights | None:
+    """Read the weights that are meant.
 
     Raises:
         ConfigError: Layers are to be frozen or slowed, but there are no weights.
@@ -191,8 +191,7 @@ def resolve(chosen: RunConfig) -> tuple[RunConfig, Weights | None]:
             fix="give the file to start from: --weights FILE",
             code="weights-needed",
         )
-    weights = read(chosen.weights) if chosen.weights else None
-    return derive(chosen, weights), weights
+    return read(chosen.weights) if chosen.weights else None
 
 
 def derive(chosen: RunConfig, weights: Weights | None) -> RunConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from delineate.core import catalog, run
 from delineate.core import config as settings
+from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
 from delineate.core.errors import ConfigError, OutputError
@@ -109,30 +108,35 @@ def train(
     """
     begun = time.monotonic()
     from delineate.inference.predictor import choose_device
-    from delineate.tasks import _targets, _weights  # bring torch along
+    from delineate.tasks import _resolve, _targets, _weights  # bring torch along
     from delineate.tasks._training import Job
 
-    chosen = _settings(
-        config, budget=budget, steps=steps, target=target, method=method, network=network,
-        weights=weights, freeze=freeze, seed=seed, holdout=holdout, device=device,
+    given = {
+        "budget": budget, "steps": steps, "target": target, "method": method, "network": network,
+        "weights": weights, "freeze": freeze, "seed": seed, "holdout": holdout, "device": device,
+        "drop_duplicates": drop_duplicates or None,
+    }  # fmt: skip
+    opening = Opening(
+        layout, subject_pattern, class_column, geometry, exclude, observer, site_key
     )  # fmt: skip
-    for room, name in (("methods", chosen.method), ("networks", chosen.network)):
-        if name != "auto":
-            catalog.load(room, name)  # a misspelt name is told before any work
-    choose_device(chosen.device)  # so is a device that is not here
-    if drop_duplicates and not audit:
+    chosen, document = _resolve.read(config, given, opening, say)
+    choose_device(chosen.device)  # a device that is not here is told before any work
+    start, place = _weights.start(chosen), _resolve.Place(document)
+    known = start.document if start else None
+    _resolve.check(chosen, place, known)
+    if chosen.drop_duplicates and not audit:
         raise ConfigError(
             "expected an audit, which is what finds duplicates, got --no-audit",
             where="--drop-duplicates",
             fix="leave out one of the two",
         )
-    source = Path(data)
-    how = Opening(
-        layout, subject_pattern, class_column, geometry, exclude, observer, site_key
-    )  # fmt: skip
+    source, how = Path(data), chosen.opening
     cohort = colour.settle(how.cohort(source, say))
     say_notes(cohort.notes, say)
-    chosen, start = _weights.resolve(_targets.complete(chosen, cohort, class_column))
+    chosen = _targets.complete(chosen, cohort)
+    _resolve.check(chosen, place, known)  # now that the target is known
+    _targets.usable(chosen.target, cohort)
+    chosen = _weights.derive(chosen, start)
     out = Path(out)
     refuse_inside(out, cohort.root)
     writable_folder(out)
@@ -141,15 +145,9 @@ def train(
         hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED))}
         hashes |= {"weights": start.sha256} if start else {}
         record = _begin(out, chosen, cohort, begun, hashes)
-        cohort = _audit(cohort, out, audit, drop_duplicates, say, progress)
+        cohort = _audit(cohort, out, audit, chosen.drop_duplicates, say, progress)
         job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
         return job.run(cache)
-
-
-def _settings(path: Path | None, **given: Any) -> RunConfig:
-    """Settings of the file, then the options that were given."""
-    base = settings.load(Path(path), RunConfig) if path else RunConfig()
-    return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
 
 
 @contextmanager
@@ -218,7 +216,8 @@ def _begin(
         "machine": run.machine(),
         "hashes": hashes,
     }
-    atomic_write_text(out / "config.yaml", text)
+    atomic_write_text(out / "asked.yaml", text)
+    (out / "config.yaml").unlink(missing_ok=True)  # of a run that was refused
     run.write_json(out / "cohort.json", cohort.to_dict())
     run.write_json(out / "run.json", record)
     return record
