@@ -321,7 +321,7 @@ def test_every_verb_says_and_takes_the_observer(tmp_path: Path) -> None:
     for observer, dice in ((None, 0.0), ("2nd", 1.0)):
         said.clear()
         out = tmp_path / f"scores-{observer}"
-        evaluate(tmp_path / "masks", data, out, observer=observer, resamples=10, say=said.append)
+        evaluate(tmp_path / "masks", data, out, observer=observer, resamples=100, say=said.append)
         with (out / "cases.csv").open() as stream:
             assert {float(row["dice"]) for row in csv.DictReader(stream)} == {dice}
         assert any("--observer takes" in one for one in said)

@@ -213,9 +213,100 @@ def test_nnunet_leaves_out_a_case_that_lacks_a_channel(tmp_path: Path) -> None:
     cohort = Cohort.open(tmp_path)
     assert [case.id for case in cohort] == ["x_2", "x_3"]
     assert cohort.unpaired == (
-        "x_1 (left out: no CT)",
         "labelsTr/x_9.nii.gz (no image)",
+        "x_1 (left out: no CT)",
     )
+
+
+def nnunet_v1(root: Path, **changes: object) -> None:
+    document = {
+        "modality": {"0": "MRI", "1": "CT"},
+        "labels": {"0": "background", "1": "front", "2": "back"},
+        "numTraining": 2,
+        "training": [
+            {"image": f"./imagesTr/c{n}.nii.gz", "label": f"./labelsTr/c{n}.nii.gz"} for n in (0, 1)
+        ],
+        "test": ["./imagesTs/t.nii.gz"],
+    }
+    whole = {k: v for k, v in {**document, **changes}.items() if v is not None}
+    write(root / "dataset.json", json.dumps(whole))
+    for name in ("imagesTr/c0", "imagesTr/c1", "imagesTs/t"):
+        for channel in (0, 1):
+            nifti(root / f"{name}_{channel:04d}.nii.gz")
+    for name in ("labelsTr/c0", "labelsTr/c1", "labelsTs/t"):
+        nifti(root / f"{name}.nii.gz", 1, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training": [], "test": []},
+        {"training": None, "test": None, "numTraining": None},
+        {"training": ["./imagesTr/c0_0000.nii.gz"]},
+        {"modality": ["MRI", "CT"]},
+        {"modality": None, "channel_names": {"0": "MRI", "1": "CT"}},
+        {"file_ending": ".NII.GZ"},
+    ],
+)
+def test_nnunet_version_1_is_read_with_its_channels(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    nnunet_v1(tmp_path, **changes)
+    cohort = Cohort.open(tmp_path)
+    assert cohort.layout == "nnunet"
+    assert [(c.id, c.split, c.label is not None) for c in cohort] == [
+        ("c0", "train", True), ("c1", "train", True), ("t", "test", True)
+    ]  # fmt: skip
+    assert cohort.modalities == {"MRI": "MR", "CT": "CT"}
+    assert [(label.name, label.value) for label in cohort.schema.labels] == [
+        ("front", 1), ("back", 2)
+    ]  # fmt: skip
+    assert cohort.unpaired == ()
+
+
+def test_what_an_nnunet_dataset_json_lacks_is_taken_from_the_files(tmp_path: Path) -> None:
+    nnunet_v1(tmp_path, modality=None, labels=None, numTraining=7)
+    cohort = Cohort.open(tmp_path)
+    assert (cohort.layout, list(cohort["c0"].images)) == ("nnunet", ["channel 0", "channel 1"])
+    assert [label.name for label in cohort.schema.labels] == ["label 1", "label 2"]
+    assert {"dataset.json names no channels", "dataset.json names no labels"} <= set(cohort.notes)
+    assert "dataset.json says numTraining 7, got 2" in cohort.notes
+    (tmp_path / "dataset.json").unlink()
+    assert Cohort.open(tmp_path).layout == "nnunet"
+
+
+def test_channels_that_dataset_json_does_not_name_are_told(tmp_path: Path) -> None:
+    nnunet_v1(tmp_path, modality={"0": "MRI"})
+    cohort = Cohort.open(tmp_path)
+    assert list(cohort["c0"].images) == ["MRI"]
+    assert any("does not name are left out: [1]" in note for note in cohort.notes)
+
+
+def test_nnunet_version_2_may_list_its_files(tmp_path: Path) -> None:
+    nnunet(tmp_path, {"background": 0, "cyst": 1}, (1,))
+    document = json.loads((tmp_path / "dataset.json").read_text())
+    scans = [nifti(tmp_path / f"raw/p7_{name}.nii.gz").name for name in ("t1", "ct")]
+    nifti(tmp_path / "raw/p7_seg.nii.gz", 1)
+    document["dataset"] = {
+        "p7": {"images": [f"raw/{name}" for name in scans], "label": "raw/p7_seg.nii.gz"}
+    }
+    write(tmp_path / "dataset.json", json.dumps(document))
+    case = Cohort.open(tmp_path)["p7"]
+    assert list(case.images) == ["T1", "CT"]
+    assert case.label == tmp_path / "raw/p7_seg.nii.gz"
+
+
+def test_a_decathlon_set_whose_names_end_in_numbers_is_not_taken_for_nnunet(tmp_path: Path) -> None:
+    document = {
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "spleen"},
+        "training": [{"image": "imagesTr/amos_0001.nii.gz", "label": "labelsTr/amos_0001.nii.gz"}],
+    }
+    write(tmp_path / "dataset.json", json.dumps(document))
+    nifti(tmp_path / "imagesTr/amos_0001.nii.gz")
+    nifti(tmp_path / "labelsTr/amos_0001.nii.gz", 1)
+    assert Cohort.open(tmp_path).layout == "msd"
 
 
 # --- brats ----------------------------------------------------------------------------------
@@ -574,6 +665,65 @@ def test_tables_that_are_not_tables(tmp_path: Path, text: str, code: str) -> Non
     with pytest.raises(LayoutError) as caught:
         Cohort.open(write(tmp_path / "t.csv", text))
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("word", ["val", "valid", "Validation", "dev", "VAL"])
+def test_a_validation_list_by_any_of_its_names(tmp_path: Path, word: str) -> None:
+    rows = ["image,split"]
+    for n, part in enumerate(("train", word, "TEST", "", "n/a")):
+        nifti(tmp_path / f"t/{n}.nii.gz")
+        rows.append(f"t/{n}.nii.gz,{part}")
+    table = write(tmp_path / "list.csv", "\n".join(rows))
+    assert [c.split for c in Cohort.open(table)] == ["train", "validation", "test", None, None]
+    for part in ("train", word):
+        picture(tmp_path / "f" / part / "images/a.png", 9)
+        picture(tmp_path / "f" / part / "labels/a.png", 1, 2)
+        for name in ("x", "y"):
+            picture(tmp_path / "c" / part / f"sick/{name}.png", 9)
+            picture(tmp_path / "c" / part / f"well/{name}.png", 9)
+    for folder in ("f", "c"):
+        assert {case.split for case in Cohort.open(tmp_path / folder)} == {"train", "validation"}
+
+
+def test_a_part_of_another_name_is_refused_before_it_is_trained_on(tmp_path: Path) -> None:
+    nifti(tmp_path / "a.nii.gz")
+    table = write(tmp_path / "list.csv", "image,split\na.nii.gz,external\n")
+    with pytest.raises(LayoutError, match="expected train, validation or test, got 'external'"):
+        Cohort.open(table)
+
+
+def test_lists_beside_the_data_declare_parts(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        picture(tmp_path / f"images/{name}.png", 9)
+        picture(tmp_path / f"masks/{name}.png", 1)
+    write(tmp_path / "train.txt", "a\nimages/b.png\n")
+    write(tmp_path / "val.txt", "c.png\nmissing\n")
+    cohort = Cohort.open(tmp_path)
+    assert [case.split for case in cohort] == ["train", "train", "validation", None]
+    assert "val.txt declares 1 cases for validation" in cohort.notes
+    assert "val.txt: 1 of 2 names are no case" in cohort.notes
+    write(tmp_path / "test.list", "a\n")
+    with pytest.raises(LayoutError, match=r"'a' in test\.list too") as caught:
+        Cohort.open(tmp_path)
+    assert caught.value.code == "list-twice"
+
+
+def test_a_table_for_each_part(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        nifti(tmp_path / f"scans/{name}.nii.gz")
+    for part, name in (("train", "a"), ("Validation", "b"), ("test", "c")):
+        write(tmp_path / f"{part}.csv", f"image,subject\nscans/{name}.nii.gz,{name}\n")
+    cohort = Cohort.open(tmp_path)
+    assert cohort.layout == "table"
+    assert {c.id: c.split for c in cohort} == {"a": "train", "b": "validation", "c": "test"}
+
+
+def test_msd_validation_lists_are_a_part(tmp_path: Path) -> None:
+    pair = {"image": "./imagesTr/a2.nii.gz", "label": "./labelsTr/a2.nii.gz"}
+    first = {"image": "./imagesTr/a1.nii.gz", "label": "./labelsTr/a1.nii.gz"}
+    msd(tmp_path, training=[first], validation=[pair])
+    assert [c.split for c in Cohort.open(tmp_path)] == ["train", "validation", "test"]
+    assert not Cohort.open(tmp_path).unpaired
 
 
 def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:

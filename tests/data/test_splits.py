@@ -204,3 +204,49 @@ def test_real_lgg_folds_spread_sites_and_grades(real_data: Callable[[str], Path]
         assert {case.klass for case in part} == {"G2", "G3"}
     split = splits.holdout(cohort, 0.25, 0)
     assert Split.from_dict(json.loads(json.dumps(split.to_dict()))) == split
+
+
+def with_parts(**parts: int) -> Cohort:
+    cases = [
+        Case(f"{part}{n}", f"{part}{n}", {"t1": Path("x")}, split=None if part == "none" else part)
+        for part, count in parts.items()
+        for n in range(count)
+    ]
+    return Cohort(Path("/data"), "folder", tuple(cases), Schema())
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_declared_parts_are_used_as_what_they_are_called(folds: int | None) -> None:
+    cohort = with_parts(train=7, none=2, validation=3, test=4)
+    split = splits.planned(
+        cohort, 0, test_share=0.3, validation_share=0.3, folds=folds, fold=1, leaky=False
+    )
+    assert set(split["validation"]) == {f"validation{n}" for n in range(3)}
+    kept = {name for name in split["train"] if name.startswith(("train", "none"))}
+    assert kept == set(split["train"])
+    if folds is None:
+        assert set(split["test"]) == {f"test{n}" for n in range(4)}
+        assert len(kept) == 9
+    else:
+        assert len(split["test"]) == 3
+        assert not any(name.startswith(("test", "validation")) for name in split["test"])
+
+
+def test_a_declared_validation_part_leaves_the_test_part_to_be_drawn_from_training() -> None:
+    split = splits.planned(
+        with_parts(none=8, validation=2), 0, test_share=0.25, validation_share=0.1
+    )
+    assert set(split["validation"]) == {"validation0", "validation1"}
+    assert len(split["test"]) == 2
+    assert all(name.startswith("none") for name in (*split["test"], *split["train"]))
+    whole = splits.planned(with_parts(none=8, validation=2), 0, test_share=0, validation_share=0)
+    assert set(whole.parts) == {"train", "validation"}
+    assert len(whole["train"]) == 8
+
+
+def test_a_declared_part_without_labels_is_replaced_and_said() -> None:
+    every, usable = with_parts(train=6, validation=3), with_parts(train=6)
+    split = splits.planned(usable, 0, test_share=0.2, validation_share=0.2)
+    assert all(name.startswith("train") for name in split["validation"])
+    (line,) = splits.on_declared(every, usable)
+    assert "declare 3 cases for validation, none of which can be judged" in line

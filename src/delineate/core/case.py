@@ -62,7 +62,8 @@ class Case:
         label: Source of the label map, None where unlabelled.
         klass: Class name, None where unknown.
         site, sex, age: Where known; ``meta`` holds whatever else the table gives.
-        split: The split that the layout itself declares (``"train"``, ``"test"``), if any.
+        split: The part that the layout itself declares (``"train"``, ``"validation"``,
+            ``"test"``), if any.
         reading: How its files are read.
     """
 

@@ -15,6 +15,7 @@ from delineate.core.errors import ConfigError, LayoutError
 from delineate.core.progress import Say, silent
 from delineate.data import _excluded, _renamed, site_key
 from delineate.data.cohort import Cohort
+from delineate.data.layouts import _lists
 from delineate.data.layouts._listing import OWN_SUBJECT, Listing
 from delineate.data.layouts._recognise import glimpse, headline, links, recognise
 
@@ -94,7 +95,8 @@ class Opening:
                 code="no-cases",
             )
         base = root.parent if root.is_file() else root
-        cases, notes = listing.cases, listing.notes
+        cases, listed = _lists.declared(root, listing.cases)
+        notes = (*listing.notes, *listed)
         if strays:
             notes = (*notes, f"{len(strays)} links were not followed, see unpaired")
         if listing.patients and self.subject_pattern is None:

@@ -135,6 +135,71 @@ def declared(cohort: Cohort) -> Split:
     return Split("declared", 0, {part: _sorted(ids) for part, ids in parts.items()})
 
 
+def planned(
+    cohort: Cohort,
+    seed: int,
+    *,
+    test_share: float,
+    validation_share: float,
+    folds: int | None = None,
+    fold: int = 0,
+    leaky: bool = False,
+) -> Split:
+    """The split of a training run: declared parts are what they are called, others are drawn.
+
+    Args:
+        cohort: The cases that can be learned from and judged by.
+        seed: Seed of what is drawn.
+        test_share: Share of cases in ``test``, where the data declare no such part; 0: none.
+        validation_share: The same for ``validation``.
+        folds: Draw ``test`` as one of so many folds, the same whatever the seed, instead.
+        fold: Which of them.
+        leaky: The split may part subjects, and says so.
+
+    Raises:
+        InputError: Too few subjects for what must be drawn.
+    """
+    names = ("validation", "test")
+    given = {part: _sorted(c.id for c in cohort.cases if c.split == part) for part in names}
+    parts = {"train": _sorted(case.id for case in cohort.cases if case.split not in names)}
+    if folds is not None:
+        drawn = k_fold(cohort.subset(parts["train"]), folds, seed=0)[fold]
+        parts = {"train": drawn["train"], "test": drawn["validation"]}
+    elif given["test"]:
+        parts["test"] = given["test"]
+    elif test_share > 0:
+        rest = cohort.subset(parts["train"])
+        parts = dict(holdout(rest, test_share, seed).parts)
+    if given["validation"]:
+        parts["validation"] = given["validation"]
+    elif validation_share > 0:
+        rest = cohort.subset(parts["train"])
+        inner = holdout(rest, validation_share, seed)
+        parts |= {"train": inner["train"], "validation": inner["test"]}
+    return Split("train-validation-test", seed, parts, leaky)
+
+
+def on_declared(cohort: Cohort, usable: Cohort) -> list[str]:
+    """What becomes of the parts that a layout declares, in a sentence each.
+
+    Args:
+        cohort: All cases.
+        usable: Those that can be learned from and judged by.
+    """
+    said = []
+    for part, use in (("validation", "they choose the clean-up"), ("test", "they are scored")):
+        every = sum(case.split == part for case in cohort.cases)
+        found = sum(case.split == part for case in usable.cases)
+        if found:
+            said.append(f"{part}: {found} cases, as the data declare; {use}")
+        elif every:
+            said.append(
+                f"the data declare {every} cases for {part}, none of which can be judged: "
+                "others are taken in their place"
+            )
+    return said
+
+
 def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
     """Stop a split that would give a false result.
 

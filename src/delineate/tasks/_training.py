@@ -114,21 +114,12 @@ class Job:
     def _new_split(self) -> splits.Split:
         chosen = self.chosen
         cohort = _targets.usable(chosen.target, self.cohort, self.say)
-        given = [case.id for case in cohort.cases if case.split == "test"]
-        kept = tuple(case.id for case in cohort.cases if case.split != "test")
-        parts: dict[str, tuple[str, ...]] = {"train": kept}
-        if chosen.folds is not None:  # the same parts whatever the seed, so that runs can differ
-            parted = splits.k_fold(cohort.subset(kept), chosen.folds, seed=0)[chosen.fold]
-            parts = {"train": parted["train"], "test": parted["validation"]}
-        elif given:
-            parts["test"] = tuple(given)
-        elif chosen.holdout > 0:
-            parts = dict(splits.holdout(cohort, chosen.holdout, chosen.seed).parts)
-        if chosen.validation > 0:
-            rest = cohort.subset(parts["train"])
-            inner = splits.holdout(rest, chosen.validation, chosen.seed)
-            parts |= {"train": inner["train"], "validation": inner["test"]}
-        return splits.Split("train-validation-test", chosen.seed, parts, chosen.leaky)
+        for line in splits.on_declared(self.cohort, cohort):
+            self.say(line)
+        return splits.planned(
+            cohort, chosen.seed, test_share=chosen.holdout, validation_share=chosen.validation,
+            folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky,
+        )  # fmt: skip
 
     def _plan_preparation(self, training: Cohort, judged: Cohort) -> Preparation:
         """Planned on the training cases alone."""

@@ -42,7 +42,11 @@ def cases(root: Path) -> Listing:
     unpaired: list[str] = []
     used: set[Path] = set()
     meta = {"channels": [channels[i] for i in sorted(channels)]} if len(channels) > 1 else {}
-    for part, key in (("train", "training"), ("test", "test")):
+    for part, key in (
+        ("train", "training"),
+        ("validation", "validation"),
+        ("test", "test"),
+    ):
         for item in document.get(key) or []:
             names = item if isinstance(item, dict) else {"image": item}
             image, label = entry(root, names.get("image")), entry(root, names.get("label"))

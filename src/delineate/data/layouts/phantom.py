@@ -17,6 +17,7 @@ from delineate.core.errors import LayoutError
 from delineate.core.schema import Schema, brats_schema
 from delineate.data.layouts._listing import (
     NOTHING,
+    SPLITS,
     Listing,
     files,
     folders,
@@ -75,7 +76,7 @@ def cases(root: Path) -> Listing:
                 site=facts.pop("site", None),
                 sex=facts.pop("sex", None),
                 age=number(facts.pop("age", "")),
-                split=facts.pop("split", None),
+                split=SPLITS.get(facts.pop("split", "").lower()),
                 meta=facts,
             )
         )

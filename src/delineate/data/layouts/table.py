@@ -9,7 +9,7 @@ A stack of slices is named by its files in order, with ``;`` between them; sever
 image, of which each marks another part, with ``|`` between them.
 
 In a folder the table is ``cohort``, ``cases``, ``table`` or ``dataset`` (.csv, .tsv), or the only
-table that has such a column.
+table that has such a column, or one for each part of a split: ``train``, ``val`` and ``test``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from delineate.core.case import Case, Masks, Source
 from delineate.core.errors import InputError, LayoutError
 from delineate.data.layouts._listing import (
+    NOTHING,
     OWN_SUBJECT,
     SPLITS,
     Listing,
@@ -41,7 +42,7 @@ _KNOWN = {"id", "subject", "label", "mask", "site", "class", "sex", "age", "spli
 
 def recognise(root: Path) -> bool:
     """Whether the root is a table, or holds one that lists images."""
-    return root.suffix.lower() in KINDS if root.is_file() else _table(root) is not None
+    return root.suffix.lower() in KINDS if root.is_file() else bool(_tables(root))
 
 
 def cases(root: Path) -> Listing:
@@ -50,34 +51,15 @@ def cases(root: Path) -> Listing:
     Raises:
         LayoutError: Rows that cannot be used; the first five are shown with their numbers.
     """
-    path = root if root.is_file() else _table(root) or root
-    rows = load_table(path)
-    columns = _image_columns(rows[0] if rows else {})
-    if not columns:
-        raise LayoutError(
-            "expected rows and a column image or image_CHANNEL, got "
-            + (f"the columns {list(rows[0])}" if rows else "no rows"),
-            where=path,
-            fix="name the column of the image files image",
-            code="table-columns",
-        )
+    paths = [root] if root.is_file() else _tables(root) or [root]
+    columns: dict[str, str] = {}
     found: list[Case] = []
-    wrong: list[str] = []
-    for line, row in enumerate(rows, start=2):
-        if not any(row.values()):
-            continue
-        try:
-            found.append(_case(path.parent, row, columns))
-        except InputError as error:
-            wrong.append(f"row {line}: {error.message}")
-    if wrong:
-        more = f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise LayoutError(
-            "rows that cannot be used:\n  " + "\n  ".join(wrong[:5]) + more,
-            where=path,
-            fix="files are looked for relative to the table",
-            code="table-row",
-        )
+    known = True
+    for path in paths:
+        rows = load_table(path)
+        columns |= _image_columns(rows[0] if rows else {})
+        found += _rows(path, rows, SPLITS.get(path.stem.lower()) if len(paths) > 1 else None)
+        known &= "subject" in rows[0]
     schema, notes = schema_from_files([case.label for case in found if case.label])
     firsts = {
         channel: source for case in reversed(found) for channel, source in case.images.items()
@@ -95,19 +77,50 @@ def cases(root: Path) -> Listing:
             for channel in dict.fromkeys(columns.values())
             if channel in firsts
         },
-        notes=(*notes, *([OWN_SUBJECT] * ("subject" not in rows[0]))),
+        notes=(*notes, *([OWN_SUBJECT] * (not known))),
         unpaired=tuple(unlabelled) if len(unlabelled) < len(found) else (),
     )
 
 
-def _table(root: Path) -> Path | None:
-    """The one table of a folder that lists images."""
+def _rows(path: Path, rows: list[dict[str, str]], part: str | None) -> list[Case]:
+    """Cases of one table, of a part of a split where its name declares one."""
+    columns = _image_columns(rows[0] if rows else {})
+    if not columns:
+        raise LayoutError(
+            "expected rows and a column image or image_CHANNEL, got "
+            + (f"the columns {list(rows[0])}" if rows else "no rows"),
+            where=path,
+            fix="name the column of the image files image",
+            code="table-columns",
+        )
+    found: list[Case] = []
+    wrong: list[str] = []
+    for line, row in enumerate(rows, start=2):
+        if not any(row.values()):
+            continue
+        try:
+            found.append(_case(path.parent, {"split": part or "", **row}, columns))
+        except InputError as error:
+            wrong.append(f"row {line}: {error.message}")
+    if wrong:
+        more = f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise LayoutError(
+            "rows that cannot be used:\n  " + "\n  ".join(wrong[:5]) + more,
+            where=path,
+            fix="files are looked for relative to the table",
+            code="table-row",
+        )
+    return found
+
+
+def _tables(root: Path) -> list[Path]:
+    """The one table of a folder that lists images, or one for each part of a split."""
     tables = [
         p for p in files(root, images=False) if p.parent == root and p.suffix.lower() in KINDS
     ]
     named = [p for p in tables if p.stem.lower() in NAMES]
     fit = [p for p in (named or tables) if _image_columns(dict.fromkeys(_header(p), ""))]
-    return fit[0] if len(fit) == 1 else None
+    return fit if len(fit) == 1 or all(p.stem.lower() in SPLITS for p in fit) else []
 
 
 def _header(path: Path) -> list[str]:
@@ -140,7 +153,12 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
     name = row.get("id") or (
         stem(first) if "image" in images else row.get("subject") or stem(first)
     )
-    split = row.get("split", "")
+    split = row.get("split", "").lower()
+    if split not in NOTHING and split not in SPLITS:
+        raise InputError(
+            f"split: expected train, validation or test, got {row['split']!r}; a column of other "
+            "parts needs another name, such as fold"
+        )
     return Case(
         id=name,
         subject=row.get("subject") or name,
@@ -150,7 +168,7 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
         site=row.get("site") or None,
         sex=row.get("sex") or None,
         age=age,
-        split=SPLITS.get(split.lower(), split) or None,
+        split=SPLITS.get(split),
         meta={k: v for k, v in row.items() if v and k not in _KNOWN and k not in columns},
     )
 

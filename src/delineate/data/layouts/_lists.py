@@ -1,0 +1,81 @@
+"""Parts of a split that lists beside the data declare: ``train.txt``, ``val.txt``, ``test.txt``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from delineate.core.case import Case
+from delineate.core.errors import LayoutError
+from delineate.data.layouts._listing import SPLITS, relative, stem
+
+KINDS = (".txt", ".list", ".lst")
+
+
+def declared(root: Path, cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[str]]:
+    """Cases with the part that a list names them in, and notes; a layout's own parts come first.
+
+    A list names cases by their ids or image files, one a line, with or without suffix and folder.
+
+    Raises:
+        LayoutError: A case is in two lists.
+    """
+    lists = {path: SPLITS[path.stem.lower()] for path in _lists(root)}
+    if not lists:
+        return tuple(cases), []
+    parts: dict[str, Path] = {}
+    notes = []
+    known = {name: case.id for case in cases for name in _names(root, case)}
+    for path in lists:
+        named = _read(path)
+        found = [known[name] for name in named if name in known]
+        for name in found:
+            if parts.setdefault(name, path) != path:
+                raise LayoutError(
+                    f"expected every case in one list, got {name!r} in {parts[name].name} too",
+                    where=path,
+                    fix="take it out of one of them",
+                    code="list-twice",
+                )
+        if found:
+            notes.append(f"{path.name} declares {len(found)} cases for {lists[path]}")
+        if len(found) < len(named):
+            notes.append(
+                f"{path.name}: {len(named) - len(found)} of {len(named)} names are no case"
+            )
+    return tuple(
+        dataclasses.replace(case, split=case.split or lists[parts[case.id]])
+        if case.id in parts
+        else case
+        for case in cases
+    ), notes
+
+
+def _lists(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return sorted(
+        path
+        for path in root.iterdir()
+        if path.suffix.lower() in KINDS and path.stem.lower() in SPLITS and path.is_file()
+    )
+
+
+def _read(path: Path) -> list[str]:
+    """Names in a list; the first of several in a line."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    first = (re.split(r"[,;\t]", line.strip())[0].strip() for line in lines)
+    return list(dict.fromkeys(_plain(name) for name in first if name))
+
+
+def _plain(name: str) -> str:
+    path = Path(name.replace("\\", "/"))
+    return relative(Path(), path.with_name(stem(path)))
+
+
+def _names(root: Path, case: Case) -> list[str]:
+    files = [source for source in case.images.values() if isinstance(source, Path)]
+    paths = [_plain(relative(root, path)) for path in files]
+    return [case.id, *paths, *(stem(path) for path in files)]
