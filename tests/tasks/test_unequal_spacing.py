@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from delineate.core import model_file
+from delineate.core.errors import InputError
 from delineate.core.image import Grid, Image
 from delineate.data.readers import write
+from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 
 SHAPES = [((24, 24, 20), 1.0)] * 9 + [((24, 24, 10), 2.0)] * 3
@@ -69,3 +72,19 @@ def test_outlines_are_learned_and_brought_home(volumes: Path, tmp_path: Path) ->
     summary = json.loads((run / "validation" / "summary.json").read_text())
     assert summary["n_cases"] == 4
     assert summary["failures"] == []
+    range_ = model_file.load(run / "model.safetensors").document["provenance"]["training_range"]
+    (intensity,) = range_["intensity"]
+    assert (intensity["scans"], intensity["hounsfield"]) == (8, 0)
+    assert 100 < intensity["p50"][0] <= intensity["p50"][1] < 300
+    hounsfield = Image(np.zeros((1, 24, 24, 20), np.float32) - 1000, Grid((24, 24, 20), np.eye(4)))
+    hounsfield.array[:, 6:18] = 40
+    hounsfield.array[:, 11:13] = 500
+    write(tmp_path / "ct.nii.gz", hounsfield)
+    with pytest.raises(InputError, match="look like Hounsfield units"):
+        predict(run / "model.safetensors", tmp_path / "ct.nii.gz", tmp_path / "out")
+    index = predict(
+        run / "model.safetensors", tmp_path / "ct.nii.gz", tmp_path / "out",
+        force=True, overwrite=True,
+    )  # fmt: skip
+    assert index["settings"]["force"]
+    assert "look like Hounsfield units" in index["cases"][0]["facts"]["warnings"][0]

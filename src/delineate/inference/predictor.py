@@ -24,6 +24,7 @@ from delineate.core.errors import (
 from delineate.core.image import Grid, Image
 from delineate.core.schema import Schema
 from delineate.inference import crf as dense_crf
+from delineate.inference._contract import contradictions, measure
 from delineate.inference._facts import peak_memory, sizes, spacing_warnings
 from delineate.inference._loading import build, fill
 from delineate.inference._walk import Walk
@@ -110,6 +111,7 @@ class Predictor:
         mirror: bool = False,
         crf: bool | None = None,
         memory_bytes: int = 8 << 30,
+        force: bool = False,
         progress: Tick | None = None,
     ) -> Prediction:
         """Outline one image, or name its class, whichever the model does.
@@ -121,15 +123,17 @@ class Predictor:
             crf: Refine with a fully connected CRF; None: where the model's file says so. Labels,
                 confidence and probabilities are then all of the CRF.
             memory_bytes: An image that needs more is refused; what comes out does not depend on it.
+            force: Take images of another modality, or in other units, than in training; a warning
+                says so.
             progress: Told windows done and windows in all.
 
         Raises:
             ConfigError: An option that this model cannot follow.
-            InputError: Wrong number of channels or dimensions.
+            InputError: Wrong number of channels or dimensions, or another kind of image.
             ResourceError: Too little memory (said before the network runs), or it ran out.
         """
         self.require(probabilities=probabilities, mirror=mirror, crf=crf)
-        warnings = self.check(image.grid, image.channels)
+        warnings = self.check(image.grid, image.channels) + self.require_kind(image, force)
         started = time.perf_counter()
         prepared = presets.apply(self.preparation, image)
         facts: dict[str, Any] = {"seconds": {"prepare": time.perf_counter() - started}}
@@ -210,6 +214,25 @@ class Predictor:
         facts["seconds"]["network"] = time.perf_counter() - started
         facts |= {"confidence": max(case.values()), **found}
         return case
+
+    def require_kind(self, image: Image, force: bool = False) -> list[str]:
+        """Refuse an image that contradicts what the model was trained on, or warn of it.
+
+        Args:
+            image: ``(C, *S)`` as read from its files.
+            force: Warn instead.
+
+        Raises:
+            InputError: Another modality, or other units (code ``contract``).
+        """
+        found = contradictions(self.document, measure(image))
+        if found and not force:
+            raise InputError(
+                "; ".join(found),
+                fix="use a model for such scans, or take the risk with --force",
+                code="contract",
+            )
+        return [f"not the kind of scan that the model was trained on: {why}" for why in found]
 
     def uses_crf(self, asked: bool | None) -> bool:
         """Whether outlines are refined, where ``asked`` leaves it to the model."""

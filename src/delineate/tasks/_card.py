@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from delineate.core import config as settings
-from delineate.core.image import Grid
+from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
+from delineate.inference import _contract
 from delineate.preprocess import orient
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _lineage
@@ -22,7 +23,7 @@ def describe(
     training_cases: int,
     *,
     settled: Mapping[str, Any],
-    grids: Sequence[Grid],
+    cases: Sequence[PreparedCase],
     steps: int,
     subjects: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -35,11 +36,13 @@ def describe(
         record: The run's record so far.
         training_cases: How many.
         settled: What the target adds: shape of the input, clean-up or calibration.
-        grids: Original grids of the cases used, for the range of voxel sizes.
+        cases: Prepared ones that were used, for the range of voxel sizes and intensities.
         steps: Optimiser steps done.
         subjects: Marks of its subjects and their key, see ``_lineage.subjects``.
     """
-    spacings = list(zip(*(orient.ras_grid(grid).spacing_mm for grid in grids), strict=True))
+    grids = [orient.ras_grid(case.original) for case in cases]
+    spacings = list(zip(*(grid.spacing_mm for grid in grids), strict=True))
+    measured = [case.meta["intensity"] for case in cases if "intensity" in case.meta]
     transfer = record.get("transfer")
     return {
         "network": {
@@ -61,7 +64,8 @@ def describe(
                 "spacing_mm": {
                     "min": [min(column) for column in spacings],
                     "max": [max(column) for column in spacings],
-                }
+                },
+                "intensity": _contract.training_range(measured),
             },
         },
         "card": {

@@ -22,6 +22,7 @@ from delineate.data import _threads, cache, readers
 from delineate.data.cache import PreparedArrays, PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.labels import read_indices
+from delineate.inference import _contract
 from delineate.preprocess import presets
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _fitted
@@ -143,7 +144,9 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
     image = read_channels(case, [channel.name for channel in preparation.channels])
     prepared = presets.apply(preparation, image)
     label = None
-    facts: dict[str, Any] = {"notes": list(image.meta.get("notes", ()))}
+    facts: dict[str, Any] = {
+        "notes": list(image.meta.get("notes", ())), "intensity": _contract.measure(image)
+    }  # fmt: skip
     if case.label is not None:
         full = read_indices(case, schema, image.grid)
         indices = full.array

@@ -252,7 +252,7 @@ class Job:
         document = describe(
             self.resolved, self.cohort, self.preparation, self.record, len(feed.cases),
             settled=settled,
-            grids=[case.original for part in prepared.values() for case in part],
+            cases=[case for part in prepared.values() for case in part],
             steps=outcome.step,
             subjects=_lineage.subjects(self.weights, self.subjects),
         )  # fmt: skip
@@ -273,8 +273,7 @@ class Job:
         where = {k: v for k, v in how.items() if k != "class_column"}
         predict(
             self.out / "model.safetensors", self.source, folder / "predictions", only=ids,
-            overwrite=True, device=self.chosen.device, say=self.say, progress=self.progress,
-            **where,
+            overwrite=True, force=True, device=self.chosen.device, progress=self.progress, **where,
         )  # fmt: skip
         summary: dict[str, Any] = evaluate(
             folder / "predictions", self.source, folder, say=self.say, progress=self.progress,

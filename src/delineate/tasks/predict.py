@@ -52,6 +52,7 @@ def predict(
     memory: str = "8G",
     device: str = "auto",
     overwrite: bool = False,
+    force: bool = False,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
@@ -87,6 +88,8 @@ def predict(
             on it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         overwrite: Replace predictions that are already in ``out``.
+        force: Predict scans of another modality, or in other units, than the model was trained on,
+            with a warning.
         say: Told what a person should know.
         progress: Shows how far it is.
 
@@ -121,10 +124,11 @@ def predict(
         remove_stale(out)
         how: dict[str, Any] = {"mirror": mirror, "crf": predictor.uses_crf(crf)}
         settings = {
-            **how, "memory": memory, "device": str(predictor.device), "geometry": geometry
+            **how, "memory": memory, "device": str(predictor.device), "geometry": geometry,
+            "force": force,
         }  # fmt: skip
         index = _index.start(Path(model), predictor, cohort, settings, only)
-        how["memory_bytes"] = memory_bytes
+        how |= {"memory_bytes": memory_bytes, "force": force}
         key = existing(cohort.root, site_key)
         faults = _run(jobs, predictor, out, index, how, key, say, progress)
     _end(faults, index["cases"], out, say, "classified" if predictor.classes else "outlined")
