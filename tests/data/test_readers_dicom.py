@@ -434,6 +434,22 @@ def test_phases_in_which_each_slice_has_its_own_time_go_by_the_order_of_time(
         assert np.unique(dicom.read(series).array).tolist() == [phase]
 
 
+def test_phases_that_lie_beside_each_other_are_parted_but_stations_with_a_gap_are_not(
+    tmp_path: Path,
+) -> None:
+    def shifted(millimetres: float) -> Path:
+        objects = phased({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2})
+        normal = np.cross(*np.reshape(objects[0].ImageOrientationPatient, (2, 3)).astype(float))
+        for data in objects[4:]:
+            place = np.array(data.ImagePositionPatient, float) + millimetres * normal
+            data.ImagePositionPatient = place.round(6).tolist()
+        return save(tmp_path / f"{millimetres}", objects)
+
+    assert parts(shifted(0.4)) == [("AcquisitionNumber 1", 4), ("AcquisitionNumber 2", 4)]
+    assert parts(shifted(10.0)) == [("", 8)]  # the next station: one volume
+    refused(shifted(12.5), "dicom-gap")
+
+
 @pytest.mark.parametrize("again", [1, 2])
 def test_slices_made_again_are_no_phase(tmp_path: Path, again: int) -> None:
     objects = slices(6) + slices(again)
@@ -447,7 +463,8 @@ def test_slices_made_again_are_no_phase(tmp_path: Path, again: int) -> None:
 @pytest.mark.parametrize(
     "drawn",
     [("FrameOfReferenceUID",), ("SeriesInstanceUID",),
-     ("FrameOfReferenceUID", "SeriesInstanceUID")],
+     ("FrameOfReferenceUID", "SeriesInstanceUID"),
+     ("FrameOfReferenceUID", "SeriesInstanceUID", "StudyInstanceUID")],
 )  # fmt: skip
 def test_a_volume_whose_files_have_uids_of_their_own_is_one_volume(
     tmp_path: Path, drawn: tuple[str, ...]

@@ -323,6 +323,11 @@ def test_a_scale_that_does_not_explain_fractions_is_no_excuse(tmp_path: Path) ->
     path = patched(save(tmp_path / "two.nii", two), SLOPE, "f", 2 / 255)
     with pytest.raises(LabelError, match=r"0\.996078"):
         read_label(path)
+    # more labels than the steps of the type: 300 in 8 bits
+    many = np.resize(np.arange(256, dtype=np.uint8), (4, 8, 8))
+    path = patched(save(tmp_path / "many.nii", many), SLOPE, "f", 300 / 255)
+    with pytest.raises(LabelError, match="too coarse"):
+        read_label(path)
     # the same values as plain floats: what is there, and what mends it
     floats = np.resize(np.array([0, 0.9960784, 2], np.float32), (4, 5, 6))
     with pytest.raises(LabelError, match=r"0\.9960784") as caught:

@@ -67,6 +67,26 @@ def part(frames: list[Frame]) -> list[tuple[str, list[Frame]]] | None:
     return _in_turn(frames)
 
 
+def interleaved(frames: list[Frame]) -> list[tuple[str, list[Frame]]] | None:
+    """Volumes of a sorted list that lies on no grid because phases lie a little beside each other.
+
+    Each must be whole in itself and all must cover the same region: two stations with a gap
+    between them are one volume that lacks slices.
+    """
+    along = np.array([_along(frame) for frame in frames])
+    step = (along[-1] - along[0]) / (len(frames) - 1)
+    if np.abs(along - along[0] - step * np.arange(len(frames))).max() <= _EVEN * step:
+        return None
+    for name in VOLUME_KEYS:
+        groups = _split(frames, (name,))
+        if len(groups) > 1 and _unlike(groups):
+            ends = [(_along(group[0]), _along(group[-1])) for group in groups.values()]
+            shared = min(end for _, end in ends) - max(start for start, _ in ends)
+            if shared > 0.5 * max(end - start for start, end in ends):
+                return [(_apart((name,), value, groups), groups[value]) for value in groups]
+    return None
+
+
 def _split(frames: list[Frame], names: tuple[str, ...]) -> Groups:
     groups: Groups = {}
     for frame in frames:

@@ -10,12 +10,19 @@ import numpy as np
 
 from delineate.core.errors import ReadError
 from delineate.data.readers._dicom_frames import Frame, frames_of, open_header
-from delineate.data.readers._dicom_phases import crowded, normal_of, part, placed, step_mm
+from delineate.data.readers._dicom_phases import (
+    crowded,
+    interleaved,
+    normal_of,
+    part,
+    placed,
+    step_mm,
+)
 
 #: Frames of one volume have directions that agree to this (cosine).
 _COSINE_TOLERANCE = 1e-3
 #: A pseudonymiser that draws these anew for every file takes a volume to pieces ...
-_DRAWN_KEYS = ("SeriesInstanceUID", "FrameOfReferenceUID")
+_DRAWN_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 #: ... which still agree in these.
 _LEFT_KEYS = ("Modality", "SeriesNumber", "SeriesDescription", "PixelSpacing", "SliceThickness")
 #: Fewer slices than this are not joined: two always lie evenly.
@@ -178,7 +185,7 @@ def _volumes(frames: list[Frame], way: str) -> list[Series]:
     normal = normal_of(frames)
     kept.sort(key=lambda frame: float(np.asarray(frame.position) @ normal))
     whole = replace(whole, frames=tuple(kept), notes=notes)
-    parts = part(kept) if crowded(kept) else None
+    parts = part(kept) if crowded(kept) else interleaved(kept)
     if parts is None:  # a volume, or a contradiction that is refused when it is read
         return [whole]
     return [

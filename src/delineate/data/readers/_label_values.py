@@ -22,6 +22,15 @@ _COARSEST = 0.5
 _NEARLY = 0.05
 #: A lossy mask of two values holds none between these.
 _DARK, _BRIGHT = 15, 240
+_ROUND = (
+    "labels seem to have been scaled or stored as fractions: round them (numpy.rint) and store "
+    "them as integers, without scl_slope"
+)
+_COARSE = (
+    "the scale is too coarse to tell labels apart, or these are no labels: write them again from "
+    "their source as integers, without scl_slope"
+)
+_RESAMPLED = "if it was resampled with interpolation, make it again with nearest neighbour"
 _FLOAT32 = float(np.finfo(np.float32).eps)
 
 
@@ -77,7 +86,7 @@ def unscaled(stored: NDArray[Any], slope: float, intercept: float, path: Path) -
 
 
 def lossless(labels: NDArray[Any], jpeg: bool, path: Path) -> Labels:
-    """An 8-bit mask whose values have survived, and notes.
+    """A mask whose values have survived, and notes.
 
     A JPEG may turn any value into its neighbours, so that it can hold two structures of 0 and 255
     at most: of these, values close to either are taken for it. A lossless file with values close
@@ -86,7 +95,14 @@ def lossless(labels: NDArray[Any], jpeg: bool, path: Path) -> Labels:
     Raises:
         LabelError: The values are not those that were meant, or nobody can tell.
     """
-    values = np.unique(labels).tolist()
+    if not labels.size or labels.min() < 0 or labels.max() > 255:
+        return labels, ()
+    if not jpeg and labels.max() < _BRIGHT:
+        return labels, ()
+    present = np.zeros(256, np.bool_)
+    for plane in labels[0] if len(labels) == 1 else labels:
+        present[plane] = True  # much faster than sorting
+    values = np.flatnonzero(present).tolist()
     between = [v for v in values if _DARK < v < _BRIGHT]
     near = [v for v in values if v not in (0, 255)]
     both = near and not between and min(near) <= _DARK and max(near) >= _BRIGHT
@@ -115,9 +131,6 @@ def _not_whole(odd: NDArray[Any], path: Path, how: str) -> LabelError:
     return LabelError(
         f"expected whole numbers, got {odd.size:,} other values such as {shown}{how}",
         where=path,
-        fix="labels seem to have been scaled or stored as fractions: round them "
-        "(numpy.rint) and store them as integers, without scl_slope"
-        if nearly
-        else "if it was resampled with interpolation, make it again with nearest neighbour",
+        fix=_ROUND if nearly else _COARSE if how else _RESAMPLED,
         code="label-not-integer",
     )

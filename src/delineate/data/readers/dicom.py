@@ -62,12 +62,15 @@ def read(source: Path | tuple[Path, ...] | Series) -> Image:
         notes.append("spacing is that of the detector, not of the body")
     if grid.ndim == 3 and len(series.frames) == 1:
         notes.append("a single slice: its thickness stands for the slice spacing")
+    lossy = any(is_lossy(frame.header) for frame in series.frames)
+    if lossy:
+        notes.append("the pixels were once compressed with loss")
     meta = {
         "format": "dicom",
         "modality": series.modality,
         "series_uid": series.uid,
         "instances": tuple(frame.uid for frame in series.frames),
-        "lossy": any(is_lossy(frame.header) for frame in series.frames),
+        "lossy": lossy,
         "inverted": inverted,
         "units": _units(series, array, notes),
         "notes": tuple(notes),

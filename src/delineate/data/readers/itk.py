@@ -30,7 +30,7 @@ from delineate.data.readers._common import (
     replace_file,
     storable,
 )
-from delineate.data.readers._label_values import whole
+from delineate.data.readers._label_values import lossless, whole
 
 sitk: Any = SimpleITK  # its functions carry no types
 
@@ -77,6 +77,7 @@ def read_label(path: Path) -> Image:
     if not found:
         one_channel(len(array), path)
         array, notes = whole(array, path)
+        array, _ = lossless(array, False, path)
         return Image(array, grid, meta={**meta, "notes": (*meta["notes"], *notes)})
     array, notes = whole(array, path)
     array = array if layers == 1 else _seg_nrrd.merge(array, found, path)

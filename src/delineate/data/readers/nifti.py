@@ -26,7 +26,7 @@ from delineate.data.readers._common import (
     replace_file,
     storable,
 )
-from delineate.data.readers._label_values import unscaled, whole
+from delineate.data.readers._label_values import lossless, unscaled, whole
 from delineate.data.readers._nifti_forms import gap_mm
 from delineate.data.readers._nifti_header import UNORIENTED, Header, parse
 
@@ -75,6 +75,7 @@ def read_label(path: Path, geometry: Geometry | None = None) -> Image:
         labels, notes = unscaled(values, header.slope, header.intercept, path)
     else:
         labels, notes = whole(values, path)
+    labels, _ = lossless(labels, False, path)
     meta = {"format": "nifti", "notes": (*header.notes, *notes)}
     return Image(np.ascontiguousarray(labels), header.grid, meta=meta)
 

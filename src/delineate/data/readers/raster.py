@@ -63,7 +63,7 @@ def read_label(path: Path) -> Image:
     """
     array, meta = _load(path, label=True)
     labels, notes = whole(array, path)
-    if labels.dtype == np.uint8 and not meta.get("palette"):
+    if not meta.get("palette"):
         labels, lossy = lossless(labels, meta["format"] == "jpeg" or "jpeg" in meta, path)
         notes += lossy
     if (labels != labels[:1]).any():
