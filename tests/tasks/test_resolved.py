@@ -90,6 +90,22 @@ def test_a_wrong_setting_is_told_before_the_data_are_opened(
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patch: [16, 16]", "expected a patch of 3 sizes"),
+        ("network: film_unet\nmethod: vae_features\nnetwork_settings: {first: [9]}", "9"),
+        ("network: segnet\nnetwork_settings: {levels: 40}", "levels"),
+    ],
+)
+def test_what_cannot_be_built_is_told_before_cases_are_prepared(
+    text: str, message: str, brains: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(brains, config=write(tmp_path, text), steps=1, out=tmp_path / "run", audit=False)
+    assert not list((tmp_path / "run").glob("cache/*/case.json"))
+
+
+@pytest.mark.parametrize(
     ("arm", "line"),
     [
         ("settings: {method_settings: {learning_rat: 1}}", "settings.method_settings.learning_rat"),

@@ -35,6 +35,10 @@ _TIMED = 4
 _COUNTED = 8
 
 
+#: Sides of patches with which settings are tried before the cases say which.
+_SIDES = (64, 32, 16, 128)
+
+
 @dataclasses.dataclass
 class Bench:
     """Everything that a candidate needs to be built and tried.
@@ -125,7 +129,9 @@ class Bench:
         torch.manual_seed(self.chosen.seed)
         module = catalog.load("networks", self.chosen.network)
         config = self.network_config(candidate)
-        network: nn.Module = module.build(config, self.channels, len(self.target.outputs))
+        network: nn.Module = _made(
+            "network_settings", module.build, config, self.channels, len(self.target.outputs)
+        )
         if self.weights is None:
             return network, None
         names = _weights.channel_names(self.preparation.outputs, self.target.neighbours)
@@ -144,6 +150,38 @@ class Bench:
         if self.weights and transfer:
             _weights.refuse_nothing(self.weights, transfer, self.chosen.network, network)
         self.transfer = transfer
+        plan = self._plan(network)
+        shape = (self.channels, *candidate.patch)
+        _weights.adjust(plan, network, self.chosen.layer_rate, shape)
+        return plan
+
+    def check(self) -> None:
+        """Build once, small, before cases are prepared: what cannot be built is told before them.
+
+        Sizes that follow from the cases are not known yet; it will do if one can be built.
+
+        Raises:
+            ConfigError: Settings that suit no size, such as frozen parts that there are not.
+        """
+        nd, faults = self.target.ndim, list[ConfigError]()
+        for side in _SIDES if self.chosen.patch is None else _SIDES[:1]:
+            try:
+                (first, *_) = _planning.candidates(
+                    (side,) * nd, nd, width=self.chosen.width, patch=self.chosen.patch, batch=1
+                )
+                fitting = first if self.chosen.patch is not None else self.fitting(first)
+                config = self.network_config(fitting)
+                module = catalog.load("networks", self.chosen.network)
+                outputs = len(self.target.outputs)
+                self._plan(_made("network_settings", module.build, config, self.channels, outputs))
+            except ConfigError as error:
+                faults.append(error)
+            else:
+                return
+        raise faults[0]
+
+    def _plan(self, network: nn.Module) -> Plan:
+        """The method's plan for a network, parts of which are frozen."""
         self.frozen = {part: freeze(network, [part]) for part in self.chosen.freeze}
         method = catalog.load("methods", self.chosen.method)
         if self.target.kind not in method.TRAINS:
@@ -153,9 +191,10 @@ class Bench:
                 fix="choose another method, or leave it out",
                 code="method-target",
             )
-        plan: Plan = method.build(self.method_config(), network, self.channels, self.target.schema)
-        shape = (self.channels, *candidate.patch)
-        _weights.adjust(plan, network, self.chosen.layer_rate, shape)
+        plan: Plan = _made(
+            "method_settings", method.build,
+            self.method_config(), network, self.channels, self.target.schema,
+        )  # fmt: skip
         return plan
 
     def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> AnyFeed:
@@ -224,3 +263,13 @@ class Bench:
                 ) from error
 
         return [(stage.share, partial(once, stage)) for stage in plan.stages]
+
+
+def _made(where: str, build: Callable[..., Any], *given: Any) -> Any:
+    """What ``build`` makes; a value that only PyTorch refuses is an error about settings too."""
+    try:
+        return build(*given)
+    except ValueError as error:
+        raise ConfigError(
+            f"expected settings that can be built, got: {error}", where=where, code="not-built"
+        ) from error

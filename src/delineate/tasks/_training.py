@@ -94,6 +94,7 @@ class Job:
         self.preparation = self._plan_preparation(parts["train"], self.cohort.with_cases(judged))
         target = _targets.of(self.chosen.target, self.chosen, self.cohort, self.preparation)
         self.bench = Bench(self.chosen, target, self.preparation, self.weights, self.fabric)
+        self.bench.check()
         return split, {
             name: prepare_cohort(parts[name], self.preparation, cache, progress=self.progress)
             for name in ("train", "validation")
