@@ -79,6 +79,17 @@ class Case:
     meta: Mapping[str, Any] = field(default_factory=dict)
     reading: Reading = STRICT
 
+    def channel_names(self, source: str, count: int) -> list[str]:
+        """Names of the channels that one of the sources holds, wherever they are spoken of.
+
+        Those of ``meta["channels"]``, if the source is the only one, else the source's own name,
+        with a number from 0 on where it holds several.
+        """
+        known = [str(name) for name in self.meta.get("channels") or ()]
+        if len(self.images) == 1 and len(set(known)) == len(known) == count > 1:
+            return known
+        return [source] if count == 1 else [f"{source}.{i}" for i in range(count)]
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -246,12 +246,9 @@ def _planes(image: Image, channel: str, case: Case, modality: str) -> list[Plane
     array = image.array
     if len(array) == 3 and modality not in _SCANS:  # a colour picture is compared by its brightness
         return [_plane(array.mean(axis=0), image.grid, channel, channel)]
-    named = case.meta.get("channels") or ()
-    if len(array) == 1 or len(case.images) > 1 or len(named) != len(array):
-        named = [channel if len(array) == 1 else f"{channel}.{i}" for i in range(len(array))]
+    names = case.channel_names(channel, len(array))
     return [
-        _plane(part, image.grid, str(name), channel)
-        for part, name in zip(array, named, strict=True)
+        _plane(part, image.grid, name, channel) for part, name in zip(array, names, strict=True)
     ]
 
 

@@ -210,7 +210,7 @@ def intensities(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
                 key = (plane.name, plane.channel)
                 channels.setdefault(key, []).append((record.case.id, plane))
     for (name, channel), group in channels.items():
-        modality = cohort.modalities.get(channel, "unknown")
+        modality = cohort.modality(name, channel)
         findings += _levels(name, {i: plane.level for i, plane in group}, modality)
         findings += _units(name, {i: plane.low for i, plane in group}, modality)
     return findings

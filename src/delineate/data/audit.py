@@ -174,7 +174,7 @@ def _intensity_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str,
     return [
         {
             "channel": name,
-            "modality": cohort.modalities.get(found[0].channel, "unknown"),
+            "modality": cohort.modality(name, found[0].channel),
             "images": len(found),
             "lowest": _short(min(p.low for p in found)),
             "highest": _short(max(p.high for p in found)),

@@ -29,8 +29,8 @@ class Cohort:
         cases: The cases.
         schema: Labels, regions and classes.
         notes: What a person should know about how the folder was read.
-        modalities: Channel -> ``"MR"``, ``"CT"``, ``"PET"``, ``"XR"``, ``"US"``, ``"OCT"``,
-            ``"RGB"`` or ``"unknown"``.
+        modalities: Source, or channel where those of a source differ -> ``"MR"``, ``"CT"``,
+            ``"PET"``, ``"XR"``, ``"US"``, ``"OCT"``, ``"RGB"`` or ``"unknown"``.
         unpaired: Files and entries without a partner, for the audit to report.
         excluded: Cases that were left out when it was asked for: id -> why.
     """
@@ -108,6 +108,10 @@ class Cohort:
     def channels(self) -> tuple[str, ...]:
         """Channel names of all cases, in order of appearance."""
         return tuple(dict.fromkeys(channel for case in self.cases for channel in case.images))
+
+    def modality(self, name: str, source: str) -> str:
+        """Modality of a channel, by its own name or else by that of the source that holds it."""
+        return self.modalities.get(name) or self.modalities.get(source, "unknown")
 
     def with_cases(self, cases: Iterable[Case]) -> Cohort:
         """The same cohort with other cases."""

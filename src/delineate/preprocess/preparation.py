@@ -16,7 +16,7 @@ class Channel:
     """How one channel is brought to a common scale.
 
     Args:
-        name: Name in the cohort; ``"rgb.0"``, ``"rgb.1"`` … for sources of several channels.
+        name: Name in the cohort, see ``Case.channel_names``.
         modality: MR, CT, PET, XR, US, OCT, RGB or unknown.
         rule: Member of ``normalise``.
         parameters: Of the rule.

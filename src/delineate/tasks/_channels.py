@@ -14,7 +14,7 @@ from delineate.data import readers
 def read_channels(case: Case, channels: Iterable[str]) -> Image:
     """Read the channels of a case in a model's order, as one image ``(C, *S)``.
 
-    Channels of a source that holds several are named ``SOURCE.0``, ``SOURCE.1`` and so on. A lone
+    Channels of a source that holds several are named by ``Case.channel_names``. A lone
     source is taken whatever its name, if it holds as many channels as are wanted; whether it shows
     what the model was trained on is another question (``inference._contract``).
 
@@ -35,7 +35,7 @@ def read_channels(case: Case, channels: Iterable[str]) -> Image:
     names, modalities = [], []
     for name, image in images.items():
         count = image.channels
-        names += [name] if count == 1 else [f"{name}.{i}" for i in range(count)]
+        names += case.channel_names(name, count)
         modalities += [image.meta.get("modality")] * count
     lone = len(case.images) == 1 and len(names) == len(wanted)
     missing = [name for name in wanted if name not in names]

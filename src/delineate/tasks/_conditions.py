@@ -167,7 +167,7 @@ def write(
         OutputError: Tables that runs learned from would have to change.
     """
     writable_folder(folder)
-    channel = _columns(cohort.modalities)
+    channel = _columns({name: cohort.modality(name, name) for name in cohort.channels})
     found: dict[tuple[str, int], Path] = {}
     for condition in conditions:
         parts = _parts(cohort, condition.split, runs)
@@ -181,12 +181,13 @@ def write(
                     "id": case.id, "subject": case.subject, "site": case.site or "",
                     "class": case.klass if condition.labels == "true" else chance[case.subject],
                     "split": "test" if case.id in held_out else "train",
-                    "label": _cell(case.label),
+                    "label": _cell(case.label), "channels": ";".join(case.meta.get("channels", ())),
                     **{channel[name]: _cell(source) for name, source in case.images.items()},
                 }
                 for case in cohort.cases if case.id not in left_out
             ]  # fmt: skip
-            text = table([*_COLUMNS, *channel.values()], rows)
+            named = ["channels"] * any(row["channels"] for row in rows)
+            text = table([*_COLUMNS, *named, *channel.values()], rows)
             if path.exists() and path.read_bytes() == text.encode():
                 continue
             if begun:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -141,12 +141,5 @@ def _channels(case: Case, grid: Grid) -> Iterator[tuple[str, Array]]:
         if image.channels == 3 and image.grid.ndim == 2:  # a photograph
             yield source_name, image.array.mean(axis=0)
             continue
-        names = _names(case, source_name, image.channels)
+        names = case.channel_names(source_name, image.channels)
         yield from zip(names, image.array, strict=True)
-
-
-def _names(case: Case, source: str, channels: int) -> Sequence[str]:
-    known = case.meta.get("channels")
-    if isinstance(known, list | tuple) and len(known) == channels and len(case.images) == 1:
-        return [str(name) for name in known]
-    return [source] if channels == 1 else [f"{source}.{i}" for i in range(channels)]

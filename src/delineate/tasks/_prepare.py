@@ -76,8 +76,9 @@ def plan_preparation(
     counts = {channel: n for channel, (_, n) in probes[0].items()}
     names, modalities = [], []
     for channel, n in counts.items():
-        names += [channel] if n == 1 else [f"{channel}.{i}" for i in range(n)]
-        modalities += [cohort.modalities.get(channel, "unknown")] * n
+        own = cohort.cases[0].channel_names(channel, n)
+        names += own
+        modalities += [cohort.modality(name, channel) for name in own]
     plan = presets.plan(
         [next(iter(probe.values()))[0] for probe in probes],
         modalities,

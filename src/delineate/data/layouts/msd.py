@@ -8,6 +8,7 @@ imagesTs/NAME.nii.gz    without labels
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,17 @@ def cases(root: Path) -> Listing:
             labels=tuple(Label(labels[value], value) for value in sorted(labels)),
             lateral=lateral(labels.values()),
         ),
-        modalities={"image": modality(" ".join(channels.values()))},
+        modalities=_modalities(channels.values()),
         notes=(OWN_SUBJECT,),
         unpaired=tuple(unpaired),
     )
+
+
+def _modalities(channels: Iterable[str]) -> dict[str, str]:
+    """Of the image, if all of its channels are of one, and of each channel."""
+    each = {name: modality(name) for name in channels}
+    kinds = set(each.values())
+    return {"image": kinds.pop() if len(kinds) == 1 else "unknown", **(each if kinds else {})}
 
 
 def _named(root: Path, document: dict[str, Any], key: str) -> dict[int, str]:

@@ -3,6 +3,7 @@
     image or image_CHANNEL ...   file, relative to the table             needed
     label or mask                file of the label map
     id subject site class sex age split                                  as far as known
+    channels                     their names with ``;`` between them, where one file holds several
     anything else                kept with the case
 
 A stack of slices is named by its files in order, with ``;`` between them; several masks of one
@@ -37,7 +38,7 @@ from delineate.data.layouts._listing import (
 
 KINDS = (".csv", ".tsv")
 NAMES = ("cohort", "cases", "table", "dataset")
-_KNOWN = {"id", "subject", "label", "mask", "site", "class", "sex", "age", "split"}
+_KNOWN = {"id", "subject", "label", "mask", "site", "class", "sex", "age", "split", "channels"}
 
 
 def recognise(root: Path) -> bool:
@@ -70,7 +71,8 @@ def cases(root: Path) -> Listing:
         schema=dataclasses.replace(
             schema, classes=tuple(sorted({case.klass for case in found if case.klass}))
         ),
-        modalities={
+        modalities={n: modality(n) for case in found for n in case.meta.get("channels", ())}
+        | {
             channel: modality_of_file(firsts[channel])
             if modality(channel) == "unknown"
             else modality(channel)
@@ -159,6 +161,7 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
             f"split: expected train, validation or test, got {row['split']!r}; a column of other "
             "parts needs another name, such as fold"
         )
+    others = row.keys() - _KNOWN - columns.keys()
     return Case(
         id=name,
         subject=row.get("subject") or name,
@@ -169,8 +172,13 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
         sex=row.get("sex") or None,
         age=age,
         split=SPLITS.get(split),
-        meta={k: v for k, v in row.items() if v and k not in _KNOWN and k not in columns},
+        meta={**_channels(row), **{k: row[k] for k in sorted(others) if row[k]}},
     )
+
+
+def _channels(row: dict[str, str]) -> dict[str, list[str]]:
+    names = [name.strip() for name in row.get("channels", "").split(";") if name.strip()]
+    return {"channels": names} if names else {}
 
 
 def _label(folder: Path, text: str) -> Source:
