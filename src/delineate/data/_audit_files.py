@@ -21,8 +21,11 @@ IMBALANCE = 10.0
 
 _GRID_FIX = "export the label on the image's grid; nothing is resampled silently"
 _CHANNEL_FIX = "register and resample the scans of a subject to one grid first"
-#: Faults that are told for all cases at once: what is wrong, and the next move.
+#: Faults that are told for all cases at once: what is wrong, and the next move (the reader's own
+#: where it is empty).
 _MEANING = {
+    "nifti-forms": ("the header contradicts itself", ""),
+    "nifti-no-affine": ("the header does not say how the voxels lie", ""),
     "label-shape": ("the label has another shape than its image", _GRID_FIX),
     "label-affine": ("the label lies elsewhere than its image", _GRID_FIX),
     "label-unknown": (
@@ -65,7 +68,8 @@ def faults(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
             more = f"; and {len(group) - 3} more" if len(group) > 3 else ""
             message = f"{count(len(group), 'file')}: {what} ({shown}{more})"
             places = tuple(fault.where for fault in group)
-            findings.append(Finding(code, severity, message, places, fix, tuple(cases)))
+            next_move = fix or group[0].fix
+            findings.append(Finding(code, severity, message, places, next_move, tuple(cases)))
             continue
         for fault, case in zip(group[:MOST_EACH], cases, strict=False):
             message = f"{fault.where}: {fault.detail}"
