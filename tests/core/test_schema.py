@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from delineate.core.errors import LabelError
-from delineate.core.schema import Label, Schema, brats_schema
+from delineate.core.schema import IGNORED, Label, Schema, brats_schema
 
 
 def test_values_become_indices_and_come_back() -> None:
@@ -65,3 +65,24 @@ def test_a_region_names_labels_that_exist() -> None:
 def test_plain_data_come_back() -> None:
     schema = brats_schema(3)
     assert Schema.from_dict(schema.to_dict()) == schema
+
+
+def test_what_nobody_annotated_has_an_index_of_its_own_and_comes_back() -> None:
+    schema = Schema((Label("a", 1), Label("b", 2)), ignore=7)
+    values = np.array([0, 1, 2, 7])
+    indices = schema.to_index(values)
+    assert indices.tolist() == [0, 1, 2, IGNORED]
+    assert schema.to_values(indices).tolist() == values.tolist()
+    assert not any(mask[3] for mask in schema.region_masks(indices).values())
+    assert Schema.from_dict(schema.to_dict()) == schema
+
+
+def test_a_value_can_be_taken_for_not_annotated_afterwards() -> None:
+    schema = Schema((Label("label 1", 1), Label("label 255", 255))).ignoring(255)
+    assert schema == Schema((Label("label 1", 1),), ignore=255)
+    with pytest.raises(LabelError, match="part of WT"):
+        brats_schema().ignoring(4)
+    with pytest.raises(LabelError, match="background"):
+        brats_schema().ignoring(0)
+    with pytest.raises(LabelError, match="apart from 0"):
+        Schema((Label("a", 1),), ignore=1)

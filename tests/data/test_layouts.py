@@ -203,7 +203,8 @@ def test_nnunet_regions_are_unions_and_the_ignore_label_is_told(tmp_path: Path) 
         "core": [False, False, True, True],
         "active": [False, False, False, True],
     }
-    assert any("ignore label (value 4)" in note for note in cohort.notes)
+    assert cohort.schema.ignore == 4
+    assert any("value 4 are not annotated" in note for note in cohort.notes)
 
 
 def test_nnunet_leaves_out_a_case_that_lacks_a_channel(tmp_path: Path) -> None:

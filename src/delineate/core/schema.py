@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -167,6 +168,26 @@ class Schema:
         dtype = np.uint8 if table.max() < 256 else np.uint16
         values: NDArray[np.uint8 | np.uint16] = table.astype(dtype)[indices]
         return values
+
+    def ignoring(self, value: int) -> Schema:
+        """The same schema where voxels of a value count as not annotated.
+
+        Raises:
+            LabelError: The value is the background's or part of a region, or values mean nothing
+                because label files name their structures.
+        """
+        label = next((label for label in self.labels if label.value == value), None)
+        parts = [name for name, group in self.regions.items() if label and label.name in group]
+        if value == 0 or parts or self.named:
+            why = "the background" if value == 0 else f"part of {', '.join(parts)}"
+            raise LabelError(
+                f"expected a value to ignore that is no structure, got {value}: "
+                + ("label files name their structures" if self.named else why),
+                fix=f"name such a segment {IGNORE!r}" if self.named else "give another value",
+                code="ignore-label",
+            )
+        labels = tuple(one for one in self.labels if one is not label)
+        return dataclasses.replace(self, labels=labels, ignore=value)
 
     def region_masks(self, indices: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
         """Boolean masks of every region, or of every label where no region is declared."""

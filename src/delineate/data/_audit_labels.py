@@ -17,7 +17,7 @@ def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     if not found:
         return []
     findings = []
-    empty = [r.case.id for r, label in found if not label.foreground]
+    empty = [r.case.id for r, label in found if not label.foreground and label.voxels]
     if empty:
         every = len(empty) == len(found)
         findings.append(
@@ -28,6 +28,7 @@ def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
                 "export the labels again, then run `delineate audit` once more" if every else "",
             )
         )  # fmt: skip
+    findings += _ignored(cohort, found)
     values = Counter(v for _, label in found for v in label.voxels)
     names = {entry.value: entry.name for entry in cohort.schema.labels}
     absent = [name for value, name in names.items() if not values[value]]
@@ -49,7 +50,10 @@ def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
                 "write all masks with the same value",
             )
         )  # fmt: skip
-    share = {r.case.id: label.foreground / sum(label.voxels.values()) for r, label in found}
+    share = {
+        r.case.id: label.foreground / sum(label.voxels.values())
+        for r, label in found if label.voxels
+    }  # fmt: skip
     inverted = [name for name, part in share.items() if part > 0.5]
     if inverted and len(found) > 3 and median(share.values()) < 0.2:
         findings.append(
@@ -61,6 +65,35 @@ def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
             )
         )  # fmt: skip
     return findings + _copied_labels(found)
+
+
+def _ignored(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
+    """Voxels that nobody has annotated, and cases without any that somebody has."""
+    held = [(r.case.id, label) for r, label in found if label.ignored]
+    if not held:
+        return []
+    every = sum(label.ignored + sum(label.voxels.values()) for _, label in held)
+    share = sum(label.ignored for _, label in held) / every
+    findings = [
+        Finding(
+            "label-ignored", "note",
+            f"{count(len(held), 'label map')} with voxels that nobody has annotated (value "
+            f"{cohort.schema.ignore}, {share:.1%} of theirs): left out of losses, samples and "
+            "figures",
+            tuple(name for name, _ in held),
+        )
+    ]  # fmt: skip
+    if blank := tuple(name for name, label in held if not label.voxels):
+        all_blank = len(blank) == len(found)
+        findings.append(
+            Finding(
+                "label-all-ignored", "blocking" if all_blank else "warning",
+                f"{count(len(blank), 'label map')} without one annotated voxel: nothing to learn "
+                "from, nothing to score",
+                blank, "annotate some of it, or leave the case out",
+            )
+        )  # fmt: skip
+    return findings
 
 
 def _copied_labels(found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:

@@ -196,7 +196,7 @@ def _label_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str, Any
             label.voxels[entry.value] * (label.grid.voxel_ml if known else 1) for label in present
         ]
         total = sum(sum(label.voxels.values()) for label in found)
-        share = sum(label.voxels[entry.value] for label in present) / total
+        share = sum(label.voxels[entry.value] for label in present) / max(total, 1)
         unit = "ml" if known else "voxels"
         rows.append(
             {

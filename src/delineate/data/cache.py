@@ -2,7 +2,8 @@
 
     FOLDER/<key>/image.npy     (C, *S) float32
                  label.npy     (*S) uint8 indices, where the case is labelled
-                 samples.npz   up to 10,000 voxel coordinates of every foreground label
+                 samples.npz   up to 10,000 voxel coordinates of every foreground label, and of
+                               all that is annotated where some of the case is not
                  case.json     grid, history, subject, facts, and size and sha256 of the other files
 
 The key is the sha256 of what the source files hold, of the recipe and of this format, so an entry
@@ -36,6 +37,7 @@ from delineate.core.case import STRICT, Case
 from delineate.core.errors import DelineateError, OutputError, PartialError, ResourceError
 from delineate.core.image import Grid
 from delineate.core.progress import QUIET, Progress
+from delineate.core.schema import IGNORED
 from delineate.data.content import REMEMBERED, Hashes, content_hash
 
 #: Goes up when entries written by an older version can no longer be read.
@@ -111,7 +113,10 @@ class PreparedCase:
 
     @cached_property
     def samples(self) -> dict[int, NDArray[np.int32]]:
-        """Coordinates ``(n, nd)`` of voxels of each label index that occurs."""
+        """Coordinates ``(n, nd)`` of voxels of each label index that occurs.
+
+        Index 0 is there where some voxels are ``IGNORED``, and holds any of those that are not.
+        """
         if not self.labelled:
             return {}
         with np.load(self.folder / "samples.npz", allow_pickle=False) as arrays:
@@ -357,14 +362,20 @@ def _facts(file: Path) -> tuple[int, str]:
 def foreground_samples(
     label: NDArray[np.uint8], seed: int, limit: int = SAMPLES
 ) -> dict[int, NDArray[np.int32]]:
-    """Up to ``limit`` coordinates ``(n, nd)`` of each label index of ``(*S)``, drawn evenly."""
+    """Up to ``limit`` coordinates ``(n, nd)`` of each label index of ``(*S)``, drawn evenly.
+
+    Where some voxels are ``IGNORED``, also of index 0: of all that are not.
+    """
     generator = np.random.default_rng(seed)
-    where = np.flatnonzero(label)
-    values = label.reshape(-1)[where]
-    samples = {}
-    for index in np.unique(values):
-        found = where[values == index]
+
+    def some(found: NDArray[np.intp]) -> NDArray[np.int32]:
         if found.size > limit:
             found = np.sort(generator.choice(found, limit, replace=False, shuffle=False))
-        samples[int(index)] = np.stack(np.unravel_index(found, label.shape), 1).astype(np.int32)
+        return np.stack(np.unravel_index(found, label.shape), 1).astype(np.int32)
+
+    where = np.flatnonzero((label > 0) & (label != IGNORED))
+    values = label.reshape(-1)[where]
+    samples = {int(index): some(where[values == index]) for index in np.unique(values)}
+    if (label == IGNORED).any():
+        samples[0] = some(np.flatnonzero(label != IGNORED))
     return samples

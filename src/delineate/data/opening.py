@@ -32,6 +32,7 @@ class Opening:
         exclude: List of cases to leave out: one id a line, and why after ``#``.
         observer: Of several label files of an image, the one with this in its name.
         site_key: File of the key that patients are marked with, see ``data.site_key``.
+        ignore_label: Value in label files of voxels that nobody has annotated.
     """
 
     layout: str | None = None
@@ -41,6 +42,7 @@ class Opening:
     exclude: Path | None = None
     observer: str | None = None
     site_key: Path | None = None
+    ignore_label: int | None = None
 
     @property
     def reading(self) -> Reading:
@@ -114,6 +116,9 @@ class Opening:
         schema = listing.schema
         if self.class_column is not None:
             cases, schema = _renamed.classes(cases, schema, self.class_column, root)
+        if self.ignore_label is not None:
+            schema = schema.ignoring(self.ignore_label)
+            notes = (*notes, f"voxels of value {self.ignore_label} are not annotated")
         if self.geometry is not None:
             cases = tuple(dataclasses.replace(case, reading=self.reading) for case in cases)
             notes = (*notes, f"where NIfTI headers leave a choice, the {self.geometry} is followed")

@@ -1,7 +1,8 @@
 """Which patch a step sees: pure in (seed, step), so a run can be replayed from any step.
 
 A third of the patches is centred on a labelled structure, every structure of a case as likely as
-the others, as in nnU-Net; the rest falls anywhere.
+the others, as in nnU-Net; the rest falls anywhere, or, where part of a case is not annotated, on
+any voxel that is.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Prepared(Protocol):
 
     @property
     def samples(self) -> Mapping[int, NDArray[Any]]:
-        """Label index -> voxels of that label, ``(n, nd)``."""
+        """Label index -> voxels of that label, ``(n, nd)``; 0: of all that is annotated."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,12 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def _centre(case: Prepared, rng: np.random.Generator, structure: bool) -> tuple[int, ...]:
-    """A random voxel of the case; of a structure if asked for and there is one."""
-    present = sorted(key for key, voxels in case.samples.items() if len(voxels))
+    """A random annotated voxel of the case; of a structure if asked for and there is one."""
+    present = sorted(key for key, voxels in case.samples.items() if key and len(voxels))
+    voxels = case.samples.get(0, ())
     if structure and present:
         voxels = case.samples[present[int(rng.integers(len(present)))]]
+    if len(voxels):
         return tuple(int(v) for v in voxels[int(rng.integers(len(voxels)))])
     return tuple(int(rng.integers(n)) for n in case.shape[1:])
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from delineate.core.errors import GeometryError
-from delineate.core.schema import Schema
+from delineate.core.schema import IGNORED, Schema
 
 
 def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -50,6 +50,8 @@ def choose_rules(
     """Which labels gain in mean Dice on validation cases if only their largest part is kept.
 
     Cases in which a label is empty in prediction and truth say nothing of it and are left out.
+    What is largest is decided on the whole prediction, as in use, and judged where the truth is
+    not ``IGNORED``.
 
     Args:
         predictions: Label indices ``(*S)``, one array a case.
@@ -66,10 +68,11 @@ def choose_rules(
             raise GeometryError(
                 f"expected a prediction of shape {truth.shape}, got {prediction.shape}"
             )
+        known = truth != IGNORED
         for index, label in enumerate(schema.labels, start=1):
             mask, wanted = prediction == index, truth == index
-            if mask.any() or wanted.any():
-                gain = _dice(keep_largest(mask), wanted) - _dice(mask, wanted)
+            if (mask & known).any() or wanted.any():
+                gain = _dice(keep_largest(mask) & known, wanted) - _dice(mask & known, wanted)
                 gains[label.name].append(gain)
     means = {name: float(np.mean(values)) for name, values in gains.items() if values}
     return {"keep_largest": [name for name, gain in means.items() if gain > 0], "gains": means}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from delineate.core.errors import ConfigError, GeometryError
 from delineate.core.schema import Schema
+from delineate.metrics.ignored import without_ignored
 from delineate.metrics.overlap import binary_counts, joint_histogram, overlap_scores
 from delineate.metrics.surface import (
     Spacing,
@@ -55,7 +56,7 @@ def score_case(
 
     Args:
         prediction: Label **indices** of the schema, ``(*S)``, 2D or 3D.
-        truth: Label indices, ``(*S)``.
+        truth: Label indices, ``(*S)``; where it is ``IGNORED``, voxels count on neither side.
         schema: Names the labels and regions.
         spacing_mm: Voxel size along each axis, or, for a grid that may be sheared, the step from
             a voxel to the next along each axis as columns ``(3, ndim)``: an affine's.
@@ -82,6 +83,7 @@ def score_case(
         raise GeometryError(
             f"expected a prediction of the truth's shape {truth.shape}, got {prediction.shape}"
         )
+    prediction, truth, ignored = without_ignored(prediction, truth)
     # Outside the box there is only background on both sides: count it without looking at it.
     box = bounding_box(np.logical_or(prediction, truth))
     cut, cut_truth = (
@@ -89,7 +91,7 @@ def score_case(
         for array in (prediction[box], truth[box])
     )
     joint = joint_histogram(cut, cut_truth, schema.num_outputs)
-    joint[0, 0] += truth.size - cut_truth.size
+    joint[0, 0] += truth.size - cut_truth.size - ignored
     voxel_ml = voxel_size(spacing_mm, truth.shape) / 1000 if truth.ndim == 3 else float("nan")
 
     rows = []

@@ -168,6 +168,8 @@ def write(
     """
     writable_folder(folder)
     channel = _columns({name: cohort.modality(name, name) for name in cohort.channels})
+    schema = cohort.schema
+    ignored = {} if schema.ignore is None or schema.named else {"ignore_label": schema.ignore}
     found: dict[tuple[str, int], Path] = {}
     for condition in conditions:
         parts = _parts(cohort, condition.split, runs)
@@ -182,12 +184,13 @@ def write(
                     "class": case.klass if condition.labels == "true" else chance[case.subject],
                     "split": "test" if case.id in held_out else "train",
                     "label": _cell(case.label), "channels": ";".join(case.meta.get("channels", ())),
+                    **ignored,
                     **{channel[name]: _cell(source) for name, source in case.images.items()},
                 }
                 for case in cohort.cases if case.id not in left_out
             ]  # fmt: skip
             named = ["channels"] * any(row["channels"] for row in rows)
-            text = table([*_COLUMNS, *named, *channel.values()], rows)
+            text = table([*_COLUMNS, *ignored, *named, *channel.values()], rows)
             if path.exists() and path.read_bytes() == text.encode():
                 continue
             if begun:

@@ -14,6 +14,7 @@ from delineate.core.errors import DelineateError
 from delineate.core.image import Grid
 from delineate.data._siblings import suspect
 from delineate.metrics.case import structures
+from delineate.metrics.ignored import without_ignored
 from delineate.metrics.surface import bounding_box
 from delineate.tasks._pairs import Pairs, load
 
@@ -39,6 +40,7 @@ def examples(summary: Mapping[str, Any], rows: Iterable[Row], pairs: Pairs) -> l
     shown = []
     for place, name in _chosen(means, cases):
         prediction, truth, grid = load(pairs, cases[name], missing_as_empty=True)
+        prediction, truth, _ = without_ignored(prediction, truth)
         sequence, image = _sequence(cases[name], grid, truth if truth.any() else prediction, pairs)
         shown.append(
             {

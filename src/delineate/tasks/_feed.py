@@ -19,6 +19,7 @@ from delineate.data import sampling
 from delineate.data.cache import PreparedCase
 from delineate.data.sampling import Region
 from delineate.inference.sliding_window import sliding_window
+from delineate.metrics.ignored import without_ignored
 from delineate.preprocess.presets import Preparation
 from delineate.tasks._settings import RunConfig
 
@@ -121,7 +122,11 @@ def outline(
 
 
 def mean_dice(guess: NDArray[Any], truth: NDArray[Any], schema: Schema) -> float:
-    """Mean Dice of the structures that are in either mask; NaN where there is none."""
+    """Mean Dice of the structures that are in either mask; NaN where there is none.
+
+    Voxels that nobody has annotated count on neither side.
+    """
+    guess, truth, _ = without_ignored(guess, truth)
     masks = zip(
         schema.region_masks(guess).values(), schema.region_masks(truth).values(), strict=True
     )

@@ -96,7 +96,8 @@ def pair(
                 code="no-folder",
             )
     document = load_json(predictions / INDEX) if predictions.is_dir() else None
-    cases, declared, notes = _truth(labels, how or Opening())
+    how = how or Opening()
+    cases, declared, notes = _truth(labels, how)
     theirs = None
     parts: dict[str, str] = {}
     if document is not None:
@@ -110,7 +111,7 @@ def pair(
             cases = [case for case in cases if case.id in predicted]
     if not predicted:
         raise _nothing_pairs(predictions, labels, cases)
-    ours, theirs = settle(schema, declared, theirs, cases, notes)
+    ours, theirs = settle(schema, declared, theirs, cases, notes, how.ignore_label)
     return Pairs(
         cases=tuple(cases),
         schema=ours,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from delineate.core.case import Case
 from delineate.core.errors import LabelError, LayoutError
-from delineate.core.schema import Schema
+from delineate.core.schema import IGNORED, Schema
 from delineate.data.layouts._listing import schema_from_files
 
 
@@ -40,16 +41,19 @@ def settle(
     predicted: Schema | None,
     cases: list[Case],
     notes: list[str],
+    ignore: int | None = None,
 ) -> tuple[Schema, Schema]:
     """Schema of the labels and of the predictions, from the one that knows more."""
     ours = given or declared
     if ours is None:
         ours, found = schema_from_files([case.label for case in cases if case.label])
         notes += found
+        ours = ours if ignore is None else ours.ignoring(ignore)
     if given is None and predicted is not None and ours.nameless:
         values = {label.value for label in ours.labels}
         if values <= {label.value for label in predicted.labels}:
-            return predicted, predicted  # the same values, and names to them
+            # the same values, and names to them
+            return dataclasses.replace(predicted, ignore=ours.ignore), predicted
     if not ours.labels:
         raise LabelError(
             "expected labels with at least one structure, got only background",
@@ -87,4 +91,6 @@ def translate(
     absent = [label.name for i, label in enumerate(schema.labels) if i + 1 not in found]
     if absent:
         notes.append(f"the model was not trained to find: {', '.join(absent)}")
-    return np.array([0, *found], dtype=np.uint8)
+    table = np.zeros(IGNORED + 1, dtype=np.uint8)  # what a prediction ignores it did not find
+    table[1 : len(found) + 1] = found
+    return table

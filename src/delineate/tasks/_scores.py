@@ -20,6 +20,7 @@ METRICS = (
 #: Metrics that are averaged over the headline's structures.
 HEADLINE = ("dice", "iou", "hd95_mm", "assd_mm", "nsd", "hd95_mm_penalised", "assd_mm_penalised")
 RULES = {
+    "ignored": "voxels that the reference does not annotate are taken out of both masks",
     "both empty": "Dice, IoU, precision, recall and NSD are 1, penalised distances 0 mm",
     "one empty": "Dice, IoU, precision, recall and NSD are 0, penalised distances are the image's "
     "diagonal",

@@ -271,7 +271,7 @@ class Job:
             return {}
         folder = self.out / "validation"
         how = dict(self.how.given())
-        where = {k: v for k, v in how.items() if k != "class_column"}
+        where = {k: v for k, v in how.items() if k not in ("class_column", "ignore_label")}
         predict(
             self.out / "model.safetensors", self.source, folder / "predictions", only=ids,
             overwrite=True, force=True, device=self.chosen.device, progress=self.progress, **where,

@@ -28,6 +28,7 @@ def audit(
     layout: str | None = None,
     subject_pattern: str | None = None,
     observer: str | None = None,
+    ignore_label: int | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
     site_key: Path | None = None,
@@ -47,6 +48,8 @@ def audit(
         layout: Name of the layout; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
+        ignore_label: Value in label files of voxels that nobody has annotated: they are out of
+            losses, samples and figures. Known already where a data set declares "ignore".
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
@@ -68,7 +71,7 @@ def audit(
     """
     how = Opening(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
-        site_key=site_key,
+        site_key=site_key, ignore_label=ignore_label,
     )  # fmt: skip
     cohort = colour.settle(how.cohort(data, say))
     name = Path(data).resolve().name.split(".")[0] or "data"

@@ -21,7 +21,7 @@ from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
 from delineate.core.errors import ConfigError, InputError, PartialError
 from delineate.core.progress import QUIET, Progress, Say, silent
-from delineate.core.schema import Schema
+from delineate.core.schema import IGNORED, Schema
 from delineate.data.opening import Opening
 from delineate.tasks import _known
 from delineate.tasks._failures import Failures, record
@@ -44,6 +44,7 @@ def evaluate(
     layout: str | None = None,
     subject_pattern: str | None = None,
     observer: str | None = None,
+    ignore_label: int | None = None,
     class_column: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
@@ -71,6 +72,8 @@ def evaluate(
         layout: Layout of the data set, where it should not be recognised.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
+        ignore_label: Value in label files of voxels that nobody has annotated: they are out of
+            losses, samples and figures. Known already where a data set declares "ignore".
         class_column: The true class is this column of the data's table, not what the layout says.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
@@ -98,8 +101,8 @@ def evaluate(
     predictions, labels, out = Path(predictions), Path(labels), Path(out)
     _check(predictions, labels, out, tolerance_mm, resamples)
     how = Opening(
-        layout, subject_pattern, class_column, geometry, exclude, observer, site_key
-    )  # fmt: skip
+        layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
+    )
     index = named(predictions)
     if index is not None:
         writable_folder(out)
@@ -110,10 +113,11 @@ def evaluate(
     pairs = pair(predictions, labels, schema=schema, how=how)
     say_notes([note for note in pairs.notes if "--observer" in note], say)
     writable_folder(out)
-    rows, failures, nominal = _score(pairs, out, tolerance_mm, missing_as_empty, progress)
+    rows, failures, remarks = _score(pairs, out, tolerance_mm, missing_as_empty, progress)
     if not rows:
         raise InputError(
-            f"none of {len(pairs.cases)} cases could be scored; {_listed(failures)}",
+            f"none of {len(pairs.cases)} cases could be scored; "
+            + (_listed(failures) if failures else "; ".join(remarks)),
             where=predictions,
             fix="mend the first one and run again",
             code="all-failed",
@@ -143,7 +147,7 @@ def evaluate(
             "n_missing": len({row["case"] for row in rows if row["missing"]}),
             "failures": failures,
             "taught": [name for name in scored if pairs.parts.get(name) in TAUGHT],
-            "notes": [*flattery, *pairs.notes, *_note_on_spacing(nominal)],
+            "notes": [*flattery, *pairs.notes, *remarks],
             **statistics(rows, seed, resamples),
         }
     )
@@ -179,17 +183,21 @@ def _check(predictions: Path, labels: Path, out: Path, tolerance_mm: float, resa
 
 def _score(
     pairs: Pairs, out: Path, tolerance_mm: float, missing_as_empty: bool, progress: Progress
-) -> tuple[list[dict[str, Any]], list[dict[str, str | None]], int]:
-    """Rows of all cases, failures by case, and how many files gave no voxel size."""
+) -> tuple[list[dict[str, Any]], list[dict[str, str | None]], list[str]]:
+    """Rows of all cases, failures by case, and what a person should know of the others."""
     from delineate.metrics.case import score_case
 
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, str | None]] = []
     nominal = 0
     unforeseen = Failures(out)
+    unseen: list[str] = []
     for case in progress.track(pairs.cases, "scoring", len(pairs.cases)):
         try:
             prediction, truth, grid = load(pairs, case, missing_as_empty)
+            if (truth == IGNORED).all():
+                unseen.append(case.id)
+                continue
             steps_mm = grid.affine[:3, : grid.ndim]
             scores = score_case(prediction, truth, pairs.schema, steps_mm, tolerance_mm)
         except Exception as error:
@@ -199,7 +207,11 @@ def _score(
         missing = case.id not in pairs.predicted
         facts = {"case": case.id, "subject": case.subject, "missing": missing}
         rows += [{**facts, **score} for score in scores]
-    return rows, failures, nominal
+    notes = _note_on_spacing(nominal)
+    if unseen:
+        shown = ", ".join(unseen[:5]) + (" …" if len(unseen) > 5 else "")
+        notes.append(f"{len(unseen)} cases have no annotated voxel: not scored ({shown})")
+    return rows, failures, notes
 
 
 def _write(out: Path, summary: dict[str, Any], rows: list[dict[str, Any]], pairs: Pairs) -> None:

@@ -47,6 +47,7 @@ def train(
     layout: str | None = None,
     subject_pattern: str | None = None,
     observer: str | None = None,
+    ignore_label: int | None = None,
     class_column: str | None = None,
     geometry: Geometry | None = None,
     exclude: Path | None = None,
@@ -82,6 +83,8 @@ def train(
         layout: Layout of ``data``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
+        ignore_label: Value in label files of voxels that nobody has annotated: they are out of
+            losses, samples and figures. Known already where a data set declares "ignore".
         class_column: The class is this column of the data's table, not what the layout says.
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
@@ -117,8 +120,8 @@ def train(
         "drop_duplicates": drop_duplicates or None,
     }  # fmt: skip
     opening = Opening(
-        layout, subject_pattern, class_column, geometry, exclude, observer, site_key
-    )  # fmt: skip
+        layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
+    )
     chosen, document = _resolve.read(config, given, opening, say)
     choose_device(chosen.device)  # a device that is not here is told before any work
     start, place = _weights.start(chosen), _resolve.Place(document)

@@ -14,7 +14,7 @@ from typing import Any
 
 from delineate.core.case import Case
 from delineate.core.errors import LayoutError
-from delineate.core.schema import Label, Schema
+from delineate.core.schema import IGNORE, Label, Schema
 from delineate.data.layouts._listing import (
     OWN_SUBJECT,
     Listing,
@@ -39,6 +39,8 @@ def cases(root: Path) -> Listing:
     document = load_json(root / "dataset.json") or {}
     channels = _named(root, document, "modality")
     labels = {v: n for v, n in _named(root, document, "labels").items() if v != 0}
+    ignored = next((value for value, name in labels.items() if name == IGNORE), None)
+    labels.pop(ignored or 0, None)
     found: list[Case] = []
     unpaired: list[str] = []
     used: set[Path] = set()
@@ -70,6 +72,7 @@ def cases(root: Path) -> Listing:
         schema=Schema(
             labels=tuple(Label(labels[value], value) for value in sorted(labels)),
             lateral=lateral(labels.values()),
+            ignore=ignored,
         ),
         modalities=_modalities(channels.values()),
         notes=(OWN_SUBJECT,),

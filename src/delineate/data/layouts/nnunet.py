@@ -17,7 +17,7 @@ from typing import Any
 
 from delineate.core.case import Case
 from delineate.core.errors import LayoutError
-from delineate.core.schema import Label, Schema
+from delineate.core.schema import IGNORE, Label, Schema
 from delineate.data.layouts._listing import (
     OWN_SUBJECT,
     Listing,
@@ -179,11 +179,9 @@ def _schema(root: Path, labels: dict[str, Any]) -> tuple[Schema, list[str]]:
                 code="nnunet-json",
             ) from None
     values.pop("background", None)
-    if ignored := values.pop("ignore", None):
-        notes.append(
-            f"the ignore label (value {ignored[0]}) is not among the labels: "
-            "label files that hold it are refused"
-        )
+    ignore = _ignored(root, values)
+    if ignore is not None:
+        notes.append(f"voxels of value {ignore} are not annotated: they are left out everywhere")
     single = {group[0]: name for name, group in values.items() if len(group) == 1}
     atoms = sorted({v for group in values.values() for v in group} - {0})
     named = {v: single.get(v, f"label {v}") for v in atoms}
@@ -196,6 +194,23 @@ def _schema(root: Path, labels: dict[str, Any]) -> tuple[Schema, list[str]]:
             labels=tuple(Label(named[v], v) for v in atoms),
             regions=regions,
             lateral=lateral(named.values()),
+            ignore=ignore,
         ),
         notes,
     )
+
+
+def _ignored(root: Path, values: dict[str, tuple[int, ...]]) -> int | None:
+    """Takes the value of the ignore label out of ``values``."""
+    ignored = values.pop(IGNORE, None)
+    if ignored is None:
+        return None
+    others = {value for group in values.values() for value in group}
+    if len(ignored) != 1 or ignored[0] == 0 or ignored[0] in others:
+        raise LayoutError(
+            f"expected one value of its own for the label {IGNORE!r}, got {list(ignored)}",
+            where=root / "dataset.json",
+            fix="give it a value that no structure and no background has",
+            code="nnunet-json",
+        )
+    return ignored[0]

@@ -2,6 +2,7 @@
 
     image or image_CHANNEL ...   file, relative to the table             needed
     label or mask                file of the label map
+    ignore_label                 value of voxels that nobody has annotated, alike in every row
     id subject site class sex age split                                  as far as known
     channels                     their names with ``;`` between them, where one file holds several
     anything else                kept with the case
@@ -38,7 +39,10 @@ from delineate.data.layouts._listing import (
 
 KINDS = (".csv", ".tsv")
 NAMES = ("cohort", "cases", "table", "dataset")
-_KNOWN = {"id", "subject", "label", "mask", "site", "class", "sex", "age", "split", "channels"}
+_KNOWN = {
+    *("id", "subject", "label", "mask", "ignore_label", "channels"),
+    *("site", "class", "sex", "age", "split"),
+}
 
 
 def recognise(root: Path) -> bool:
@@ -55,13 +59,18 @@ def cases(root: Path) -> Listing:
     paths = [root] if root.is_file() else _tables(root) or [root]
     columns: dict[str, str] = {}
     found: list[Case] = []
+    ignored: set[str] = set()
     known = True
     for path in paths:
         rows = load_table(path)
         columns |= _image_columns(rows[0] if rows else {})
         found += _rows(path, rows, SPLITS.get(path.stem.lower()) if len(paths) > 1 else None)
+        ignored |= {text for row in rows if (text := row.get("ignore_label"))}
         known &= "subject" in rows[0]
     schema, notes = schema_from_files([case.label for case in found if case.label])
+    if ignored:
+        schema = schema.ignoring(_ignored(root, ignored))
+        notes = (*notes, f"voxels of value {schema.ignore} are not annotated")
     firsts = {
         channel: source for case in reversed(found) for channel, source in case.images.items()
     }
@@ -113,6 +122,18 @@ def _rows(path: Path, rows: list[dict[str, str]], part: str | None) -> list[Case
             code="table-row",
         )
     return found
+
+
+def _ignored(root: Path, values: set[str]) -> int:
+    """What the column ``ignore_label`` says."""
+    if len(values) > 1 or not next(iter(values)).isdecimal():
+        raise LayoutError(
+            f"expected one whole number in the column ignore_label, got {sorted(values)}",
+            where=root,
+            fix="give the value that voxels without annotation have in every label file",
+            code="table-row",
+        )
+    return int(next(iter(values)))
 
 
 def _tables(root: Path) -> list[Path]:
