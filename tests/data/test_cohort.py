@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import unicodedata
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +14,7 @@ import pytest
 from delineate.core.case import Case
 from delineate.core.errors import ConfigError, InputError, LayoutError
 from delineate.core.schema import Label, Schema
+from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 
@@ -157,7 +160,52 @@ def test_links_that_leave_the_root_are_not_followed(tmp_path: Path) -> None:
         "images/gone.nii (link to nothing)",
         "more (link that leaves the folder)",
     }
-    assert any("3 links were not followed" in note for note in cohort.notes)
+    (note,) = (note for note in cohort.notes if "3 links were not followed" in note)
+    assert "cp -rL FOLDER COPY" in note
+    (finding,) = (f for f in examine(cohort)["findings"] if "link that leaves" in f["message"])
+    assert "name the files in a table" in finding["fix"]
+
+
+def test_labels_that_are_links_out_of_the_folder_are_told_with_the_way_out(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    pairs(root, "a", "b")
+    for name in "ab":
+        moved = (root / f"masks/{name}.nii").rename(tmp_path / f"{name}.nii")
+        (root / f"masks/{name}.nii").symlink_to(moved)
+    with pytest.raises(LayoutError) as caught:
+        Cohort.open(root, "folder")
+    assert "links that leave the folder" in str(caught.value.fix)
+    assert "cp -rL" in str(caught.value.fix)
+    (root / "list.csv").write_text("image,label\nimages/a.nii,masks/a.nii\n")  # the way out
+    assert len(Cohort.open(root / "list.csv").labelled()) == 1
+
+
+def test_unicode_forms_and_capitals_of_suffixes_do_not_part_names(tmp_path: Path) -> None:
+    composed, parted = (unicodedata.normalize(form, "Zürich_é1") for form in ("NFC", "NFD"))
+    pairs(tmp_path / "folder", "x")
+    (tmp_path / "folder/images/x.nii").rename(tmp_path / f"folder/images/{parted}.nii")
+    (tmp_path / "folder/masks/x.nii").rename(tmp_path / f"folder/masks/{composed}.NII")
+    (case,) = Cohort.open(tmp_path / "folder")
+    assert (case.id, case.label is not None) == (composed, True)
+    for name in (f"{parted}.NII.GZ", "b.nii.gz"):
+        nifti(tmp_path / f"table/{parted}/made.nii.gz", 1).rename(
+            tmp_path / f"table/{parted}/{name}"
+        )
+    (tmp_path / "table/cohort.csv").write_text(
+        f"image,subject\n{composed}/{composed}.nii.gz,{parted}\n{composed}/b.nii.gz,{composed}\n",
+        encoding="utf-8",
+    )
+    cohort = Cohort.open(tmp_path / "table")
+    assert [case.id for case in cohort] == [composed, "b"]
+    assert {case.subject for case in cohort} == {composed}
+    document = {
+        "modality": {"0": "CT"},
+        "labels": {"0": "bg", "1": "x"},
+        "training": [{"image": f"{composed}/b.nii.gz", "label": f"./{composed}/{composed}.nii.gz"}],
+    }
+    (tmp_path / "table/cohort.csv").unlink()
+    (tmp_path / "table/dataset.json").write_text(json.dumps(document))
+    assert len(Cohort.open(tmp_path / "table").labelled()) == 1
 
 
 def test_a_folder_of_links_alone_says_so(tmp_path: Path) -> None:

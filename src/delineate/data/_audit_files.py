@@ -11,6 +11,7 @@ from delineate.data._audit_finding import Finding, count, trained_on
 from delineate.data._siblings import suspect
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import FOLDER_SUBJECT, OWN_SUBJECT
+from delineate.data.layouts._recognise import FOLLOW
 
 #: Files of one error that get a finding each; further ones share one.
 MOST_EACH = 25
@@ -94,7 +95,8 @@ def pairing(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         if reason.startswith(_NO_IMAGE):
             found.append(Finding("not-an-image", "note", message, tuple(paths)))
         else:
-            fix = "add what is missing, or take them out"
+            linked = reason.startswith("link ")
+            fix = FOLLOW if linked else "add what is missing, or take them out"
             found.append(Finding("unpaired", "warning", message, tuple(paths), fix))
     if not trained_on(cohort):
         message = "no case has a label: nothing here can be trained on"

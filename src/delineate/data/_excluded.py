@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def read(path: Path, ids: Collection[str]) -> dict[str, str]:
         ConfigError: No such list, or an id that no case has.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"expected a list of case ids, got: {getattr(error, 'strerror', None) or error}",
@@ -29,7 +30,7 @@ def read(path: Path, ids: Collection[str]) -> dict[str, str]:
             code="exclude-list",
         ) from error
     found: dict[str, str] = {}
-    for number, line in enumerate(map(str.strip, lines), start=1):
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if line in ids:  # an id may itself hold a #
             found[line] = ""
         elif line and not line.startswith("#"):

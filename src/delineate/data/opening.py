@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from delineate.core import catalog
-from delineate.core.case import Geometry, Reading
+from delineate.core.case import Case, Geometry, Reading
 from delineate.core.errors import ConfigError, LayoutError
 from delineate.core.progress import Say, silent
 from delineate.data import _excluded, _renamed, site_key
 from delineate.data.cohort import Cohort
 from delineate.data.layouts import _lists
 from delineate.data.layouts._listing import OWN_SUBJECT, Listing
-from delineate.data.layouts._recognise import glimpse, headline, links, recognise
+from delineate.data.layouts._recognise import FOLLOW, glimpse, headline, links, recognise
 
 
 @dataclass(frozen=True)
@@ -87,20 +88,26 @@ class Opening:
                 fix="leave the layout out to have it recognised",
                 code="layout-mismatch",
             )
-        listing = self._list(name, root)
+        try:
+            listing = self._list(name, root)
+        except LayoutError as error:
+            if strays:
+                error.fix = f"{error.fix}; {FOLLOW}" if error.fix else FOLLOW
+            raise
         unpaired = (*listing.unpaired, *strays)
         if not listing.cases:
             raise LayoutError(
                 f"the layout {name!r} lists no case; got {glimpse(root)}",
                 where=root,
-                fix="; ".join(unpaired[:4]) or "check the folder",
+                fix="; ".join([*unpaired[:4], *[FOLLOW] * bool(strays)]) or "check the folder",
                 code="no-cases",
             )
         base = root.parent if root.is_file() else root
         cases, listed = _lists.declared(root, listing.cases)
         notes = (*listing.notes, *listed)
         if strays:
-            notes = (*notes, f"{len(strays)} links were not followed, see unpaired")
+            notes = (*notes, f"{len(strays)} links were not followed, see unpaired; {FOLLOW}")
+        cases = tuple(map(_composed, cases))
         if listing.patients and self.subject_pattern is None:
             key = site_key.find(base, self.site_key)
             if key.remark:
@@ -113,7 +120,8 @@ class Opening:
                 *(note for note in notes if note != OWN_SUBJECT),
                 f"subjects are taken from case ids by {self.subject_pattern!r}",
             )
-        schema = listing.schema
+        classes = tuple(dict.fromkeys(map(_nfc, listing.schema.classes)))
+        schema = dataclasses.replace(listing.schema, classes=classes)
         if self.class_column is not None:
             cases, schema = _renamed.classes(cases, schema, self.class_column, root)
         if self.ignore_label is not None:
@@ -150,3 +158,18 @@ class Opening:
                 code="observer-unknown",
             )
         return listing
+
+
+def _composed(case: Case) -> Case:
+    """A case whose names are the same however a disk or a table spells their accents."""
+    return dataclasses.replace(
+        case,
+        id=_nfc(case.id),
+        subject=_nfc(case.subject),
+        klass=_nfc(case.klass) if case.klass else None,
+        site=_nfc(case.site) if case.site else None,
+    )
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

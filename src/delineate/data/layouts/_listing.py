@@ -149,12 +149,41 @@ def relative(root: Path, path: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
+def spelt(path: Path) -> Path:
+    """The file that a path means, where the disk spells it in another Unicode form.
+
+    Its suffix may be in capitals too; a file that is not there, or could be two, stays as it is.
+    """
+    if path.exists() or path.parent == path:
+        return path
+    parent = spelt(path.parent)
+    if not parent.is_dir():
+        return path
+    same = _spellings(parent, parent.stat().st_mtime_ns).get(_spelling(path.name), ())
+    return parent / same[0] if len(same) == 1 else path
+
+
+def _spelling(name: str) -> str:
+    end = len(suffix(Path(name)))
+    name = unicodedata.normalize("NFC", name)
+    return name[: len(name) - end] + name[len(name) - end :].lower()
+
+
+@lru_cache(maxsize=256)
+def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
+    """Names of a folder by what they have in common with other spellings of them."""
+    found: dict[str, list[str]] = {}
+    for path in folder.iterdir():
+        found.setdefault(_spelling(path.name), []).append(path.name)
+    return found
+
+
 def entry(root: Path, text: object) -> Path | None:
     """File named by a table or JSON file, or None where it is absent or leaves the root."""
     if not isinstance(text, str) or not text:
         return None
     path = root / text.replace("\\", "/")
-    path = Path(os.path.normpath(path))
+    path = spelt(Path(os.path.normpath(path)))
     return path if path.is_file() and inside(root, path) else None
 
 

@@ -45,7 +45,7 @@ def recognise(root: Path, strays: list[str]) -> str:
             "bring it into one of these layouts, or write a table with the columns image and label"
         )
     if strays:
-        fix = f"put files in the place of links: {'; '.join(strays[:3])}"
+        fix = f"{FOLLOW}; here: {'; '.join(strays[:3])}"
     looked = "\n".join(f"     {name}: {headline(name)}" for name in ORDER)
     raise LayoutError(
         f"no layout fits; got {glimpse(root)}. Looked for:\n{looked}",
@@ -67,6 +67,13 @@ def glimpse(root: Path) -> str:
         return f"the file {root.name}"
     names = sorted(p.name + "/" * p.is_dir() for p in root.iterdir() if p.name[0] != ".")
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+#: The way out for who keeps scans elsewhere and links to them.
+FOLLOW = (
+    "links that leave the folder, and links to folders, are not followed: copy what they lead to "
+    "(cp -rL FOLDER COPY), or name the files in a table with the columns image and label"
+)
 
 
 def links(root: Path) -> list[str]:

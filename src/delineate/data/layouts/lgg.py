@@ -32,7 +32,7 @@ from delineate.data.layouts._listing import (
 )
 
 _PATIENT = re.compile(r"TCGA_([A-Z0-9]{2})_[A-Z0-9]{4}")
-_SLICE = re.compile(r"_(\d+)(_mask)?\.tif$")
+_SLICE = re.compile(r"_(\d+)(_mask)?\.tiff?$", re.I)
 CHANNELS = ("pre", "flair", "post")
 SEX = {"1": "F", "2": "M"}
 GRADE = {"1": "G2", "2": "G3"}

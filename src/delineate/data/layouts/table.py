@@ -34,6 +34,7 @@ from delineate.data.layouts._listing import (
     number,
     relative,
     schema_from_files,
+    spelt,
     stem,
 )
 
@@ -217,7 +218,7 @@ def _file(folder: Path, text: str, column: str) -> Source:
 
 
 def _one(folder: Path, text: str, column: str) -> Path:
-    path = Path(os.path.normpath(folder / text))
+    path = spelt(Path(os.path.normpath(folder / text)))
     if not path.exists():
         raise InputError(f"{column}: no such file: {relative(folder, path)}")
     return path
