@@ -148,3 +148,23 @@ def _normal(name: str) -> str:
 def test_the_changelog_knows_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{delineate.__version__}]" in text
+
+
+def test_the_readmes_python_scores_scans_that_had_no_part_in_training() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    given = {
+        call.func.attr: [ast.literal_eval(one) for one in call.args]
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+    }
+    assert given["predict"][1] == given["evaluate"][1] != given["train"][0]
+
+
+@pytest.mark.parametrize("name", ["README.md", "DESIGN.md", "CONTRIBUTING.md", *(
+    f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])  # fmt: skip
+def test_documents_point_at_files_that_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    here = [link for link in links if not re.match(r"[a-z]+:", link)]
+    assert [link for link in here if not ((ROOT / name).parent / link).exists()] == []

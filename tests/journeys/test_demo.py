@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def delineate(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -22,7 +23,8 @@ def test_the_demo_learns_to_outline_brains_it_has_never_seen(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / "demo" / "scores" / "summary.json").read_text())
     assert summary["mean_dice"]["mean"] > 0.5
-    for page in ("run/report.html", "scores/report.html", "run/audit.html"):
+    assert "demo/report.html`" in README.read_text(encoding="utf-8")
+    for page in ("report.html", "run/report.html", "scores/report.html", "run/audit.html"):
         text = (tmp_path / "demo" / page).read_text()
         assert 'src="http' not in text
         assert 'href="http' not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from tests.reports.conftest import HOSTILE, Page, cases_rows
 
 from delineate.core.errors import InputError
-from delineate.reports import audit, evaluation
+from delineate.reports import audit, demo, evaluation
 from delineate.reports._run_folder import RunFolder
 from delineate.tasks.report import report
 
@@ -186,7 +187,7 @@ def test_an_evaluation_takes_its_figures_from_the_summary(tmp_path: Path) -> Non
         "failures": [{"case": "z", "code": "geometry", "message": "other grid"}],
     }  # fmt: skip
     words = read(evaluation.write(tmp_path / "r.html", summary, cases_rows())).words()
-    assert "On 40 held-out subjects the mean Dice is 0.123 (95 % interval 0.100 to 0.200)" in words
+    assert "On 40 subjects the mean Dice is 0.123 (95 % interval 0.100 to 0.200)" in words
     assert "1 case had no prediction and counted as empty." in words
     assert "1 case could not be scored." in words
     for said in ("voxel size unknown", "Dice is 1", "other grid"):
@@ -213,6 +214,29 @@ def test_a_missed_structure_has_no_say_in_the_distances_of_a_training_report(
     table.write_text("\n".join([first, *lines]), "utf-8")
     words = read(report(run)).words()
     assert "Median HD952.0 mm3 subjects where both have it; missed 1 of 4" in words
+
+
+def test_the_page_of_a_demo_tells_new_brains_training_and_held_out_ones(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    truth = np.zeros((20, 20), np.uint8)
+    truth[5:15, 5:15] = 1
+    shown = [{"title": "best", "image": None, "truth": truth, "prediction": truth}]
+    new = cases_rows(("n1", "n2"))
+    evaluation.write(tmp_path / "scores" / "report.html", None, new, shown)
+    with (tmp_path / "scores" / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(new[0]))
+        writer.writeheader()
+        writer.writerows(new)
+    path = demo.write(tmp_path / "demo.html", make_run(), tmp_path / "scores")
+    page = read(path)
+    words = page.words()
+    assert "A unet was trained (d) on 2 cases of 2 subjects. On 2 new subjects" in words
+    assert "On 4 held-out subjects the mean Dice is 0.750" in words
+    assert "Learning rate" in words
+    assert "abc123" in words  # of the run's hashes
+    assert len(page.named("img")) == 2
+    assert not RunFolder.read(tmp_path / "nowhere", tmp_path / "scores").problems
 
 
 def test_cases_are_listed_worst_first(tmp_path: Path) -> None:

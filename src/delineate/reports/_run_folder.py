@@ -37,9 +37,13 @@ UNREADABLE = (
 
 @dataclass
 class RunFolder:
-    """What a run left behind. Absent pieces are empty; ``problems`` says what was damaged."""
+    """What a run left behind. Absent pieces are empty; ``problems`` says what was damaged.
+
+    ``scores`` is an evaluation's folder: within the run, of the held-out cases, or another.
+    """
 
     path: Path
+    scores: Path = Path("validation")
     run: dict[str, Any] = field(default_factory=dict)
     cohort: dict[str, Any] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
@@ -52,44 +56,50 @@ class RunFolder:
     problems: list[str] = field(default_factory=list)
 
     @staticmethod
-    def read(path: Path) -> RunFolder:
-        """Read what there is of a run folder."""
-        found = RunFolder(path)
+    def read(path: Path, scores: Path = Path("validation")) -> RunFolder:
+        """Read what there is of a run folder, and of an evaluation."""
+        found = RunFolder(path, scores)
         found.config = found._text("config.yaml")
         for name in ("run", "cohort", "split", "audit"):
             setattr(found, name, found._mapping(f"{name}.json"))
-        found.summary = found._mapping("validation/summary.json")
+        found.summary = found._mapping(found.scores / "summary.json")
         found.log = found._lines("log.jsonl")
-        table = found._text("validation/cases.csv")
+        table = found._text(found.scores / "cases.csv")
         try:
             reader = csv.DictReader(table.splitlines())
             found.cases = [{k: v for k, v in row.items() if k and v is not None} for row in reader]
         except csv.Error as error:
-            found.problems.append(f"validation/cases.csv cannot be read: {error}")
+            found._damaged(found.scores / "cases.csv", f"cannot be read: {error}")
         found._overlays()
         return found
 
-    def _text(self, name: str) -> str:
+    def _damaged(self, name: str | Path, words: str) -> None:
+        """Remember what is wrong with a file, by its name within the run where it has one."""
+        path = self.path / name
+        inside = path.relative_to(self.path) if path.is_relative_to(self.path) else path
+        self.problems.append(f"{inside.as_posix()} {words}")
+
+    def _text(self, name: str | Path) -> str:
         try:
             return (self.path / name).read_text("utf-8", "backslashreplace")
         except FileNotFoundError:
             return ""
         except OSError as error:
-            self.problems.append(f"{name} cannot be read: {error.strerror or error}")
+            self._damaged(name, f"cannot be read: {error.strerror or error}")
             return ""
 
-    def _json(self, name: str) -> Any:
+    def _json(self, name: str | Path) -> Any:
         text = self._text(name)
         try:
             return json.loads(text) if text else None
         except (ValueError, RecursionError) as error:
-            self.problems.append(f"{name} is damaged: {error}")
+            self._damaged(name, f"is damaged: {error}")
             return None
 
-    def _mapping(self, name: str) -> dict[str, Any]:
+    def _mapping(self, name: str | Path) -> dict[str, Any]:
         data = self._json(name)
         if data is not None and not isinstance(data, dict):
-            self.problems.append(f"{name} is not what a run writes: expected an object")
+            self._damaged(name, "is not what a run writes: expected an object")
         return data if isinstance(data, dict) else {}
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
@@ -108,16 +118,17 @@ class RunFolder:
         return lines
 
     def _overlays(self) -> None:
-        listed = self._json("validation/overlays/overlays.json") or []
+        folder = self.scores / "overlays"
+        listed = self._json(folder / "overlays.json") or []
         for entry in listed if isinstance(listed, list) else []:
             name = Path(str(entry.get("file") if isinstance(entry, Mapping) else entry)).name
             try:
                 self.pictures.append(self._overlay(name, entry))
             except UNREADABLE as error:
-                self.problems.append(f"validation/overlays/{name} cannot be shown: {error}")
+                self._damaged(folder / name, f"cannot be shown: {error}")
 
     def _overlay(self, name: str, entry: Mapping[str, Any]) -> Picture:
-        path = self.path / "validation" / "overlays" / name
+        path = self.path / self.scores / "overlays" / name
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"expected at most {_LARGEST} bytes")
         if path.suffix == ".png":

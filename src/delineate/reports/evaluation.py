@@ -51,18 +51,17 @@ _CASE_COLUMNS = (
 _REGION_COLUMNS = (
     Column("region", "Region"),
     Column("subjects", "Subjects", 0),
-    Column("cases", "Cases", 0),
-    Column("with_it", "With it", 0, "Cases in which the truth has the structure"),
+    Column("with_it", "Cases with it", help="Cases in which the truth has the structure, of all"),
     Column("dice", "Mean Dice", 3, bar=True),
     Column("interval", "95\N{NO-BREAK SPACE}% interval"),
     Column("median", "Median Dice", 3),
     Column("where_present", "Mean Dice, with it", 3, "Over the cases that have the structure"),
+    Column("missed", "Missed", help="Of the cases that have the structure: nothing was found"),
+    Column("false_alarm", "False alarms", help="Of the cases without it: some was found"),
     Column("nsd", "Mean NSD", 3),
     Column("hd95_mm", "Median HD95 mm", 2, "Over the subjects in whom both have the structure"),
     Column("hd95_n", "of subjects", 0, "In whom truth and prediction both have the structure"),
-    Column("penalised", "Mean HD95 mm, penalised", 2, "With the image's diagonal where one misses"),
-    Column("missed", "Missed", help="Of the cases that have the structure: nothing was found"),
-    Column("false_alarm", "False alarms", help="Of the cases without it: some was found"),
+    Column("penalised", "HD95 mm, penalised", 2, "Mean, the image's diagonal where one misses"),
     Column("accuracy", "Accuracy %", 2, factor=100),
     Column("accuracy_background", "Marking nothing %", 2, "Accuracy of an empty mask", factor=100),
 )
@@ -153,15 +152,15 @@ def headline(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> dict[str
     return found
 
 
-def verdict(head: Mapping[str, Any]) -> list[str]:
-    """The headline in plain sentences."""
+def verdict(head: Mapping[str, Any], noun: str = "subject") -> list[str]:
+    """The headline in plain sentences; ``noun`` says what the subjects are to the model."""
     dice = head["dice"]
     if as_number(dice.get("mean")) is None:
         return []
     names = head["regions"]
     over = f" over {', '.join(names)}" if 1 < len(names) <= 4 else ""
     count = int(dice["n_subjects"])
-    words = f"On {plural(count, 'held-out subject')} the mean Dice{over} is {number(dice['mean'])}"
+    words = f"On {plural(count, noun)} the mean Dice{over} is {number(dice['mean'])}"
     if interval := _interval(dice):
         words += f" (95\N{NO-BREAK SPACE}% interval {interval})"
     sentences = [f"{words}."]
@@ -201,7 +200,7 @@ def tiles(head: Mapping[str, Any], *more: tuple[str, str, str]) -> Markup:
         ("Mean Dice", number(dice.get("mean")), interval and f"95\N{NO-BREAK SPACE}%: {interval}"),
         ("Median HD95", f"{number(distance.get('median'), 1)} mm", _over(distance, head["states"])),
         (
-            "Held out",
+            "Scored on",
             number(dice.get("n_subjects"), 0),
             f"subjects, {plural(head['cases'], 'case')}",
         ),
@@ -256,8 +255,7 @@ def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
                 "region": region,
                 **{m: f.get("mean") for m, f in metrics.items()},
                 "subjects": dice.get("n_subjects"),
-                "cases": len(ours),
-                "with_it": there if there + elsewhere else None,
+                "with_it": f"{there} of {len(ours)}" if there + elsewhere else len(ours),
                 "hd95_mm": metrics["hd95_mm"].get("median"),
                 "hd95_n": metrics["hd95_mm"].get("n_subjects"),
                 "penalised": metrics["hd95_mm_penalised"].get("mean"),
@@ -270,6 +268,9 @@ def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
                 "false_alarm": f"{states['false alarm']} of {elsewhere}" if elsewhere else None,
             }
         )
+    columns = _used(_REGION_COLUMNS, lines)
+    if all(r.get("case") == r.get("subject") for r in rows):
+        columns = [c for c in columns if c.key != "subjects"]
     charts = [
         boxplots(rows),
         boxplots(
@@ -280,9 +281,7 @@ def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
         ),
     ]
     return join(
-        page.table(
-            "Results by region", _used(_REGION_COLUMNS, lines), lines, sortable=len(lines) > 12
-        ),
+        page.table("Results by region", columns, lines, sortable=len(lines) > 12),
         block(
             "text",
             "Means are taken within each subject first, so that a subject with many cases counts "

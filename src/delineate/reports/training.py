@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,22 +48,25 @@ def write(path: Path, run: Path) -> Path:
     """
     found = RunFolder.read(run)
     results, told, lead = _results(found)
-    sections: list[Section] = [
-        *results,
+    name = str(found.run.get("name") or run.name)
+    html = page.render(
+        name,
+        [*results, *sections(found)],
+        kind="training report",
+        verdict=verdict(found, told),
+        lead=lead,
+    )
+    return page.write(path, html)
+
+
+def sections(found: RunFolder) -> list[Section]:
+    """How the model was made: curves, data, plan and provenance."""
+    return [
         ("Training", _curves(found)),
         ("Data", _data(found)),
         ("Plan", _plan(found)),
         ("Provenance", _provenance(found)),
     ]
-    name = str(found.run.get("name") or run.name)
-    html = page.render(
-        name,
-        sections,
-        kind="training report",
-        verdict=_verdict(found, told),
-        lead=lead,
-    )
-    return page.write(path, html)
 
 
 def _results(found: RunFolder) -> tuple[list[Section], list[str], Markup]:
@@ -77,11 +80,11 @@ def _results(found: RunFolder) -> tuple[list[Section], list[str], Markup]:
             classification.tiles(found.summary),
         )
     head = evaluation.headline(found.summary, found.cases)
-    told = evaluation.verdict(head)
+    told = evaluation.verdict(head, "held-out subject")
     if as_number(head["dice"].get("mean")) is None:
         told.append("No held-out cases were scored, so nothing can be said of its quality.")
     sections = evaluation.sections(found.summary, found.cases, found.pictures)
-    return sections, told, evaluation.tiles(head, _time_tile(found))
+    return sections, told, evaluation.tiles(head, time_tile(found))
 
 
 def _answer(row: Mapping[str, str]) -> dict[str, Any]:
@@ -94,7 +97,8 @@ def _answer(row: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _verdict(found: RunFolder, told: list[str]) -> str:
+def verdict(found: RunFolder, told: Sequence[str]) -> str:
+    """What was trained, what is said of its figures, and how long it took."""
     run = found.run
     network = plain(run.get("network") or as_dict(run.get("plan")).get("network"))
     cases, subjects = _part(found, "train")
@@ -115,7 +119,8 @@ def _verdict(found: RunFolder, told: list[str]) -> str:
     return " ".join(sentences)
 
 
-def _time_tile(found: RunFolder) -> tuple[str, str, str]:
+def time_tile(found: RunFolder) -> tuple[str, str, str]:
+    """How long a run took."""
     used, budget = duration(found.run.get("seconds")), duration(found.run.get("budget_seconds"))
     return "Time", used or page.DASH, f"of a budget of {budget}" if budget else ""
 
