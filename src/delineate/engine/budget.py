@@ -6,6 +6,7 @@ from the smallest up, and the largest candidate that still sees enough patches i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from delineate.core.errors import ConfigError, ResourceError
 ENOUGH_PATCHES_PER_CHANNEL = 250
 #: ... in at least so many optimiser steps.
 ENOUGH_STEPS = 900
+#: The first candidate is taken, instead of one below it, if so many of its steps fit.
+MODEST_STEPS = 100
+#: Fewer steps are not worth starting with.
+LEAST_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Candidate:
     width: int
     patch: tuple[int, ...]
     batch: int
+
+    @property
+    def work(self) -> int:
+        """What a step costs at least, up to a factor: voxels times channels."""
+        return self.width * self.batch * math.prod(self.patch)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,9 @@ def choose(
     candidates: Sequence[Candidate],
     seconds: Callable[[], float],
     measure: Callable[[Candidate], float],
+    *,
+    smaller: Sequence[Candidate] = (),
+    spare: Callable[[], float] = lambda: math.inf,
 ) -> Choice:
     """Take the most ambitious candidate that still gets enough patches and steps.
 
@@ -63,30 +76,44 @@ def choose(
         candidates: From modest to ambitious.
         seconds: What is left for training now; measuring uses it up.
         measure: Seconds a step of a candidate.
+        smaller: What to take where hardly a step of the first candidate fits, from small to large.
+            The smallest is always measured, to tell what measuring the others will take.
+        spare: What is left for measuring now; a candidate that would take longer ends the search.
 
     Raises:
-        ConfigError: Not even ten steps of the first candidate fit.
-        ResourceError: There is no memory even for the first; larger ones just end the search.
+        ConfigError: Not even ten steps of the smallest candidate fit.
+        ResourceError: There is no memory even for the smallest; larger ones just end the search.
     """
-    tried: list[tuple[Candidate, float]] = []
-    best: tuple[Candidate, float] | None = None
-    for candidate in candidates:
+    if not candidates:
+        raise ConfigError("expected at least one candidate to measure, got none")
+    first, *others = [*smaller, *candidates]
+    tried = [(first, measure(first))]
+    best, modest = tried[0], [*smaller, candidates[0]]
+    if seconds() < LEAST_STEPS * best[1]:
+        raise ConfigError(
+            f"expected a budget for at least {LEAST_STEPS} steps of {best[1]:.1f} s, "
+            f"got {max(0.0, seconds()):.0f} s for training",
+            fix=f"give {math.ceil(2 * LEAST_STEPS * best[1] - seconds())}s more, or --steps",
+            code="budget-too-small",
+        )
+
+    def expected(candidate: Candidate) -> float:
+        return tried[-1][1] * candidate.work / tried[-1][0].work
+
+    if seconds() >= 2 * MODEST_STEPS * expected(candidates[0]):
+        others = [other for other in others if other not in smaller]
+    for candidate in others:
+        if 2 * expected(candidate) > spare():
+            break
         try:
             cost = measure(candidate)
         except ResourceError:
-            if best is None:
-                raise
             break  # larger ones need more memory still
         tried.append((candidate, cost))
         steps = seconds() / cost
-        if best is None:
-            if steps < 10:
-                raise ConfigError(
-                    f"expected a budget for at least 10 steps of {cost:.1f} s, "
-                    f"got {max(0.0, seconds()):.0f} s for training",
-                    fix=f"give at least {60 + 12 * cost:.0f}s more, or --steps",
-                    code="budget-too-small",
-                )
+        if candidate in modest:
+            if steps < MODEST_STEPS:
+                break
             best = (candidate, cost)
             continue
         enough = ENOUGH_PATCHES_PER_CHANNEL * candidate.width
@@ -96,9 +123,7 @@ def choose(
         rate, best_rate = candidate.batch / cost, best[0].batch / best[1]
         if wider or (rate > 1.1 * best_rate and steps >= ENOUGH_STEPS):
             best = (candidate, cost)
-    if best is None:
-        raise ConfigError("expected at least one candidate to measure, got none")
-    return Choice(best[0], best[1], max(10, int(seconds() / best[1])), tuple(tried))
+    return Choice(*best, max(LEAST_STEPS, int(seconds() / best[1])), tuple(tried))
 
 
 class Pace:

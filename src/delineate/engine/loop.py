@@ -44,6 +44,7 @@ class Outcome:
         predictor: Averaged weights, in evaluation mode, on the CPU.
         step: Optimiser steps done.
         seconds: Spent in the loop, over all resumptions.
+        share: Of the schedule, 0 to 1.
         status: ``finished`` or ``interrupted``.
         events: What did not go as planned, in words.
     """
@@ -51,6 +52,7 @@ class Outcome:
     predictor: nn.Module
     step: int
     seconds: float
+    share: float
     status: str
     events: tuple[str, ...]
 
@@ -108,7 +110,7 @@ class Loop:
         if self.pace.step == 0:
             self._save()
         looked = self._looks()
-        status = "finished"
+        status, shown = "finished", dict[str, float]()
         # the bar shows progress, which is even in time even where the number of steps is revised
         with Log(self.folder, self.pace) as log, self.bars.task(1, "training") as bar:
             bar.advance(self.pace.progress)
@@ -121,11 +123,13 @@ class Loop:
                 numbers = self._step()
                 self.pace.tick()
                 numbers.update(self._turn())
-                bar.advance(self.pace.progress - before, loss=numbers.get("loss", math.nan))
+                shown |= {name: numbers[name] for name in ("loss",) if name in numbers}
+                bar.advance(self.pace.progress - before, **shown)
                 if self.validate is not None and self._looks() > looked and not self.pace.done:
                     looked = self._looks()
                     numbers.update(self.validate(self.averaged))
-                    bar.advance(0, dice=numbers.get("val_dice", math.nan))
+                    shown |= _figures(numbers)
+                    bar.advance(0, **shown)
                 log.write(stage, numbers)
                 due = time.monotonic() - saved > self.settings.checkpoint_seconds
                 if due and self.skipped == 0:  # a roll-back must land before the trouble
@@ -136,12 +140,13 @@ class Loop:
         self._save()
         predictor = self.averaged if self.settings.ema > 0 else self.plan.predictor
         return Outcome(
-            predictor.cpu().eval(), self.pace.step, self.pace.spent, status, tuple(self.events)
-        )
+            predictor.cpu().eval(), self.pace.step, self.pace.spent,
+            1.0 if self.pace.done else self.pace.progress, status, tuple(self.events),
+        )  # fmt: skip
 
     def _looks(self) -> int:
-        """How many looks at the validation cases are due by now."""
-        return int(self.pace.progress * self.settings.validations)
+        """Looks at the validation cases that are due by now, each amid its share of the time."""
+        return int(self.pace.progress * self.settings.validations + 0.5)
 
     def _due(self) -> tuple[int, float]:
         """Index of the stage at the present progress, and the progress within it."""
@@ -350,6 +355,15 @@ class Loop:
         self.skipped, self.rolled = int(state["skipped"]), int(state["rolled"])
         if self.pace.step:
             self.say(f"going on from step {self.pace.step} of {self.pace.steps}")
+
+
+def _figures(numbers: Mapping[str, float]) -> dict[str, float]:
+    """What the bar shows of a look at the validation cases: the target's own figure."""
+    return {
+        name.removeprefix("val_").replace("_", " "): value
+        for name, value in numbers.items()
+        if name.startswith("val_") and name != "val_loss"
+    }
 
 
 def is_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from delineate.core.image import Grid, Image
 from delineate.preprocess import views
 
 #: Pictures a forward pass.
-_BATCH = 16
+PICTURES = 16
 #: A slice that reaches into another by less than this share of the thinner one only grazes it:
 #: affines are as exact as the files that hold them.
 _GRAZED = 0.01
@@ -31,7 +31,7 @@ def logits(
     size: Sequence[int],
     device: torch.device | str,
     flip: Sequence[int] = (),
-    batch: int = _BATCH,
+    batch: int = PICTURES,
 ) -> NDArray[np.float32]:
     """Logits ``(len(places), classes)`` of slices of a prepared image ``(C, *S)``.
 
@@ -135,7 +135,7 @@ def _softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.floa
 def _fit(prepared: Image, size: Sequence[int], memory_bytes: int) -> None:
     """Refuse an image that needs more memory than is allowed, the network's own left aside."""
     channels = prepared.array.shape[0]
-    need = 4 * (3 * prepared.array.size + 3 * _BATCH * channels * math.prod(size))
+    need = 4 * (3 * prepared.array.size + 3 * PICTURES * channels * math.prod(size))
     if need > memory_bytes:
         raise ResourceError(
             f"expected this image to need at most {memory_bytes / 2**30:.3g} GiB, "

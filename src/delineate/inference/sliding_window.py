@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError, GeometryError
 
+#: Least share of a window that the next one covers too.
+OVERLAP = 0.5
 #: Told (windows done, windows in all).
 Tick = Callable[[int, int], None]
 #: Told (first row, finished probabilities ``(outputs, rows, *rest)`` on the CPU).
@@ -93,7 +95,7 @@ def sliding_window(
     patch: Sequence[int],
     *,
     outputs: int,
-    overlap: float = 0.5,
+    overlap: float = OVERLAP,
     batch: int = 1,
     mirror_axes: Sequence[int] = (),
     slice_axis: int | None = None,
@@ -157,7 +159,7 @@ def sweep(
     consumer: Consumer,
     *,
     outputs: int,
-    overlap: float = 0.5,
+    overlap: float = OVERLAP,
     batch: int = 1,
     mirror_axes: Sequence[int] = (),
     slice_axis: int | None = None,

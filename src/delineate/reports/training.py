@@ -110,6 +110,14 @@ def verdict(found: RunFolder, told: Sequence[str]) -> str:
     sentences = [f"{start}.", *told]
     if found.split.get("leaky"):
         sentences.append(_LEAKY)
+    if trained := plain(as_dict(run.get("trained")).get("sentence")):
+        sentences.insert(0, trained)
+    scored = as_dict(run.get("scored"))
+    if scored.get("cases") and scored["cases"] < scored.get("of", 0):
+        sentences.append(
+            f"The figures are of {scored['cases']} of {scored['of']} held-out cases, drawn by the "
+            "seed, for want of time."
+        )
     used, budget = duration(run.get("seconds")), duration(run.get("budget_seconds"))
     if used:
         sentences.append(f"It took {used}" + (f" of a budget of {budget}." if budget else "."))

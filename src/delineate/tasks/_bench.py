@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,7 +22,7 @@ from delineate.engine.budget import Candidate
 from delineate.engine.loop import is_memory
 from delineate.engine.update import EngineUpdate
 from delineate.methods._plan import Plan, Stage
-from delineate.networks._cost import Counter
+from delineate.networks._cost import Counter, gmac
 from delineate.networks._transfer import Transfer, freeze
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _planning, _resolve, _weights
@@ -78,6 +79,14 @@ class Bench:
         if self.weights is not None:
             options = _weights.best(options, self._taken)
         return options
+
+    def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What to take where hardly a step of the first candidate fits, from small to large."""
+        options = self.target.smaller(first, cases)
+        if self.chosen.patch is None:
+            options = [self.fitting(option) for option in options]
+        options = sorted(dict.fromkeys(options), key=lambda option: option.work)
+        return [option for option in options if option.work < first.work]
 
     def network_config(self, candidate: Candidate) -> Any:
         """Settings of the network: those given, and what follows from the candidate.
@@ -202,20 +211,56 @@ class Bench:
         return self.target.feed(candidate, cases)
 
     def measure(
-        self, candidate: Candidate, cases: Sequence[PreparedCase], compiled: bool = False
+        self,
+        candidate: Candidate,
+        cases: Sequence[PreparedCase],
+        compiled: bool = False,
+        limit: float = math.inf,
     ) -> float:
-        """Seconds a step of a candidate, sampling and augmentation included; mean over stages."""
-        seconds = 0.0
+        """Seconds a step of a candidate, sampling and augmentation included; mean over stages.
+
+        Args:
+            candidate: What to try.
+            cases: To draw from.
+            compiled: Compile the predictor first.
+            limit: Seconds after which no further step is timed, two of each stage apart.
+        """
+        seconds, begun = 0.0, time.perf_counter()
         for share, once in self._steps_of(candidate, cases, compiled):
-            times = []
+            times: list[float] = []
             for step in range(_TIMED):
-                start = time.perf_counter()
-                once(step)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - start)
-            seconds += share * sorted(times[1:])[(_TIMED - 1) // 2]
+                if len(times) > 1 and time.perf_counter() - begun > limit:
+                    break
+                times.append(self._timed(partial(once, step)))
+            seconds += share * sorted(times[1:])[len(times[1:]) // 2]
         return seconds * self.chosen.loop.accumulate
+
+    def network_seconds(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
+        """Seconds that a typical prepared case takes to be outlined, or given its class."""
+        network = self._network(candidate)[0].to(self.device).eval()
+        batch = self.target.window_batch(candidate.batch)
+        shape = (batch, self.channels, *candidate.patch)
+
+        def once() -> None:
+            with torch.inference_mode():
+                network(torch.zeros(shape, device=self.device))
+
+        seconds = min(self._timed(once) for _ in range(2))  # the first warms up
+        passes = [self.target.passes(case, candidate.patch, candidate.batch) for case in cases]
+        return seconds * statistics.fmean(passes)
+
+    def _timed(self, work: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def gmac(self, candidate: Candidate) -> float:
+        """Billion multiplications of a step, backward taken for twice as much as forward."""
+        network = self._network(candidate)[0]
+        forward = gmac(network, self.channels, candidate.patch)
+        return 3 * candidate.batch * self.chosen.loop.accumulate * forward
 
     def count(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
         """Billion multiplications a step, of all that the method computes, backward included.

@@ -33,7 +33,7 @@ def describe(
         resolved: Settings of the run, nothing left open.
         cohort: What it was trained on.
         preparation: Of every image.
-        record: The run's record so far.
+        record: The run's record so far; ``trained`` is from ``_trained.describe``.
         training_cases: How many.
         settled: What the target adds: shape of the input, clean-up or calibration.
         cases: Prepared ones that were used, for the range of voxel sizes and intensities.
@@ -73,5 +73,6 @@ def describe(
             "intended_use": "Research use only; not a medical device.",
             "trained_on": f"{training_cases} cases, layout {cohort.layout}",
             **({"weights": _lineage.sentence(transfer)} if transfer else {}),
+            **({"training": trained} if (trained := record["trained"]["sentence"]) else {}),
         },
     }

@@ -24,6 +24,7 @@ from delineate.networks._blocks import count_parameters
 from delineate.networks._cost import gmac
 from delineate.tasks import _planning
 from delineate.tasks._settings import RunConfig
+from delineate.tasks._stop import Stop
 from delineate.tasks._suite import Arm, Suite
 from delineate.tasks._targets import Classes
 from delineate.tasks._training import Job
@@ -99,7 +100,7 @@ def measure(
     folder.mkdir(parents=True)
     jobs = [
         Job(settings(arm), cohort, folder, {"hashes": {}}, time.monotonic(), silent, progress,
-            lambda: False, cohort.root, Opening())
+            Stop(), cohort.root, Opening())
         for arm in suite.arms
     ]  # fmt: skip
     failures: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ from delineate.core.schema import Schema
 from delineate.data import sampling
 from delineate.data.cache import PreparedCase
 from delineate.data.sampling import Region
-from delineate.inference.sliding_window import sliding_window
+from delineate.inference.sliding_window import Tick, sliding_window
 from delineate.metrics.ignored import without_ignored
 from delineate.preprocess.presets import Preparation
 from delineate.tasks._settings import RunConfig
@@ -105,6 +105,7 @@ def outline(
     feed: Feed,
     outputs: int,
     device: torch.device | str,
+    progress: Tick | None = None,
 ) -> NDArray[np.uint8]:
     """Label indices ``(*S)`` of a prepared case, on its prepared grid."""
     probabilities = sliding_window(
@@ -116,6 +117,7 @@ def outline(
         slice_axis=feed.preparation.slice_axis,
         neighbours=feed.neighbours,
         device=device,
+        progress=progress,
     )
     indices: NDArray[np.uint8] = probabilities.argmax(0).numpy().astype(np.uint8)
     return indices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
@@ -23,6 +23,11 @@ _CLASS_LADDER = {2: ((16, 0), (32, 0), (32, 1), (32, 2), (64, 3)), 3: ((16, 0), 
 #: Slices of a bag at most; more are averaged. A step over bags sees that many more pictures.
 _SLICES = 32
 _BAG_LADDER = ((8, 0), (16, 0), (16, 1), (32, 1), (32, 2))
+#: Below the first rung: shares of its patch, and the smallest batch.
+_SHRUNK, _LEAST_BATCH = {2: (4,), 3: (8, 3)}, 2
+#: Billion multiplications a step and processor core, where the steps are given and not the time:
+#: about half a second. Counted, not measured, so that the same command trains the same network.
+_GMAC_A_CORE = 12.0
 
 
 def levels(patch: Sequence[int], ndim: int) -> int:
@@ -108,6 +113,53 @@ def candidates(
             if candidate not in found:
                 found.append(candidate)
     return found
+
+
+def smaller(
+    first: Candidate,
+    shape: Sequence[int],
+    ndim: int,
+    *,
+    patch: tuple[int, ...] | None = None,
+    batch: int | None = None,
+    bag: int | None = None,
+) -> list[Candidate]:
+    """What to take where hardly a step of the first candidate fits, from small to large.
+
+    Args:
+        first: The most modest of ``candidates``.
+        shape: Median spatial shape of the prepared cases.
+        ndim: 2 or 3.
+        patch: Where the user fixed it.
+        batch: Where the user fixed it.
+        bag: As in ``candidates``.
+    """
+    seen = 2 if bag is not None else ndim
+    whole = math.prod(n for a, n in enumerate(first.patch) if a != bag)
+    sizes = [patch or view_size(shape, whole // share, ndim, bag) for share in _SHRUNK[seen]]
+    batches = [batch] if batch else [min(_LEAST_BATCH, first.batch), first.batch]
+    found = {Candidate(first.width, tuple(size), n) for size in sizes for n in batches}
+    if not batch:
+        found.add(Candidate(first.width, first.patch, max(_LEAST_BATCH, first.batch // 2)))
+    return sorted((one for one in found if one.work < first.work), key=lambda one: one.work)
+
+
+def sized(
+    options: Sequence[Candidate], gmac: Callable[[Candidate], float], cores: int | None
+) -> Candidate:
+    """What is taken where the steps are given: the default, or what this processor can do.
+
+    Args:
+        options: From small to large.
+        gmac: Billion multiplications a step.
+        cores: Of the processor; None on an accelerator.
+    """
+    wanted = default(options)
+    below = [one for one in options if one.work < wanted.work and one.width <= wanted.width]
+    for one in [wanted, *sorted(below, key=lambda one: -one.work)]:
+        if cores is None or gmac(one) <= cores * _GMAC_A_CORE:
+            return one
+    return options[0]
 
 
 def default(options: Sequence[Candidate]) -> Candidate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from delineate.data.cohort import Cohort
 from delineate.engine.budget import Candidate
 from delineate.inference import classes
 from delineate.inference.postprocess import choose_rules
+from delineate.inference.sliding_window import OVERLAP, Tick, window_starts
 from delineate.preprocess import views
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _class_feed, _planning
@@ -25,8 +27,6 @@ from delineate.tasks._class_feed import ClassFeed
 from delineate.tasks._feed import Feed, mean_dice, outline
 from delineate.tasks._settings import RunConfig
 
-#: Validation cases looked at while an outline is learned.
-_LOOK = 8
 #: Validation subjects below which a temperature would be a guess.
 _CALIBRATE = 8
 #: Cases left out that are told by name.
@@ -89,6 +89,26 @@ class Outlines:
             shape, self.ndim, width=chosen.width, patch=chosen.patch, batch=chosen.batch
         )
 
+    def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What to take where hardly a step of the first candidate fits."""
+        shape = _planning.median_shape([case.shape[1:] for case in cases], self.preparation)
+        chosen = self.chosen
+        return _planning.smaller(first, shape, self.ndim, patch=chosen.patch, batch=chosen.batch)
+
+    def passes(self, case: PreparedCase, patch: Sequence[int], batch: int) -> int:
+        """Forward passes that an outline of a case takes."""
+        axis, many = self.preparation.slice_axis, 1
+        shape = list(case.shape[1:])
+        if axis is not None:
+            many = shape.pop(axis)
+        for n, size in zip(shape, patch, strict=True):
+            many *= len(window_starts(n, size, OVERLAP))
+        return math.ceil(many / self.window_batch(batch))
+
+    def window_batch(self, batch: int) -> int:
+        """Windows of a forward pass."""
+        return 1 if self.preparation.ndim == 3 else batch
+
     def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> Feed:
         """Patches with their labels."""
         mirror = _planning.mirror_axes(self.schema, self.preparation)
@@ -98,24 +118,34 @@ class Outlines:
         )  # fmt: skip
 
     def look(
-        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+        self,
+        network: nn.Module,
+        cases: Sequence[PreparedCase],
+        feed: Any,
+        device: Any,
+        tick: Tick | None = None,
     ) -> dict[str, float]:
-        """Mean Dice of some validation cases."""
+        """Mean Dice of validation cases; ``tick`` is called after each window, and may raise."""
         dices = [
             mean_dice(
-                outline(network, case, feed, len(self.outputs), device),
+                outline(network, case, feed, len(self.outputs), device, tick),
                 np.asarray(case.label),
                 self.schema,
             )
-            for case in cases[:_LOOK]
+            for case in cases
         ]
         return {"val_dice": float(np.nanmean(dices))}
 
     def settle(
-        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+        self,
+        network: nn.Module,
+        cases: Sequence[PreparedCase],
+        feed: Any,
+        device: Any,
+        tick: Tick | None = None,
     ) -> dict[str, Any]:
         """The part of the model file that is chosen on validation cases: the clean-up."""
-        guesses = [outline(network, case, feed, len(self.outputs), device) for case in cases]
+        guesses = [outline(network, case, feed, len(self.outputs), device, tick) for case in cases]
         truths = [np.asarray(case.label) for case in cases]
         return {
             "input": {
@@ -193,6 +223,23 @@ class Classes:
             batch=chosen.batch, whole=True, bag=self.bag,
         )  # fmt: skip
 
+    def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What to take where hardly a step of the first candidate fits."""
+        chosen = self.chosen
+        return _planning.smaller(
+            first, self.shape(cases), self.ndim, patch=chosen.patch, batch=chosen.batch,
+            bag=self.bag,
+        )  # fmt: skip
+
+    def passes(self, case: PreparedCase, patch: Sequence[int], batch: int) -> int:
+        """Forward passes that the class of a case takes."""
+        many = 1 if self.axis is None else case.shape[1 + self.axis]
+        return math.ceil(many / self.window_batch(batch))
+
+    def window_batch(self, batch: int) -> int:
+        """Pictures of a forward pass."""
+        return 1 if self.axis is None else classes.PICTURES
+
     def shape(self, cases: Sequence[PreparedCase]) -> list[int]:
         """Median shape of what is classified: of slices, where the feed takes slices."""
         seen = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
@@ -212,10 +259,15 @@ class Classes:
         )  # fmt: skip
 
     def look(
-        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+        self,
+        network: nn.Module,
+        cases: Sequence[PreparedCase],
+        feed: Any,
+        device: Any,
+        tick: Tick | None = None,
     ) -> dict[str, float]:
-        """Cross-entropy and balanced accuracy of the validation pictures."""
-        logits, truth, _ = self._judge(network, cases, feed, device)
+        """Cross-entropy and balanced accuracy of validation pictures; see ``Outlines.look``."""
+        logits, truth, _ = self._judge(network, cases, feed, device, tick)
         if not len(truth):
             return {}
         shifted = logits - logits.max(1, keepdims=True)
@@ -228,12 +280,17 @@ class Classes:
         }
 
     def settle(
-        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+        self,
+        network: nn.Module,
+        cases: Sequence[PreparedCase],
+        feed: Any,
+        device: Any,
+        tick: Tick | None = None,
     ) -> dict[str, Any]:
         """The part of the model file that is chosen on validation cases: the temperature."""
         from delineate.metrics.calibration import fit_temperature
 
-        logits, truth, subjects = self._judge(network, cases, feed, device)
+        logits, truth, subjects = self._judge(network, cases, feed, device, tick)
         try:
             if len(set(subjects)) < _CALIBRATE:  # slices of one subject are not independent
                 raise InputError(f"expected {_CALIBRATE} subjects, got {len(set(subjects))}")
@@ -259,11 +316,18 @@ class Classes:
         }
 
     def _judge(
-        self, network: nn.Module, cases: Sequence[PreparedCase], feed: Any, device: Any
+        self,
+        network: nn.Module,
+        cases: Sequence[PreparedCase],
+        feed: Any,
+        device: Any,
+        tick: Tick | None,
     ) -> tuple[Any, Any, list[str]]:
         """Logits ``(N, K)``, classes ``(N,)`` and subjects of all pictures of some cases."""
         logits, truth, subjects = [], [], []
         for case in cases:
+            if tick is not None:
+                tick(1, 1)
             known = _class_feed.pictures(case, self.axis, self.target, self.outputs)
             if not known:
                 continue

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from delineate.core import model_file, run
 from delineate.core.atomic import atomic_write_text
+from delineate.core.errors import DelineateError
 from delineate.core.progress import Progress, Say
 from delineate.data import site_key, splits
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.engine.budget import Candidate, Choice, Pace, choose
+from delineate.engine.allowance import Allotment, Clock, Costs, promised, report_seconds
+from delineate.engine.budget import Candidate, Choice, Pace
 from delineate.engine.loop import Loop, Outcome
 from delineate.inference.predictor import choose_device
 from delineate.networks._blocks import count_parameters
 from delineate.preprocess.presets import Preparation
-from delineate.tasks import _fitted, _lineage, _planning, _targets, _weights
+from delineate.tasks import _fitted, _lineage, _preflight, _scoring, _targets, _trained, _weights
 from delineate.tasks._bench import Bench
 from delineate.tasks._card import describe
+from delineate.tasks._choosing import Chooser
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks._resolve import Resolved
 from delineate.tasks._settings import RunConfig
+from delineate.tasks._stop import Stop, Tick, TimeUpError
 from delineate.tasks._weights import Weights
 
-#: What is set aside of a budget for scoring the held-out cases and writing the report.
-_TAIL_SHARE, _TAIL_SECONDS = 0.02, 8.0
+#: What takes so many times its allotted time is given up.
+_PATIENCE = 2.0
 
 Parts = Mapping[str, list[PreparedCase]]
 
@@ -49,7 +58,7 @@ class Job:
         begun: float,
         say: Say,
         progress: Progress,
-        stop: Callable[[], bool],
+        stop: Stop,
         source: Path,
         how: Opening,
         weights: Weights | None = None,
@@ -59,7 +68,8 @@ class Job:
         chosen = _weights.derive(chosen, weights)
         self.weights = weights
         self.chosen, self.cohort, self.out, self.record = chosen, cohort, out, record
-        self.begun, self.say, self.progress, self.stop = begun, say, progress, stop
+        self.clock = Clock(chosen.seconds, begun)
+        self.say, self.progress, self.stop = say, progress, stop
         self.source, self.how = source, how
         self.schema = cohort.schema
         if chosen.threads is not None:
@@ -67,17 +77,46 @@ class Job:
         self.device = choose_device(chosen.device)
         self.precision = _precision(chosen.precision, self.device)
         self.fabric = _fabric(self.device, self.precision)
+        self.measured = 0.0  # seconds that candidates have taken
+
+    @property
+    def costs(self) -> Costs:
+        """Of a case, as measured at the start of the run."""
+        return Costs(**self.record.get("costs", {}))
+
+    def require_budget(self, cache: Path, audit: bool) -> None:
+        """Try some cases, and refuse a budget that is too small before any work.
+
+        Raises:
+            ConfigError: It is too small; the least that makes sense is named.
+        """
+        if self.clock.budget is None or "costs" in self.record:
+            return
+        entries = sum(1 for _ in cache.glob("*/case.json"))
+        try:
+            found = _preflight.estimate(
+                self.chosen, self.cohort, self.weights, self.fabric, self.out,
+                spent=self.clock.spent, audit=audit, cached=entries,
+            )  # fmt: skip
+        except DelineateError as error:  # the run will tell it better
+            self.say(f"what the run will take was not measured: {error.message}")
+            return
+        found.require(self.clock.budget)
+        self.record["costs"] = dataclasses.asdict(found.costs)
+        self.measured += found.measuring
 
     def run(self, cache: Path) -> dict[str, Any]:
         """Do everything; prepared cases are kept in ``cache``."""
         split, prepared = self.ready(cache)
         if "clusters" in self.preparation.derived:
             _fitted.keep_clusters(self.out, self.preparation, prepared["train"])
-        choice = self._choose(prepared)
-        outcome = self._fit(choice, prepared)
-        self._save(choice, prepared, outcome)
-        scores = self._score(split)
-        self._finish(outcome)
+        choice, shares = self._choose(prepared, split)
+        outcome = self._fit(choice, shares, prepared)
+        self._save(choice, shares, prepared, outcome)
+        scores: dict[str, Any] = {}
+        with contextlib.suppress(KeyboardInterrupt):
+            scores = {} if self.stop() else self._score(split)
+        self._finish(split, outcome)
         return {**self.record, "scores": scores}
 
     # -------------------------------------------------------------------------------- the data
@@ -138,44 +177,28 @@ class Job:
 
     # -------------------------------------------------------------------------------- the plan
 
-    def _choose(self, prepared: Parts) -> Choice:
-        """Measure candidates and take one; a resumed run keeps what it had."""
-        chosen, kept = self.chosen, self.record.get("plan")
-        if kept is not None:
+    def _choose(self, prepared: Parts, split: splits.Split) -> tuple[Choice, Allotment]:
+        """Measure candidates and share out the time; a resumed run keeps what it had."""
+        kept = self.record.get("plan")
+        if kept is not None and "allotted" in self.record:
             candidate = Candidate(kept["width"], tuple(kept["patch"]), kept["batch"])
-            return Choice(candidate, kept["seconds_per_step"], kept["steps"], ())
-        options = self.bench.candidates(prepared["train"])
+            choice = Choice(candidate, kept["seconds_per_step"], kept["steps"], ())
+            return choice, Allotment(**self.record["allotted"])
+        chooser = Chooser(
+            self.bench, self.clock, self.costs, prepared["train"],
+            len(prepared.get("validation", [])), len(split.parts.get("test", ())), self.measured,
+        )  # fmt: skip
+        choice, compiled = chooser.choose(self.progress)
+        self.record["costs"] = dataclasses.asdict(chooser.costs)
+        parameters = count_parameters(self.bench.build(choice.candidate).predictor)
+        shares = chooser.shares(choice)
+        self.record["allotted"] = dataclasses.asdict(shares)
+        self.record["seconds_before_training"] = round(self.clock.spent, 3)
+        self._announce(choice, compiled, parameters, shares)
+        return choice, shares
 
-        def measure(candidate: Candidate) -> float:
-            return self.bench.measure(candidate, prepared["train"])
-
-        if chosen.steps is None:
-            choice = choose(options, self._left, measure)
-        else:
-            default = _planning.default(options)
-            choice = Choice(default, measure(default), chosen.steps, ())
-        self._announce(choice, self._gains(choice, prepared["train"]))
-        return choice
-
-    def _left(self) -> float:
-        """Seconds left for the training loop."""
-        budget = self.chosen.seconds or 0.0
-        tail = _TAIL_SECONDS + _TAIL_SHARE * budget
-        return budget - tail - (time.monotonic() - self.begun)
-
-    def _gains(self, choice: Choice, cases: list[PreparedCase]) -> bool:
-        """True if compiling is asked for, or saves more time than it takes (tried on GPUs only).
-
-        On a CPU it was measured to gain less than a tenth and to take half a minute (docs/LOG.md).
-        """
-        if self.chosen.compile != "auto" or self.device.type != "cuda":
-            return self.chosen.compile == "on"
-        compiled = self.bench.measure(choice.candidate, cases, compiled=True)
-        return compiled < 0.95 * choice.seconds_per_step
-
-    def _announce(self, choice: Choice, compiled: bool) -> None:
+    def _announce(self, choice: Choice, compiled: bool, parameters: int, shares: Allotment) -> None:
         candidate = choice.candidate
-        parameters = count_parameters(self.bench.build(candidate).predictor)
         patch = "x".join(map(str, candidate.patch))
         self.record["plan"] = {
             "network": self.chosen.network,
@@ -202,11 +225,14 @@ class Job:
             for line in (_lineage.sentence(kept), *kept["notes"]):
                 self.say(f"weights: {line}")
         run.write_json(self.out / "run.json", self.record)
-        end = time.localtime(time.time() + choice.steps * choice.seconds_per_step)
+        seconds = choice.steps * choice.seconds_per_step
+        times = f"about {_moment(seconds)}, then figures in about {_duration(shares.figures)}"
+        if self.clock.budget is not None:
+            times += f"; all ends by {_moment(promised(self.clock.budget) - self.clock.spent)}"
         self.say(
             f"plan: {self.chosen.network} of width {candidate.width} ({parameters:,} parameters), "
             f"patch {patch}, batch {candidate.batch}, {choice.steps} steps of "
-            f"{choice.seconds_per_step:.2f} s, until about {time.strftime('%H:%M', end)}"
+            f"{choice.seconds_per_step:.2f} s: {_duration(seconds)}, until {times}"
         )
 
     # ---------------------------------------------------------------------------- the training
@@ -218,85 +244,149 @@ class Job:
             self.resolved = self.resolved.of_steps(outcome.step)
         atomic_write_text(self.out / "config.yaml", self.resolved.text())
 
-    def _fit(self, choice: Choice, prepared: Parts) -> Outcome:
+    def _fit(self, choice: Choice, shares: Allotment, prepared: Parts) -> Outcome:
         self._write_config()
         plan = self.bench.build(choice.candidate)
         if self.record["plan"]["compile"]:
             plan.predictor.compile()
         feed = self.bench.feed(choice.candidate, prepared["train"])
-        looked = prepared.get("validation", [])
+        seen = prepared.get("validation", [])[: shares.looked_at]
+        seconds = None if self.clock.budget is None else shares.training
+        resumed = (self.out / "checkpoints").exists()
 
         def look(network: nn.Module) -> dict[str, float]:
-            return self.bench.target.look(network, looked, feed, self.device)
+            tick = Tick(None, self._over(self.costs.network * len(seen)))
+            try:
+                return self.bench.target.look(network, seen, feed, self.device, tick)
+            except TimeUpError:
+                return {}
 
-        if self.chosen.seconds is not None and "loop_seconds" not in self.record:
-            self.record["loop_seconds"] = self._left()
-            run.write_json(self.out / "run.json", self.record)
-        return Loop(
-            plan, feed, self.chosen.loop, self.out,
-            fabric=self.fabric, seed=self.chosen.seed,
-            pace=Pace(choice.steps, self.record.get("loop_seconds")),
-            validate=look if looked else None,
-            say=self.say, progress=self.progress, stop=self.stop,
-        ).run()  # fmt: skip
+        with self.stop.gently():
+            outcome = Loop(
+                plan, feed,
+                dataclasses.replace(self.chosen.loop, validations=shares.looks), self.out,
+                fabric=self.fabric, seed=self.chosen.seed, pace=Pace(choice.steps, seconds),
+                validate=look if seen and shares.looks else None,
+                say=self.say, progress=self.progress, stop=self.stop,
+            ).run()  # fmt: skip
+        if resumed:  # what the run that was cut off had spent counts too
+            spent = self.record["seconds_before_training"] + outcome.seconds
+            self.clock = dataclasses.replace(self.clock, begun=self.clock.now() - spent)
+        return outcome
+
+    def _over(self, seconds: float) -> Callable[[], bool]:
+        """Whether somebody wants an end, or work takes much longer than allotted in a budget."""
+        begun = self.clock.spent
+        limit = math.inf if self.clock.budget is None else _PATIENCE * seconds + 1
+        return lambda: self.stop() or self.clock.spent - begun > limit
 
     # ------------------------------------------------------------------------------- the model
 
-    def _save(self, choice: Choice, prepared: Parts, outcome: Outcome) -> None:
-        """Write the model file."""
+    def _save(self, choice: Choice, shares: Allotment, prepared: Parts, outcome: Outcome) -> None:
+        """Write the model file, at once, and again with what validation cases decide."""
         feed = self.bench.feed(choice.candidate, prepared["train"])
         network = outcome.predictor.to(self.device)
-        settled = self.bench.target.settle(
-            network, prepared.get("validation", []), feed, self.device
-        )
         self._write_config(outcome)
+        self.record["trained"] = _trained.describe(outcome.step, outcome.share)
+        cases = self._settling(prepared.get("validation", []), shares)
+        write = partial(self._write_model, choice, prepared, outcome, len(feed.cases))
+        settle = partial(self.bench.target.settle, network, feed=feed, device=self.device)
+        write(settle([]), 0)
+        if cases and not self.stop():
+            try:
+                with self.progress.task(len(cases), "settling on validation cases") as bar:
+                    write(settle(cases, tick=Tick(bar, self._over(shares.settling))), len(cases))
+            except (TimeUpError, KeyboardInterrupt):
+                self.say("validation cases decided nothing: there was no time for them")
+        if sentence := self.record["trained"]["sentence"]:
+            self.say(sentence)
+
+    def _settling(self, cases: list[PreparedCase], shares: Allotment) -> list[PreparedCase]:
+        """The validation cases that there is time for: all, or some that the seed draws."""
+        cost = len(cases) * self.costs.network
+        if self.clock.budget is None or cost <= shares.settling:
+            return cases
+        many = int(len(cases) * shares.settling / cost)
+        drawn = np.random.default_rng((self.chosen.seed, 0x5E7)).permutation(len(cases))[:many]
+        return [cases[k] for k in sorted(drawn)]
+
+    def _write_model(
+        self,
+        choice: Choice,
+        prepared: Parts,
+        outcome: Outcome,
+        training_cases: int,
+        settled: dict[str, Any],
+        settled_on: int,
+    ) -> None:
         document = describe(
-            self.resolved, self.cohort, self.preparation, self.record, len(feed.cases),
+            self.resolved, self.cohort, self.preparation, self.record, training_cases,
             settled=settled,
             cases=[case for part in prepared.values() for case in part],
             steps=outcome.step,
             subjects=_lineage.subjects(self.weights, self.subjects),
         )  # fmt: skip
-        outcome.predictor.cpu()
-        weights = {name: t.numpy() for name, t in outcome.predictor.state_dict().items()}
+        of = len(prepared.get("validation", []))
+        document["provenance"]["validation_cases"] = {"used": settled_on, "of": of}
+        state = outcome.predictor.state_dict()
+        weights = {name: tensor.cpu().numpy() for name, tensor in state.items()}
         model_file.save(self.out / "model.safetensors", weights, document)
 
     def _score(self, split: splits.Split) -> dict[str, Any]:
-        """Predict and evaluate the held-out cases, as any user would."""
-        from delineate.tasks.evaluate import evaluate
-        from delineate.tasks.predict import predict
-
+        """Predict and evaluate the held-out cases, or as many as there is time for."""
         ids = split.parts.get("test")
         if not ids:  # validation cases chose the clean-up: their figures would flatter
             return {}
-        folder = self.out / "validation"
-        how = dict(self.how.given())
-        where = {k: v for k, v in how.items() if k not in ("class_column", "ignore_label")}
-        predict(
-            self.out / "model.safetensors", self.source, folder / "predictions", only=ids,
-            overwrite=True, force=True, device=self.chosen.device, progress=self.progress, **where,
+        groups = _scoring.subjects(self.cohort, ids, self.chosen.seed)
+        clock, reserve = self.clock, report_seconds(self.clock.budget or 0.0)
+        groups = groups[: _scoring.affordable(groups, clock.left - reserve, self.costs)]
+        enough = _scoring.Enough(groups, lambda: clock.left - reserve, self.costs)
+        summary, done = _scoring.score(
+            self.out / "model.safetensors", self.source, self.out / "validation", self.how,
+            [name for group in groups for name in group], device=self.chosen.device,
+            enough=enough, say=self.say, progress=self.progress,
         )  # fmt: skip
-        summary: dict[str, Any] = evaluate(
-            folder / "predictions", self.source, folder, say=self.say, progress=self.progress,
-            **how,
-        )  # fmt: skip
+        self.record["scored"] = {"cases": len(done), "of": len(ids)}
         return summary
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, split: splits.Split, outcome: Outcome) -> None:
         from delineate.tasks.report import report
 
+        ids = split.parts.get("test", ())
+        scored = self.record.setdefault("scored", {"cases": 0, "of": len(ids)})
+        model = self.out / "model.safetensors"
+        if scored["cases"] < scored["of"]:
+            scored["commands"] = _scoring.commands(model, self.source, self.how, ids)
         self.record |= {
-            "status": outcome.status,
+            "status": "interrupted" if self.stop() else outcome.status,
             "steps": outcome.step,
             "events": list(outcome.events),
             "seconds_training": round(outcome.seconds, 1),
             "finished": run.now(),
-            "seconds": round(time.monotonic() - self.begun, 1),
+            "seconds": round(self.clock.spent, 1),
         }
-        self.record["hashes"]["model"] = model_file.load(self.out / "model.safetensors").hash
+        self.record["hashes"]["model"] = model_file.load(model).hash
         run.write_json(self.out / "run.json", self.record)
-        self.say(f"model: {self.out / 'model.safetensors'}")
-        self.say(f"report: {report(self.out)}")
+        with self.progress.task(None, "report"):
+            page = report(self.out)
+        if "commands" in scored:
+            self.say(
+                f"figures are of {scored['cases']} of {scored['of']} held-out cases; "
+                "those of all come from:"
+            )
+            for command in scored["commands"]:
+                self.say(f"  {command}")
+        self.say(f"model: {model}")
+        self.say(f"report: {page}")
+
+
+def _moment(seconds: float) -> str:
+    """The time of day in so many seconds."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _precision(wanted: str, device: torch.device) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def predict(
     device: str = "auto",
     overwrite: bool = False,
     force: bool = False,
+    enough: Callable[[], bool] = lambda: False,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
@@ -90,6 +92,7 @@ def predict(
         overwrite: Replace predictions that are already in ``out``.
         force: Predict scans of another modality, or in other units, than the model was trained on,
             with a warning.
+        enough: Asked before each case; once true, it and all after it are left out.
         say: Told what a person should know.
         progress: Shows how far it is.
 
@@ -130,7 +133,7 @@ def predict(
         index = _index.start(Path(model), predictor, cohort, settings, only)
         how |= {"memory_bytes": memory_bytes, "force": force}
         key = existing(cohort.root, site_key)
-        faults = _run(jobs, predictor, out, index, how, key, say, progress)
+        faults = _run(jobs, predictor, out, index, how, key, enough, say, progress)
     _end(faults, index["cases"], out, say, "classified" if predictor.classes else "outlined")
     return index
 
@@ -142,6 +145,7 @@ def _run(
     index: dict[str, Any],
     how: Mapping[str, Any],
     key: SiteKey | None,
+    enough: Callable[[], bool],
     say: Say,
     progress: Progress,
 ) -> list[DelineateError]:
@@ -152,7 +156,7 @@ def _run(
     _index.write(out, index)
     try:
         with progress.task(len(jobs), "predicting") as bar:
-            for job in jobs:
+            for job in itertools.takewhile(lambda _: not enough(), jobs):
                 record: dict[str, Any] = {"id": job.case.id, "subject": job.case.subject}
                 tick = _Ticker(bar)
                 try:
@@ -179,6 +183,8 @@ def _run(
         with contextlib.suppress(OutputError):
             _index.write(out, index)
         raise
+    if left := [job.case.id for job in jobs[len(index["cases"]) :]]:
+        index |= {"only": [case["id"] for case in index["cases"]], "left_out": left}
     index["finished"] = True
     _index.write(out, index)
     if predictor.classes:

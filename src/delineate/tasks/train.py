@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from delineate.core import config as settings
@@ -23,6 +19,7 @@ from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
 from delineate.tasks._outputs import refuse_inside, say_notes
 from delineate.tasks._settings import RunConfig
+from delineate.tasks._stop import Stop
 
 #: What a run goes on with only if it is the same as before.
 _HASHED = {
@@ -144,36 +141,14 @@ def train(
     refuse_inside(out, cohort.root)
     writable_folder(out)
     cache = Path(cache) if cache else out / "cache"
-    with folder_lock(out), _interruptible(say) as stop:
+    with folder_lock(out), Stop(say) as stop:
         hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED))}
         hashes |= {"weights": start.sha256} if start else {}
         record = _begin(out, chosen, cohort, begun, hashes)
-        cohort = _audit(cohort, out, audit, chosen.drop_duplicates, say, progress)
         job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
+        job.require_budget(cache, audit)
+        job.cohort = _audit(cohort, out, audit, chosen.drop_duplicates, say, progress)
         return job.run(cache)
-
-
-@contextmanager
-def _interruptible(say: Say) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C once: stop after this step and keep the model. Twice: stop at once."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        say("stopping after this step; once more to stop at once")
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread: somebody else owns the signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _begin(

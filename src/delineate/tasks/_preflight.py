@@ -1,0 +1,210 @@
+"""Whether a budget is enough for a cohort on this machine: a few cases tried, in a few seconds.
+
+Cases are audited and prepared on trial, the smallest network takes some steps, and what all cases
+will take follows. So a budget that is too small is refused before the work, not after.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from delineate.core.case import Case
+from delineate.core.errors import ConfigError
+from delineate.data import readers
+from delineate.data.cohort import Cohort
+from delineate.engine.allowance import Costs
+from delineate.engine.budget import LEAST_STEPS, MODEST_STEPS
+from delineate.tasks import _targets
+from delineate.tasks._bench import Bench
+from delineate.tasks._prepare import plan_preparation, prepare_cohort
+from delineate.tasks._settings import RunConfig
+from delineate.tasks._weights import Weights
+
+#: Cases tried, unless one alone takes longer than this.
+_CASES, _SECONDS = 2, 2.0
+#: The machine may become busier, and cases differ.
+_SLACK = 1.2
+#: Measuring the smallest network must fit into a tenth of the budget.
+_MEASURING = 10
+#: Writing the pages.
+_REPORT_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take.
+
+    Args:
+        start: Seconds up to now.
+        audit: Seconds for all cases; 0 where there is none to do.
+        preparation: Seconds for the cases to learn from.
+        step: Seconds a step of the smallest network.
+        measuring: Seconds that measuring it took.
+        costs: Of a case.
+        held_out: Cases to be scored.
+    """
+
+    start: float
+    audit: float
+    preparation: float
+    step: float
+    measuring: float
+    costs: Costs
+    held_out: int
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds of everything that the least run does, by name."""
+        found = {
+            "start": self.start,
+            "audit": self.audit,
+            "preparation": self.preparation,
+            "measuring": self.measuring,
+            f"{2 * LEAST_STEPS} steps": 2 * LEAST_STEPS * self.step,
+            "figures of one case": min(1, self.held_out) * self.costs.whole,
+            "report": _REPORT_SECONDS,
+        }
+        return {name: seconds for name, seconds in found.items() if seconds > 0}
+
+    @property
+    def least(self) -> int:
+        """The least budget that makes sense, in seconds."""
+        needed = max(_SLACK * sum(self.phases.values()), _MEASURING * self.measuring)
+        return 5 * math.ceil(needed / 5)
+
+    def require(self, budget: float) -> None:
+        """Refuse a budget that is too small.
+
+        Raises:
+            ConfigError: It is; the least that makes sense is named.
+        """
+        if budget >= self.least:
+            return
+        told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.phases.items())
+        better = self.least + round(5 * MODEST_STEPS * self.step)
+        raise ConfigError(
+            f"expected a budget of at least {self.least} s for this cohort on this machine, "
+            f"got {budget:.0f} s ({told})",
+            where="budget",
+            fix=f"give --budget {self.least}s, or better --budget {max(2, math.ceil(better / 60))}m"
+            " and more, or --steps",
+            code="budget-too-small",
+        )
+
+
+def estimate(
+    chosen: RunConfig,
+    cohort: Cohort,
+    weights: Weights | None,
+    fabric: Fabric,
+    folder: Path,
+    *,
+    spent: float,
+    audit: bool,
+    cached: int,
+) -> Estimate:
+    """Try some cases and the smallest network.
+
+    Args:
+        chosen: Settings of the run, complete.
+        cohort: Opened.
+        weights: To start from.
+        fabric: Device and precision.
+        folder: Where prepared cases lie for the time of the trial.
+        spent: Seconds of the run so far.
+        audit: Whether the run will audit the cohort.
+        cached: Cases that lie in the cache already, of whatever preparation.
+
+    Raises:
+        DelineateError: A fault in the data or the settings, which the run itself tells better.
+    """
+    from delineate.data.audit import examine
+
+    begun = time.perf_counter()
+    usable = _targets.usable(chosen.target, cohort)
+    held_out = held_out_cases(chosen, usable)
+    tried = [usable.cases[0]]
+    lap, audited = _Lap(), 0.0
+    if audit:
+        examine(usable.with_cases(tried))
+        audited = lap()
+    if lap.begun - begun < _SECONDS:
+        tried = _some(chosen, usable)
+        if audit:
+            examine(usable.with_cases(tried))
+            audited = lap()
+    some = usable.with_cases(tried)
+    denoise = "none" if chosen.denoise == "autoencoder" else chosen.denoise
+    clusters = 3 if chosen.clusters == "auto" else chosen.clusters
+    plan = plan_preparation(
+        some, derived=chosen.derived, clusters=clusters,
+        bias_correction=chosen.bias_correction, denoise=denoise,
+    )  # fmt: skip
+    lap()
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".trial-") as scratch:
+        cases = prepare_cohort(some, plan, Path(scratch))
+        prepared = lap()
+        target = _targets.of(chosen.target, chosen, cohort, plan)
+        bench = Bench(chosen, target, plan, weights, fabric)
+        first = bench.candidates(cases)[0]
+        candidate = next(iter(bench.smaller(first, cases)), first)
+        step = bench.measure(candidate, cases, limit=_SECONDS)
+        network = bench.network_seconds(candidate, cases)
+        measured = min(lap(), 20 * step)
+    scored = _score(some.cases[0], usable) if chosen.target == "outline" else 0.0
+    return Estimate(
+        start=spent + time.perf_counter() - begun,
+        audit=audited / len(tried) * len(cohort),
+        preparation=prepared / len(tried) * max(0, len(usable) - held_out - cached),
+        step=step,
+        measuring=measured,
+        costs=Costs(network, prepared / len(tried), scored),
+        held_out=held_out,
+    )
+
+
+def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:
+    """About how many cases will be scored."""
+    declared = sum(case.split == "test" for case in cohort.cases)
+    if chosen.folds is not None:
+        return round((len(cohort) - declared) / chosen.folds)
+    return declared or round(chosen.holdout * len(cohort))
+
+
+def _some(chosen: RunConfig, cohort: Cohort) -> list[Case]:
+    """Cases to try: spread over the cohort, or one of every class where classes are learned."""
+    if chosen.target == "class":
+        return list({case.klass: case for case in reversed(cohort.cases)}.values())
+    count = min(_CASES, len(cohort))
+    return [cohort.cases[i * len(cohort) // count] for i in range(count)]
+
+
+def _score(case: Case, cohort: Cohort) -> float:
+    """Seconds to score a case; its label a voxel aside stands for the prediction."""
+    from delineate.metrics.case import score_case
+
+    lap = _Lap()
+    if case.label is not None:
+        given = readers.read_label(case.label, case.reading)
+        truth = cohort.schema.to_index(given.array[0])
+        steps_mm = given.grid.affine[:3, : given.grid.ndim]
+        score_case(np.roll(truth, 1, 0), truth, cohort.schema, steps_mm)
+    return lap()
+
+
+class _Lap:
+    """Seconds since it was last asked."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+
+    def __call__(self) -> float:
+        before, self.begun = self.begun, time.perf_counter()
+        return self.begun - before

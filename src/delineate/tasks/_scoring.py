@@ -1,0 +1,119 @@
+"""Figures of the held-out cases, as any user would get them, within the time that is left."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delineate.core.progress import Progress, Say
+from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
+from delineate.engine.allowance import Costs
+
+#: Scoring takes longer than measured where a network that knows little outlines much.
+_SLACK = 1.5
+#: How a data set is opened for its labels, which predictions do not need.
+_OF_LABELS = ("class_column", "ignore_label")
+
+
+def subjects(cohort: Cohort, ids: Sequence[str], seed: int) -> list[list[str]]:
+    """The ids of every subject, subjects in an order that the seed draws: its start is a sample."""
+    found: dict[str, list[str]] = {}
+    for case in cohort.subset(sorted(ids)).cases:
+        found.setdefault(case.subject, []).append(case.id)
+    names = sorted(found)
+    return [found[names[k]] for k in np.random.default_rng((seed, 0x5C0)).permutation(len(names))]
+
+
+def affordable(groups: Sequence[Sequence[str]], seconds: float, costs: Costs) -> int:
+    """How many subjects ``seconds`` are enough for, one at least."""
+    ends = np.cumsum([len(group) for group in groups])
+    return max(1, int(np.count_nonzero(ends * costs.whole <= seconds)))
+
+
+@dataclass
+class Enough:
+    """Asked before each case whether the time is up; a subject that is begun is finished.
+
+    Args:
+        groups: Cases of every subject, in the order in which they come.
+        left: Seconds that are left for figures now.
+        costs: Of a case, as measured before the first.
+        now: Seconds that never run backwards.
+    """
+
+    groups: Sequence[Sequence[str]]
+    left: Callable[[], float]
+    costs: Costs
+    now: Callable[[], float] = time.monotonic
+    asked: int = 0
+    begun: float = 0.0
+
+    def __call__(self) -> bool:
+        done, self.asked = self.asked, self.asked + 1
+        if done == 0:
+            self.begun = self.now()
+            return False
+        ends = np.cumsum([0, *(len(group) for group in self.groups)])
+        if done not in ends[:-1]:
+            return False
+        due = int(ends[ends.tolist().index(done) + 1])
+        case = (self.now() - self.begun) / done
+        return case * (due - done) + _SLACK * self.costs.scoring * due > self.left()
+
+
+def score(
+    model: Path,
+    source: Path,
+    folder: Path,
+    how: Opening,
+    ids: Sequence[str],
+    *,
+    device: str,
+    enough: Callable[[], bool],
+    say: Say,
+    progress: Progress,
+) -> tuple[dict[str, Any], list[str]]:
+    """Predict and evaluate cases.
+
+    Args:
+        model: The model file.
+        source: Data set.
+        folder: For predictions and scores.
+        how: How the data set is opened.
+        ids: Cases, in the order in which they are predicted.
+        device: To predict on.
+        enough: Asked before each case; once true the others are left out.
+        say: Told what a person should know.
+        progress: Shows how far it is.
+
+    Returns:
+        The summary of ``evaluate``, and the ids that were predicted.
+    """
+    from delineate.tasks.evaluate import evaluate
+    from delineate.tasks.predict import predict
+
+    given = dict(how.given())
+    where = {k: v for k, v in given.items() if k not in _OF_LABELS}
+    index = predict(
+        model, source, folder / "predictions", only=ids, overwrite=True, force=True,
+        device=device, enough=enough, progress=progress, **where,
+    )  # fmt: skip
+    summary = evaluate(folder / "predictions", source, folder, say=say, progress=progress, **given)
+    return summary, [case["id"] for case in index["cases"]]
+
+
+def commands(model: Path, source: Path, how: Opening, ids: Sequence[str]) -> tuple[str, str]:
+    """What scores all held-out cases once there is time."""
+    options = {k: f"--{k.replace('_', '-')}={v}" for k, v in how.given()}
+    opening = [option for k, option in options.items() if k not in _OF_LABELS]
+    masks = model.parent / "held-out"
+    predict = ["delineate", "predict", str(model), str(source), "--out", str(masks), *opening]
+    evaluate = ["delineate", "evaluate", str(masks), str(source), "--out", f"{masks}-scores"]
+    return shlex.join([*predict, "--only", *ids]), shlex.join([*evaluate, *options.values()])

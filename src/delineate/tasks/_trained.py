@@ -1,0 +1,35 @@
+"""How much a model has learned, in words that a person cannot misread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from delineate.engine.budget import ENOUGH_STEPS, MODEST_STEPS
+
+
+def describe(steps: int, share: float) -> dict[str, Any]:
+    """What the record, the card and the report say of a training.
+
+    Args:
+        steps: Optimiser steps done.
+        share: Of the plan, 0 to 1.
+
+    Returns:
+        ``steps``, ``share``, ``hardly`` (fewer steps than anything can be learned in) and
+        ``sentence``, empty where all went as planned.
+    """
+    hardly, cut = steps < MODEST_STEPS, share < 0.999
+    done = f"{steps:,} step{'s' * (steps != 1)}"
+    said = ""
+    if hardly:
+        said = f"This model has hardly trained: {done}, where {ENOUGH_STEPS} are usual"
+    elif cut:
+        said = f"This model's training was stopped early: {done}"
+    if cut and said:
+        said += f", {100 * share:.0f} % of its plan"
+    return {
+        "steps": steps,
+        "share": round(min(1.0, share), 4),
+        "hardly": hardly,
+        "sentence": f"{said}." if said else "",
+    }
