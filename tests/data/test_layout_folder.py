@@ -250,6 +250,70 @@ def test_class_folders_above_subject_folders(tmp_path: Path) -> None:
     }
 
 
+# --- bids -----------------------------------------------------------------------------------
+
+
+def bids(root: Path, masks: str, *people: str) -> Path:
+    for name in people:
+        for sequence in ("T1w", "FLAIR"):
+            volume(root / f"{name}/anat/{name}_{sequence}.nii.gz")
+        volume(root / f"{name}/func/{name}_task-rest_bold.nii.gz")
+        volume(root / masks.format(name), label=True)
+    return root
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        "derivatives/manual/{0}/anat/{0}_label-lesion_dseg.nii.gz",
+        "derivatives/{0}/{0}_msk.nii.gz",
+        "{0}/anat/{0}_label-L_desc-T1lesion_mask.nii.gz",
+    ],
+)
+def test_bids_subjects_have_their_sequences_and_a_derived_mask(tmp_path: Path, masks: str) -> None:
+    bids(tmp_path, masks, "sub-01", "sub-02", "sub-03")
+    (tmp_path / "sub-03/anat/sub-03_FLAIR.nii.gz").unlink()
+    (tmp_path / "participants.tsv").write_text(
+        "participant_id\tage\tsex\tgroup\nsub-01\t61\tF\tMS\nsub-02\tn/a\tM\tMS\n"
+    )
+    cohort = Cohort.open(tmp_path)
+    assert (cohort.layout, cohort.modalities) == ("bids", {"flair": "MR", "t1w": "MR"})
+    assert [(c.id, c.subject, c.age, c.sex) for c in cohort] == [
+        ("sub-01", "sub-01", 61.0, "F"),
+        ("sub-02", "sub-02", None, "M"),
+    ]
+    assert len(cohort.labelled()) == 2
+    assert cohort.unpaired == ("sub-03 (left out: no FLAIR)",)
+    assert cohort["sub-01"].meta["group"] == "MS"
+
+
+def test_bids_sessions_spaces_and_raters(tmp_path: Path) -> None:
+    for ses in ("01", "02"):
+        name = f"sub-a_ses-{ses}"
+        for space in ("", "_space-MNI"):
+            volume(tmp_path / f"sub-a/ses-{ses}/anat/{name}{space}_T1w.nii.gz")
+        for rater in ("rater1", "rater2"):
+            place = f"derivatives/{rater}/sub-a/ses-{ses}"
+            volume(tmp_path / f"{place}/{name}_space-MNI_label-wm_mask.nii.gz", label=True)
+        volume(tmp_path / f"derivatives/prep/sub-a/{name}_space-MNI_desc-brain_mask.nii.gz", True)
+    cohort = Cohort.open(tmp_path)
+    assert [(case.id, case.subject) for case in cohort] == [
+        ("sub-a_ses-01", "sub-a"),
+        ("sub-a_ses-02", "sub-a"),
+    ]
+    assert "space-MNI" in str(cohort.cases[0].images["t1w"])
+    assert "rater1" in str(cohort.cases[0].label)
+    assert "rater2" in str(Cohort.open(tmp_path, observer="rater2").cases[0].label)
+
+
+def test_bids_without_labels_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    bids(tmp_path, "{0}_seg.nii.gz", "sub-01")
+    (tmp_path / "sub-01_seg.nii.gz").unlink()
+    assert Cohort.open(tmp_path).layout == "scans"
+    (case,) = Cohort.open(tmp_path, "bids")
+    assert (list(case.images), case.label) == (["flair", "t1w"], None)
+
+
 # --- several observers ------------------------------------------------------------------------
 
 

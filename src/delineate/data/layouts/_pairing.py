@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from delineate.core.case import Masks, Source
 from delineate.core.errors import ConfigError
 from delineate.data.layouts import _names
 from delineate.data.layouts._listing import natural, relative, stem
@@ -306,7 +307,8 @@ def _parts(files: list[File]) -> list[File]:
 
 def _rank(tag: str) -> int:
     words = tag.split("_")
-    return next((n for n, word in enumerate(_names.PREFERRED) if word in words), 99)
+    last = 100 if "brain" in words else 99  # a brain's outline is rarely what is asked for
+    return next((n for n, word in enumerate(_names.PREFERRED) if word in words), last)
 
 
 def _asked(observer: str, kinds: dict[str, list[File]]) -> str:
@@ -321,6 +323,13 @@ def _asked(observer: str, kinds: dict[str, list[File]]) -> str:
             code="observer-ambiguous",
         )
     return hits[0] if hits else ""
+
+
+def source(labels: list[File]) -> Source | None:
+    """The label files of a scan as a case holds them."""
+    if len(labels) > 1:
+        return Masks(file.path for file in labels)
+    return labels[0].path if labels else None
 
 
 def lonely(root: Path, files: Iterable[File], why: str) -> list[str]:

@@ -14,6 +14,7 @@ ORDER = (
     "nnunet",
     "msd",
     "lgg",
+    "bids",
     "brats",
     "table",
     "folder",

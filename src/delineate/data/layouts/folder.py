@@ -22,7 +22,7 @@ from collections import Counter
 from itertools import takewhile
 from pathlib import Path
 
-from delineate.core.case import Case, Masks, Source
+from delineate.core.case import Case
 from delineate.core.errors import LayoutError
 from delineate.data.layouts import _names, _pairing
 from delineate.data.layouts._listing import (
@@ -37,7 +37,7 @@ from delineate.data.layouts._listing import (
     schema_from_files,
     stem,
 )
-from delineate.data.layouts._pairing import File, Scan
+from delineate.data.layouts._pairing import Scan
 
 #: The opening may say whose label files to take.
 OBSERVERS = True
@@ -137,7 +137,7 @@ def _cases(root: Path, scans: list[Scan], choice: _pairing.Choice) -> tuple[list
                     word or (base.lower() if again else "image"): file.path
                     for word, file in scan.images.items()
                 },
-                label=_source(chosen),
+                label=_pairing.source(chosen),
                 klass=classes.get(own),
                 site=next(filter(_is_site, own), None),
                 split=scan.first.place.split,
@@ -145,12 +145,6 @@ def _cases(root: Path, scans: list[Scan], choice: _pairing.Choice) -> tuple[list
             )
         )
     return found, notes
-
-
-def _source(labels: list[File]) -> Source | None:
-    if len(labels) > 1:
-        return Masks(file.path for file in labels)
-    return labels[0].path if labels else None
 
 
 def _base(scan: Scan) -> str:
