@@ -70,8 +70,9 @@ def test_named_predictions_are_scored_against_what_a_table_of_values_declares(
 def test_one_structure_on_both_sides_needs_no_name(tmp_path: Path) -> None:
     write(tmp_path / "pred/a.seg.nrrd", blocks(1, 0), ("lesion",))
     write(tmp_path / "ref/a.nrrd", blocks(255, 0))
-    summary = evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "scores")
-    assert summary["mean_dice"]["mean"] == 1
+    for one, other in (("pred", "ref"), ("ref", "pred")):
+        summary = evaluate(tmp_path / one, tmp_path / other, tmp_path / f"scores-{one}")
+        assert summary["mean_dice"]["mean"] == 1
 
 
 def test_a_cropped_segmentation_is_scored_on_the_whole_grid(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from delineate.core.errors import DelineateError, GeometryError, InputError, Lay
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.core.schema import Schema
 from delineate.data import _excluded, _renamed
-from delineate.data.layouts._listing import files, is_dicom, load_json, stem, suffix
+from delineate.data.layouts._listing import (
+    files,
+    is_dicom,
+    load_json,
+    schema_from_files,
+    stem,
+    suffix,
+)
 from delineate.data.opening import Opening
 from delineate.data.readers import onto, probe, read_label, union
 from delineate.tasks._manifest import listed
@@ -112,6 +119,8 @@ def pair(
     if not predicted:
         raise _nothing_pairs(predictions, labels, cases)
     ours, theirs = settle(schema, declared, theirs, cases, notes, how.ignore_label)
+    if document is None and ours.named and len(ours.labels) == 1:
+        theirs = _only(predicted.values()) or theirs
     return Pairs(
         cases=tuple(cases),
         schema=ours,
@@ -236,6 +245,12 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
         return list(cases), None, ["every label file is taken as its own subject"]
     cases = _renamed.subjects(cases, how.subject_pattern)
     return list(cases), None, [f"subjects are taken from case ids by {how.subject_pattern!r}"]
+
+
+def _only(predicted: Iterable[Source | InputError]) -> Schema | None:
+    """Schema of predictions of one structure: it needs no name to be compared with the only one."""
+    found, _ = schema_from_files([one for one in predicted if not isinstance(one, InputError)])
+    return found if len(found.labels) == 1 else None
 
 
 def _label_files(folder: Path) -> list[Path]:
