@@ -96,16 +96,28 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: FrameType | None) -> None:
         come.append(number)
 
+    with on_stop(note):
+        yield lambda: bool(come)
+    if come:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def on_stop(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let whatever asks this process to end call ``handler`` while the body runs.
+
+    Ctrl-C, SIGTERM and a closed terminal, and Ctrl-Break where there is one. Signals that are
+    ignored stay so (``nohup``); outside the main thread nothing changes.
+    """
     before: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
                 number = getattr(signal, name, None)
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                    before[number] = signal.signal(number, note)
-        yield lambda: bool(come)
+                if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
+                    continue
+                before[number] = signal.signal(number, handler)
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if come:
-        raise KeyboardInterrupt
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -354,7 +354,11 @@ class Loop:
         self.turn = int(state.get("turn", self._due()[0]))
         self.skipped, self.rolled = int(state["skipped"]), int(state["rolled"])
         if self.pace.step:
-            self.say(f"going on from step {self.pace.step} of {self.pace.steps}")
+            share = 100 * (1.0 if self.pace.done else self.pace.progress)
+            self.say(
+                f"going on from step {self.pace.step} of {self.pace.steps}: {share:.0f} % of the "
+                "plan is trained"
+            )
 
 
 def _figures(numbers: Mapping[str, float]) -> dict[str, float]:

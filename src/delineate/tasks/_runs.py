@@ -100,7 +100,7 @@ def race(
 
 def _start(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
     record = run.read_json(folder / "run.json") or {}
-    if record.get("status") in ("finished", "interrupted"):  # but not scored, or stopped half-way
+    if record.get("status") == "finished":  # but not scored
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     return processes.start(words, folder.with_name(f"{folder.name}.log"))

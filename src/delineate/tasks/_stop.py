@@ -1,13 +1,13 @@
-"""Ctrl-C during a run: at once, but in training after the step at hand."""
+"""Ctrl-C, SIGTERM, a closed terminal during a run: at once, but in training after the step."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
+from delineate.core import processes
 from delineate.core.progress import Bar, Say, silent
 
 
@@ -37,31 +37,26 @@ class Tick:
 class Stop:
     """Whether the person who waits wants an end; open while the run lasts.
 
-    Outside of ``gently`` Ctrl-C raises KeyboardInterrupt, as ever.
+    Outside of ``gently`` a signal to stop raises KeyboardInterrupt.
     """
 
     def __init__(self, say: Say = silent) -> None:
         self.say, self.asked = say, False
-        self._gently = False
-        self._before: Any = None
+        self._gently, self._handlers = False, ExitStack()
 
     def __call__(self) -> bool:
         return self.asked
 
     def __enter__(self) -> Self:
-        try:
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        except ValueError:  # not the main thread: somebody else owns the signals
-            self._before = None
+        self._handlers.enter_context(processes.on_stop(self._ask))
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        self._handlers.close()
 
     @contextmanager
     def gently(self) -> Iterator[None]:
-        """The first Ctrl-C only asks; what runs in here looks at the answer in good time."""
+        """The first signal only asks; what runs in here looks at the answer in good time."""
         self._gently = True
         try:
             yield

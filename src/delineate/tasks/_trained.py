@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from delineate.engine.budget import ENOUGH_STEPS, MODEST_STEPS
@@ -33,3 +34,14 @@ def describe(steps: int, share: float) -> dict[str, Any]:
         "hardly": hardly,
         "sentence": f"{said}." if said else "",
     }
+
+
+def progress(trained: Mapping[str, Any]) -> str:
+    """How far a run's training came, in words.
+
+    Args:
+        trained: From ``describe``.
+    """
+    done = f"trained {trained['steps']:,} step{'s' * (trained['steps'] != 1)}"
+    share = "all" if trained["share"] >= 0.999 else f"{100 * trained['share']:.0f} %"
+    return f"{done}, {share} of the plan"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -30,7 +29,16 @@ from delineate.engine.loop import Loop, Outcome
 from delineate.inference.predictor import choose_device
 from delineate.networks._blocks import count_parameters
 from delineate.preprocess.presets import Preparation
-from delineate.tasks import _fitted, _lineage, _preflight, _scoring, _targets, _trained, _weights
+from delineate.tasks import (
+    _fitted,
+    _lineage,
+    _preflight,
+    _record,
+    _scoring,
+    _targets,
+    _trained,
+    _weights,
+)
 from delineate.tasks._bench import Bench
 from delineate.tasks._card import describe
 from delineate.tasks._choosing import Chooser
@@ -105,19 +113,49 @@ class Job:
         self.record["costs"] = dataclasses.asdict(found.costs)
         self.measured += found.measuring
 
-    def run(self, cache: Path) -> dict[str, Any]:
-        """Do everything; prepared cases are kept in ``cache``."""
+    def run(self, cache: Path, finish: bool = False) -> dict[str, Any]:
+        """Do everything; prepared cases are kept in ``cache``.
+
+        Args:
+            cache: Folder.
+            finish: Take no further step.
+        """
+        trained = self.record.get("trained", {})
+        if trained.get("complete") and (self.out / "model.safetensors").is_file():
+            self.say(f"{_trained.progress(trained)}: going on with the figures")
+            split = self._split()
+        else:
+            split = self._train(cache, finish)
+        scores: dict[str, Any] = {}
+        failure: Exception | None = None
+        try:
+            scores = {} if self.stop() else self._score(split)
+        except KeyboardInterrupt:
+            self.stop.asked = True
+        except Exception as error:  # the model is there, and must not be lost to its figures
+            failure = error
+        self._finish(split, failure)
+        if failure is not None:
+            raise failure
+        return {**self.record, "scores": scores}
+
+    def _train(self, cache: Path, finish: bool) -> splits.Split:
+        """All that leads to the model file."""
         split, prepared = self.ready(cache)
         if "clusters" in self.preparation.derived:
             _fitted.keep_clusters(self.out, self.preparation, prepared["train"])
         choice, shares = self._choose(prepared, split)
-        outcome = self._fit(choice, shares, prepared)
+        outcome = self._fit(choice, shares, prepared, finish)
         self._save(choice, shares, prepared, outcome)
-        scores: dict[str, Any] = {}
-        with contextlib.suppress(KeyboardInterrupt):
-            scores = {} if self.stop() else self._score(split)
-        self._finish(split, outcome)
-        return {**self.record, "scores": scores}
+        self.record["trained"]["complete"] = not self.stop()
+        self.record |= {
+            "steps": outcome.step,
+            "events": list(outcome.events),
+            "seconds_training": round(outcome.seconds, 1),
+        }
+        self.record["hashes"]["model"] = model_file.load(self.out / "model.safetensors").hash
+        run.write_json(self.out / "run.json", self.record)
+        return split
 
     # -------------------------------------------------------------------------------- the data
 
@@ -244,7 +282,7 @@ class Job:
             self.resolved = self.resolved.of_steps(outcome.step)
         atomic_write_text(self.out / "config.yaml", self.resolved.text())
 
-    def _fit(self, choice: Choice, shares: Allotment, prepared: Parts) -> Outcome:
+    def _fit(self, choice: Choice, shares: Allotment, prepared: Parts, finish: bool) -> Outcome:
         self._write_config()
         plan = self.bench.build(choice.candidate)
         if self.record["plan"]["compile"]:
@@ -267,7 +305,7 @@ class Job:
                 dataclasses.replace(self.chosen.loop, validations=shares.looks), self.out,
                 fabric=self.fabric, seed=self.chosen.seed, pace=Pace(choice.steps, seconds),
                 validate=look if seen and shares.looks else None,
-                say=self.say, progress=self.progress, stop=self.stop,
+                say=self.say, progress=self.progress, stop=lambda: finish or self.stop(),
             ).run()  # fmt: skip
         if resumed:  # what the run that was cut off had spent counts too
             spent = self.record["seconds_before_training"] + outcome.seconds
@@ -349,7 +387,8 @@ class Job:
         self.record["scored"] = {"cases": len(done), "of": len(ids)}
         return summary
 
-    def _finish(self, split: splits.Split, outcome: Outcome) -> None:
+    def _finish(self, split: splits.Split, failure: Exception | None) -> None:
+        """Write the record and the report, and say what there is and how to go on."""
         from delineate.tasks.report import report
 
         ids = split.parts.get("test", ())
@@ -358,14 +397,12 @@ class Job:
         if scored["cases"] < scored["of"]:
             scored["commands"] = _scoring.commands(model, self.source, self.how, ids)
         self.record |= {
-            "status": "interrupted" if self.stop() else outcome.status,
-            "steps": outcome.step,
-            "events": list(outcome.events),
-            "seconds_training": round(outcome.seconds, 1),
+            "status": "interrupted" if self.stop() else "finished",
             "finished": run.now(),
             "seconds": round(self.clock.spent, 1),
         }
-        self.record["hashes"]["model"] = model_file.load(model).hash
+        if failure is not None:
+            _record.note(self.record, failure)
         run.write_json(self.out / "run.json", self.record)
         with self.progress.task(None, "report"):
             page = report(self.out)
@@ -378,6 +415,13 @@ class Job:
                 self.say(f"  {command}")
         self.say(f"model: {model}")
         self.say(f"report: {page}")
+        if self.record["status"] == "finished":
+            return
+        trained = self.record["trained"]
+        self.say(
+            f"{_trained.progress(trained)}; the same command goes on"
+            + ("" if trained["complete"] else ", and ends with this model if --finish is added")
+        )
 
 
 def _moment(seconds: float) -> str:

@@ -6,27 +6,19 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from delineate.core import config as settings
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
-from delineate.core.errors import ConfigError, OutputError
+from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
+from delineate.tasks import _record
 from delineate.tasks._outputs import refuse_inside, say_notes
-from delineate.tasks._settings import RunConfig
 from delineate.tasks._stop import Stop
-
-#: What a run goes on with only if it is the same as before.
-_HASHED = {
-    "config": "settings",
-    "cohort": "images, labels or case names",
-    "weights": "weights to start from",
-}
 
 
 def train(
@@ -55,12 +47,15 @@ def train(
     cache: Path | None = None,
     audit: bool = True,
     drop_duplicates: bool = False,
+    finish: bool = False,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
     """Train a model on a folder of scans, and judge it on subjects it has never seen.
 
-    A killed run goes on, bit for bit, when the same command is given again.
+    A run that was killed, stopped or failed goes on when the same command is given again, with
+    fixed steps bit for bit. Ctrl-C (or SIGTERM, or a closed terminal) while it trains ends it after
+    the step at hand with a model that can be used; a second one, or one at another time, at once.
 
     Args:
         data: Folder of scans and label maps in one of the known layouts.
@@ -95,6 +90,7 @@ def train(
         audit: Look for faults in the data first; blocking ones stop the run (exit code 2).
         drop_duplicates: Keep one copy of every image that the audit finds twice or more, and leave
             out the others; ``excluded.txt`` of the run names them.
+        finish: End a run that was stopped with the model that it has, instead of going on.
         say: Told what a person should know.
         progress: Shows how far it is.
 
@@ -144,61 +140,12 @@ def train(
     with folder_lock(out), Stop(say) as stop:
         hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED))}
         hashes |= {"weights": start.sha256} if start else {}
-        record = _begin(out, chosen, cohort, begun, hashes)
-        job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
-        job.require_budget(cache, audit)
-        job.cohort = _audit(cohort, out, audit, chosen.drop_duplicates, say, progress)
-        return job.run(cache)
-
-
-def _begin(
-    out: Path, chosen: RunConfig, cohort: Cohort, begun: float, hashes: dict[str, str]
-) -> dict[str, Any]:
-    """Start the record of a run, or take up the one that was cut off."""
-    text = settings.dump(chosen)
-    old = run.read_json(out / "run.json")
-    hashes = {"config": run.sha256(text), **hashes}
-    if old is not None:
-        if old.get("status") in ("finished", "interrupted"):
-            raise OutputError(
-                f"expected a new folder, got that of a run which {old['status']}",
-                where=out,
-                fix="choose another --out, or delete the folder",
-                code="run-finished",
-            )
-        before = old.get("hashes", {})
-        other = [_HASHED[name] for name in hashes if before.get(name) != hashes[name]]
-        same = not other
-        if not same and (out / "checkpoints").exists():
-            raise OutputError(
-                "expected the settings and data of the run that was cut off here, got other "
-                + " and other ".join(other),
-                where=out,
-                fix="give the same command to go on, or choose another --out",
-                code="run-differs",
-            )
-        if same:
-            return old
-        # Refused before its first step, and now given with other settings or data: begin anew.
-        for name in ("split.json", "audit.json"):
-            (out / name).unlink(missing_ok=True)
-    record = {
-        "name": out.resolve().name,
-        "status": "running",
-        "started": run.now(),
-        "seed": chosen.seed,
-        "method": chosen.method,
-        "network": chosen.network,
-        "budget_seconds": chosen.seconds,
-        "versions": run.versions(),
-        "machine": run.machine(),
-        "hashes": hashes,
-    }
-    atomic_write_text(out / "asked.yaml", text)
-    (out / "config.yaml").unlink(missing_ok=True)  # of a run that was refused
-    run.write_json(out / "cohort.json", cohort.to_dict())
-    run.write_json(out / "run.json", record)
-    return record
+        record = _record.begin(out, chosen, cohort, hashes, finish)
+        with _record.ending(out, record):
+            job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
+            job.require_budget(cache, audit)
+            job.cohort = _audit(cohort, out, audit, chosen.drop_duplicates, say, progress)
+            return job.run(cache, finish)
 
 
 def _audit(
