@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as referee
 
 from delineate.core.errors import InputError
-from delineate.metrics.classification import aggregate, classification_figures, confusion_matrix
+from delineate.metrics.classification import classification_figures, confusion_matrix
 
 
 def names(count):
@@ -228,17 +228,6 @@ def test_curves_are_thin_and_plain_data():
     json.dumps(found)
     area = np.trapezoid(*np.array(found["curves"]["roc"]["b"]).T[::-1])
     assert area == pytest.approx(found["roc_auc"]["value"], abs=2e-3)
-
-
-def test_mean_probability_of_a_subject():
-    found, table, truth = aggregate(
-        [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.0, 1.0]], [0, 1, 0, 0], ["x", "y", "x", "x"]
-    )
-    assert found == ["x", "y"]
-    assert table == pytest.approx(np.array([[1.3 / 3, 1.7 / 3], [0.2, 0.8]]))
-    assert truth.tolist() == [0, 1]
-    with pytest.raises(InputError, match="several in 'x'"):
-        aggregate([[1, 0], [1, 0]], [0, 1], ["x", "x"])
 
 
 def test_confusion_rows_are_truth():

@@ -7,16 +7,23 @@ import pytest
 from sklearn import metrics as referee
 
 from delineate.core.errors import ConfigError, InputError
-from delineate.metrics.ranking import precision_recall_curve, ranking_figures, roc_curve
+from delineate.metrics.ranking import (
+    SPECIFICITY,
+    precision_recall_curve,
+    ranking_statistic,
+    roc_curve,
+)
+from delineate.metrics.statistics import bootstrap_figures
 
 
 def names(count):
     return [f"s{i:04d}" for i in range(count)]
 
 
-def figures(scores, positive, subjects=None, **options):
+def figures(scores, positive, subjects=None, specificity=SPECIFICITY, **options):
+    statistic = ranking_statistic(scores, positive, specificity)
     options = {"resamples": 200} | options
-    return ranking_figures(scores, positive, subjects or names(len(scores)), **options)
+    return bootstrap_figures(statistic, subjects or names(len(scores)), **options)
 
 
 def value(scores, positive, key="roc_auc", **options):
@@ -125,7 +132,5 @@ def test_wrong_input_is_told():
         roc_curve([0.1, math.nan], [0, 1])
     with pytest.raises(InputError, match="a mark for each sample"):
         roc_curve([0.1, 0.2], [0])
-    with pytest.raises(InputError, match="a subject for each sample"):
-        ranking_figures([0.1, 0.2], [0, 1], ["a"])
     with pytest.raises(ConfigError, match="specificity of 0 to 1"):
         figures([0.1, 0.2], [0, 1], specificity=95)

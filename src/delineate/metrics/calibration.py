@@ -153,7 +153,7 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
     arXiv:1706.04599). Fit it on cases that chose no weights, one row a case.
 
     Args:
-        logits: ``(N, K)``; logarithms of probabilities serve as well, see :func:`logits_of`.
+        logits: ``(N, K)``; logarithms of probabilities serve as well.
         truth: Class indices ``(N,)``.
 
     Returns:
@@ -176,23 +176,6 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
-
-
-def apply_temperature(logits: ArrayLike, temperature: float) -> FloatArray:
-    """Probabilities ``softmax(logits / T)`` along the last axis.
-
-    Raises:
-        InputError: The temperature is not a positive number.
-    """
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise InputError(f"expected a temperature above 0, got {temperature}")
-    scaled = np.asarray(logits, np.float64) / temperature
-    return np.asarray(np.exp(scaled - _log_sum(scaled)[..., None]))
-
-
-def logits_of(probabilities: ArrayLike) -> FloatArray:
-    """Logits of probabilities: their logarithms, kept above -36 (2e-16)."""
-    return np.log(np.maximum(np.asarray(probabilities, np.float64), _TINY))
 
 
 def _refuse(logits: FloatArray, truth: NDArray[np.intp]) -> None:

@@ -105,39 +105,6 @@ def decision_statistic(truth: Indices, answers: Indices, classes: int) -> Statis
     return statistic
 
 
-def aggregate(
-    probabilities: ArrayLike, truth: ArrayLike, groups: Sequence[str]
-) -> tuple[list[str], FloatArray, Indices]:
-    """Mean probability of every group: the slices of a case, or the cases of a subject.
-
-    Args:
-        probabilities: ``(N, K)``.
-        truth: Class indices ``(N,)``.
-        groups: The group of each sample.
-
-    Returns:
-        Sorted names ``(G,)``, probabilities ``(G, K)`` and classes ``(G,)``.
-
-    Raises:
-        InputError: The samples of a group are of several classes.
-    """
-    table, classes = np.asarray(probabilities, np.float64), np.asarray(truth, np.intp)
-    names, index = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
-    means = np.zeros((len(names), table.shape[1]))
-    np.add.at(means, index, table)
-    means /= np.bincount(index, minlength=len(names))[:, None]
-    of_group = np.zeros(len(names), np.intp)
-    of_group[index] = classes
-    mixed = of_group[index] != classes
-    if mixed.any():
-        raise InputError(
-            f"expected one class a group, got several in {str(names[index[mixed]][0])!r}",
-            fix="score samples of several classes one by one",
-            code="classes-mixed",
-        )
-    return [str(name) for name in names], means, of_group
-
-
 def classification_figures(
     probabilities: ArrayLike,
     truth: ArrayLike,

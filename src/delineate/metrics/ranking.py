@@ -8,7 +8,6 @@ so samples that tie are half won and half lost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,12 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from delineate.core.errors import ConfigError, InputError
 from delineate.metrics.statistics import (
-    LEVEL,
-    RESAMPLES,
-    Figure,
     FloatArray,
     Statistic,
-    bootstrap_figures,
     running_sums,
 )
 
@@ -128,46 +123,6 @@ def ranking_statistic(
         }
 
     return statistic
-
-
-def ranking_figures(
-    scores: ArrayLike,
-    positive: ArrayLike,
-    subjects: Sequence[str],
-    *,
-    specificity: float = SPECIFICITY,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-) -> dict[str, Figure]:
-    """The figures of :func:`ranking_statistic`, with intervals over subjects.
-
-    Args:
-        scores: Larger is more likely positive ``(N,)``; any scale.
-        positive: Whether it is ``(N,)``.
-        subjects: The subject of each sample.
-        specificity: At which the sensitivity is told.
-        seed: Seed of the bootstrap.
-        resamples: Number of resamples.
-        level: Coverage.
-
-    Returns:
-        ``roc_auc``, ``average_precision``, ``sensitivity_at_specificity``, each with ``value``,
-        ``ci_low``, ``ci_high``.
-
-    Raises:
-        InputError: Lengths differ, or a score is not finite.
-        ConfigError: The specificity is not a share.
-    """
-    if len(subjects) != len(np.asarray(scores)):
-        raise InputError(
-            f"expected a subject for each sample, got {len(subjects)} for {len(np.asarray(scores))}"
-        )
-    found = bootstrap_figures(
-        ranking_statistic(scores, positive, specificity), subjects,
-        seed=seed, resamples=resamples, level=level,
-    )  # fmt: skip
-    return {str(name): figure for name, figure in found.items()}
 
 
 def _counts(scores: ArrayLike, positive: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:

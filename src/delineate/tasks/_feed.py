@@ -19,7 +19,9 @@ from delineate.data import sampling
 from delineate.data.cache import PreparedCase
 from delineate.data.sampling import Region
 from delineate.inference.sliding_window import Tick, sliding_window
+from delineate.metrics.case import structures
 from delineate.metrics.ignored import without_ignored
+from delineate.metrics.overlap import binary_counts, joint_histogram, overlap_scores
 from delineate.preprocess.presets import Preparation
 from delineate.tasks._settings import RunConfig
 
@@ -129,12 +131,7 @@ def mean_dice(guess: NDArray[Any], truth: NDArray[Any], schema: Schema) -> float
     Voxels that nobody has annotated count on neither side.
     """
     guess, truth, _ = without_ignored(guess, truth)
-    masks = zip(
-        schema.region_masks(guess).values(), schema.region_masks(truth).values(), strict=True
-    )
-    found = [
-        2 * int((mask & wanted).sum()) / total
-        for mask, wanted in masks
-        if (total := int(mask.sum()) + int(wanted.sum()))
-    ]
+    joint = joint_histogram(guess, truth, schema.num_outputs)
+    counts = [binary_counts(joint, indices) for _, _, indices in structures(schema, labels=False)]
+    found = [overlap_scores(*four)["dice"] for four in counts if any(four[:3])]
     return float(np.mean(found)) if found else math.nan

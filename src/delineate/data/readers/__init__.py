@@ -15,12 +15,12 @@ import numpy as np
 from delineate.core.case import STRICT, Colour, Masks, Reading, Source
 from delineate.core.errors import GeometryError, OutputError, ReadError
 from delineate.core.image import Grid, Image, flat_grid
-from delineate.data.readers._common import parsing, require_finite
+from delineate.data.readers._common import parsing
 from delineate.data.readers._masks import unite
 from delineate.data.readers._placing import onto, union
 
 __all__ = [
-    "label_names", "onto", "probe", "read", "read_label", "require_finite", "union", "write",
+    "label_names", "onto", "probe", "read", "read_label", "union", "write",
 ]  # fmt: skip
 
 #: Extension -> member that writes it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from delineate.core.errors import (
     ReadError,
     ResourceError,
 )
-from delineate.core.image import Image
 
 #: Most values (voxels times channels) that one image may hold; checked before anything is read.
 MAX_VALUES = 2**30
@@ -90,23 +88,6 @@ def parsing(path: Path, kind: str, code: str) -> Iterator[None]:
             fix="the file is damaged or not what its name says; fetch it again",
             code=code,
         ) from error
-
-
-def require_finite(image: Image, where: str | os.PathLike[str] | None = None) -> Image:
-    """The image itself, if every value is finite.
-
-    Raises:
-        ReadError: Code ``"not-finite"``; the number of NaN and infinite values is given.
-    """
-    bad = image.array.size - int(np.isfinite(image.array).sum())
-    if bad:
-        raise ReadError(
-            f"expected finite values, got {bad:,} NaN or infinite of {image.array.size:,}",
-            where=where,
-            fix="repair the image, or say by which value they are to be replaced",
-            code="not-finite",
-        )
-    return image
 
 
 def one_channel(channels: int, path: Path) -> None:

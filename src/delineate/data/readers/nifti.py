@@ -45,7 +45,7 @@ def read(path: Path, geometry: Geometry | None = None) -> Image:
 
     Returns:
         ``(C, I, J, K)`` or ``(C, I, J)`` float32, scaled by ``scl_slope`` and ``scl_inter``.
-        NaN voxels are left; see ``require_finite``.
+        NaN voxels are left.
 
     Raises:
         ReadError: The file is damaged, foreign, too large or a time series.
