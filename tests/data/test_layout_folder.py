@@ -250,6 +250,36 @@ def test_class_folders_above_subject_folders(tmp_path: Path) -> None:
     }
 
 
+def test_a_picture_may_be_called_roi_or_label_itself(tmp_path: Path) -> None:
+    written(tmp_path, "ROI_*.png", "ROI_*_mask.png!")
+    assert pairs(Cohort.open(tmp_path))["ROI_1.png"] == "ROI_1_mask.png"
+    written(tmp_path / "b", "label_*.png", "label_*_seg.png!")
+    assert len(Cohort.open(tmp_path / "b").labelled()) == 3
+
+
+def test_a_folder_of_masks_for_one_image_is_united_unless_they_name_structures(
+    tmp_path: Path,
+) -> None:
+    for case in ("a1", "b2"):
+        picture(tmp_path / f"cells/{case}/images/{case}.png")
+        volume(tmp_path / f"organs/{case}/ct.nii.gz")
+        for n, name in enumerate(("x", "y", "z")):
+            picture(tmp_path / f"cells/{case}/masks/{case[::-1]}{name}.png", 3 * n)
+            volume(tmp_path / f"organs/{case}/segmentations/{name}.nii.gz", label=True)
+    cells = Cohort.open(tmp_path / "cells")
+    assert [len(case.label) for case in cells if isinstance(case.label, Masks)] == [3, 3]
+    with pytest.raises(LayoutError) as caught:
+        Cohort.open(tmp_path / "organs")
+    assert caught.value.code == "no-pairs"
+
+
+def test_numbered_grades_are_classes_and_sides_are_not(tmp_path: Path) -> None:
+    written(tmp_path / "a", *(f"grade {n}/{k}" for n in (1, 2) for k in ("x*.png", "x*_mask.png!")))
+    assert Cohort.open(tmp_path / "a").schema.classes == ("grade 1", "grade 2")
+    written(tmp_path / "b", *(f"{n}/{k}" for n in ("OD", "OS") for k in ("x*.png", "x*_mask.png!")))
+    assert Cohort.open(tmp_path / "b").schema.classes == ()
+
+
 # --- bids -----------------------------------------------------------------------------------
 
 

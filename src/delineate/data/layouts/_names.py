@@ -18,7 +18,17 @@ Words = tuple[str, ...]
 _LABEL = {
     *("mask", "masks", "msk", "seg", "segs", "segm", "dseg", "segmentation", "segmentations"),
     *("label", "labels", "labelmap", "gt", "truth", "groundtruth", "roi", "rois"),
-    *("annotation", "annotations", "delineation", "delineations", "contour", "contours"),
+    *(
+        "segmented",
+        "anno",
+        "annot",
+        "annotation",
+        "annotations",
+        "delineation",
+        "delineations",
+        "contour",
+        "contours",
+    ),
 }
 #: Who drew it, or how several drawings became one.
 _OBSERVER = {
@@ -81,6 +91,8 @@ def of_label(stem: str) -> Name | None:
     start = len(words)
     while start and _labels(words, start - 1):
         start -= 1
+    if start == 0 and words and words[-1] in _LABEL:  # roi_01_mask is the mask of roi_01
+        start = max((n + 1 for n, word in enumerate(words) if word.isdecimal()), default=0)
     tail = words[start:]
     if tail and (_LABEL | _OBSERVER - _WEAK) & set(tail):
         number = ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from delineate.core.case import Masks, Source
 from delineate.core.errors import ConfigError
 from delineate.data.layouts import _names
-from delineate.data.layouts._listing import natural, relative, stem
+from delineate.data.layouts._listing import RASTER, natural, relative, stem, suffix
 from delineate.data.layouts._names import Name, Place, Words
 
 
@@ -54,7 +54,16 @@ def sort(root: Path, paths: Iterable[Path]) -> tuple[list[File], list[File]]:
         found = [
             _read(p, replace(at, role="", tag=())) for p, at in zip(paths, places, strict=True)
         ]
-    return [f for f, label in found if not label], [f for f, label in found if label]
+    labels = [file for file, label in found if label]
+    bases = {(file.place.keys, file.name.base) for file in labels}
+    # What bears the name of another label file's image is that image: roi_01 beside roi_01_mask.
+    images = [
+        replace(file, name=_names.of_image(stem(file.path)))
+        for file, label in found
+        if not label or (file.place.role != "label" and (file.place.keys, file.name.words) in bases)
+    ]
+    known = {file.path for file in images}
+    return images, [file for file in labels if file.path not in known]
 
 
 def _read(path: Path, place: Place) -> tuple[File, bool]:
@@ -92,7 +101,7 @@ def pair(images: list[File], labels: list[File]) -> tuple[list[Scan], list[File]
     for place in _PLACES:
         scans, rest = _channels(scans, rest, place)
     scans, rest = _alone(scans, rest)
-    return scans, rest
+    return scans, _instances(scans, rest)
 
 
 def _by_name(scans: list[Scan], labels: list[File], place: Callable[[Place], object]) -> list[File]:
@@ -216,6 +225,25 @@ def _alone(scans: list[Scan], labels: list[File]) -> tuple[list[Scan], list[File
         scan = Scan({word: one.first for word, one in channels}, [label])
         joined |= {id(one): scan for one in group}
     return _replaced(scans, joined), rest
+
+
+def _instances(scans: list[Scan], labels: list[File]) -> list[File]:
+    """Pair all masks in a folder for masks with the one image that it is for: x/masks/*.png.
+
+    Not masks whose names come back from image to image: they mark different structures.
+    """
+    count = Counter(scan.first.place.keys for scan in scans)
+    lone = {s.first.place.keys: s for s in scans if count[s.first.place.keys] == 1 and not s.labels}
+    names = Counter(label.name.words for label in labels)
+    rest = []
+    for n, label in enumerate(labels):
+        scan = lone.get(label.place.keys) if label.place.own else None
+        single = label.place.role == "label" and names[label.name.words] == 1
+        if scan and single and suffix(label.path) in RASTER:
+            scan.labels.append(replace(label, name=replace(label.name, tag=(), number=str(n))))
+        else:
+            rest.append(label)
+    return rest
 
 
 # ------------------------------------------------------------------------------- several labels

@@ -44,6 +44,10 @@ OBSERVERS = True
 _IMAGE = re.compile(r"(?:^|[\s_\-.])(?:image|img|imaging|scan|volume|vol)$", re.I)
 #: Folders without a number are classes up to here, and subjects beyond.
 MOST_CLASSES = 10
+_SIDE = {"left", "right", "l", "r", "od", "os"}
+_GRADE = re.compile(
+    r"(?:class|grade|stage|type|category|score|level|bi-?rads|isup|kl)[\W_]*\d+$", re.I
+)
 _SITE = re.compile(r"(?:site|center|centre|hospital|clinic)(?:[\W_\d].*|[A-Z])?", re.I)
 
 
@@ -203,7 +207,9 @@ def _who(scans: list[Scan]) -> tuple[dict[_Folders, str], dict[_Folders, str], l
 
 def _is_group(folder: str) -> bool:
     """Whether a folder may be that of a class or site: people are numbered."""
-    return not re.search(r"\d", folder) or _is_site(folder)
+    if _SIDE & set(_names.split_words(folder)):
+        return False
+    return not re.search(r"\d", folder) or bool(_GRADE.match(folder)) or _is_site(folder)
 
 
 def _is_site(folder: str) -> bool:
