@@ -250,3 +250,43 @@ def test_a_declared_part_without_labels_is_replaced_and_said() -> None:
     assert all(name.startswith("train") for name in split["validation"])
     (line,) = splits.on_declared(every, usable)
     assert "declare 3 cases for validation, none of which can be judged" in line
+
+
+def showing(**subjects: str) -> tuple[Cohort, dict[str, set[str]]]:
+    """One case a subject, and what it shows, a letter each."""
+    cases = [Case(name, name, {"t1": Path("x")}, Path("y")) for name in subjects]
+    shown = {name: set(letters) for name, letters in subjects.items()}
+    return Cohort(Path("/data"), "folder", tuple(cases), Schema()), shown
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_one_subject_shows_is_trained_on_whatever_the_seed(seed: int) -> None:
+    cohort, shown = showing(**{f"c{n}": "ox" if n == 3 else "oy" if n in (5, 6) else "o"
+                               for n in range(8)})  # fmt: skip
+    split = splits.holdout(cohort, 0.4, seed, shown=shown)
+    splits.check(cohort, split)
+    assert "c3" in split["train"]
+    assert {"c5", "c6"} & set(split["train"])
+    assert not splits.unlearnt(split, shown)
+    assert "x" in splits.unjudged(split, shown)
+    # Of the two that show y, one judges: rare things are spread too.
+    assert {"c5", "c6"} & set(split["test"])
+    inner = splits.holdout(cohort.subset(split["train"]), 0.3, seed, shown=shown)
+    assert not splits.unlearnt(inner, shown)
+
+
+def test_where_every_subject_shows_something_of_its_own_what_is_lost_is_told() -> None:
+    cohort, shown = showing(a="p", b="q", c="r")
+    split = splits.holdout(cohort, 0.3, 0, shown=shown)
+    assert len(split["test"]) == 1
+    (lost,) = splits.unlearnt(split, shown)
+    assert splits.unlearnt(split, shown)[lost] == ["test"]
+    assert shown[split["test"][0]] == {lost}
+
+
+def test_a_rare_structure_follows_its_subject_whole() -> None:
+    cases = [Case(f"{s}{v}", s, {"t1": Path("x")}, Path("y")) for s in "abcdef" for v in (1, 2)]
+    cohort = Cohort(Path("/data"), "folder", tuple(cases), Schema())
+    for seed in range(5):
+        split = splits.holdout(cohort, 0.3, seed, shown={"d2": {"cyst"}})
+        assert {"d1", "d2"} <= set(split["train"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ import numpy as np
 from delineate.core.case import Case
 from delineate.core.errors import AuditError, InputError
 from delineate.data.cohort import Cohort
+
+#: Case id -> what it shows: structures, or its class.
+Shown = Mapping[str, Collection[str]]
+_NOTHING: Shown = {}
 
 
 @dataclass(frozen=True)
@@ -63,18 +67,58 @@ class Split:
         return Split(str(data["name"]), int(data["seed"]), dict(data["parts"]), bool(data["leaky"]))
 
 
-def holdout(cohort: Cohort, fraction: float, seed: int, name: str = "holdout") -> Split:
+def holdout(
+    cohort: Cohort, fraction: float, seed: int, name: str = "holdout", shown: Shown = _NOTHING
+) -> Split:
     """Parts ``train`` and ``test``, with about ``fraction`` of the cases in ``test``.
+
+    What only few subjects show is in ``train`` wherever whole subjects allow.
 
     Raises:
         InputError: A fraction outside (0, 1), or fewer than two subjects.
     """
     if not 0 < fraction < 1:
         raise InputError(f"expected a fraction between 0 and 1, got {fraction}", code="fraction")
-    return Split(name, seed, _deal(cohort, {"train": 1 - fraction, "test": fraction}, seed))
+    shares = {"train": 1 - fraction, "test": fraction}
+    subjects: dict[str, set[str]] = {}
+    for case in cohort.cases:
+        for thing in shown.get(case.id, ()):
+            subjects.setdefault(thing, set()).add(case.subject)
+    train: set[str] = set()  # subjects that must be there
+    while True:
+        parts = _deal(cohort, shares, seed, shown, train)
+        inside = {case.subject for case in cohort.subset(parts["train"])}
+        lacking = [thing for thing, who in subjects.items() if not who & inside]
+        everyone = len({case.subject for case in cohort.cases})
+        if not lacking or len(train) + 1 >= everyone:
+            return Split(name, seed, parts)
+        rarest = min(lacking, key=lambda thing: (len(subjects[thing]), thing))
+        train.add(min(subjects[rarest]))
 
 
-def k_fold(cohort: Cohort, k: int, seed: int) -> tuple[Split, ...]:
+def unlearnt(split: Split, shown: Shown) -> dict[str, list[str]]:
+    """What is shown somewhere, but by no training case: name -> the parts that show it."""
+    every = {
+        part: {thing for name in ids for thing in shown.get(name, ())}
+        for part, ids in split.parts.items()
+    }
+    taught = every.get("train", set())
+    things = sorted(set().union(*every.values()) - taught)
+    return {thing: [part for part, found in every.items() if thing in found] for thing in things}
+
+
+def unjudged(split: Split, shown: Shown) -> list[str]:
+    """What training cases show, but no case of the part ``test``, where there is such a part."""
+    if "test" not in split.parts:
+        return []
+    taught, judged = (
+        {thing for name in split.parts[part] for thing in shown.get(name, ())}
+        for part in ("train", "test")
+    )
+    return sorted(taught - judged)
+
+
+def k_fold(cohort: Cohort, k: int, seed: int, shown: Shown = _NOTHING) -> tuple[Split, ...]:
     """``k`` splits into ``train`` and ``validation``; every case is in ``validation`` once.
 
     Raises:
@@ -82,7 +126,7 @@ def k_fold(cohort: Cohort, k: int, seed: int) -> tuple[Split, ...]:
     """
     if k < 2:
         raise InputError(f"expected at least 2 folds, got {k}", code="folds")
-    folds = list(_deal(cohort, {f"fold-{n}": 1.0 for n in range(k)}, seed).values())
+    folds = list(_deal(cohort, {f"fold-{n}": 1.0 for n in range(k)}, seed, shown).values())
     every = {case.id for case in cohort.cases}
     return tuple(
         Split(f"fold-{n}", seed, {"train": _sorted(every - set(fold)), "validation": fold})
@@ -144,6 +188,7 @@ def planned(
     folds: int | None = None,
     fold: int = 0,
     leaky: bool = False,
+    shown: Shown = _NOTHING,
 ) -> Split:
     """The split of a training run: declared parts are what they are called, others are drawn.
 
@@ -155,6 +200,10 @@ def planned(
         folds: Draw ``test`` as one of so many folds, the same whatever the seed, instead.
         fold: Which of them.
         leaky: The split may part subjects, and says so.
+        shown: What cases show; what few subjects show is trained on where that can be.
+
+    Where no test part is drawn, and fewer than three subjects are there to train on, none of them
+    is set aside for validation.
 
     Raises:
         InputError: Too few subjects for what must be drawn.
@@ -162,21 +211,39 @@ def planned(
     names = ("validation", "test")
     given = {part: _sorted(c.id for c in cohort.cases if c.split == part) for part in names}
     parts = {"train": _sorted(case.id for case in cohort.cases if case.split not in names)}
+    people = len({case.subject for case in cohort.subset(parts["train"])})
+    validate = not given["validation"] and validation_share > 0
+    judge = folds is not None or (not given["test"] and test_share > 0)
+    if judge:
+        _require(cohort, people, validate)
     if folds is not None:
-        drawn = k_fold(cohort.subset(parts["train"]), folds, seed=0)[fold]
+        drawn = k_fold(cohort.subset(parts["train"]), folds, seed=0, shown=shown)[fold]
         parts = {"train": drawn["train"], "test": drawn["validation"]}
     elif given["test"]:
         parts["test"] = given["test"]
     elif test_share > 0:
         rest = cohort.subset(parts["train"])
-        parts = dict(holdout(rest, test_share, seed).parts)
+        parts = dict(holdout(rest, test_share, seed, shown=shown).parts)
     if given["validation"]:
         parts["validation"] = given["validation"]
-    elif validation_share > 0:
+    elif validate and (judge or people > 2):
         rest = cohort.subset(parts["train"])
-        inner = holdout(rest, validation_share, seed)
+        inner = holdout(rest, validation_share, seed, shown=shown)
         parts |= {"train": inner["train"], "validation": inner["test"]}
     return Split("train-validation-test", seed, parts, leaky)
+
+
+def _require(cohort: Cohort, people: int, validate: bool) -> None:
+    """Refuse to hold somebody out where nobody would be left to train on."""
+    needed = 2 + validate
+    if people < needed:
+        raise InputError(
+            f"expected at least {needed} labelled subjects, to train on, "
+            f"{'to choose by ' * validate}and to judge by, got {people}",
+            where=cohort.root,
+            fix="--holdout 0 trains on what there is, and gives no figures; or add subjects",
+            code="too-few-subjects",
+        )
 
 
 def on_declared(cohort: Cohort, usable: Cohort) -> list[str]:
@@ -245,10 +312,17 @@ def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
         )
 
 
-def _deal(cohort: Cohort, shares: Mapping[str, float], seed: int) -> dict[str, tuple[str, ...]]:
+def _deal(
+    cohort: Cohort,
+    shares: Mapping[str, float],
+    seed: int,
+    shown: Shown = _NOTHING,
+    first: Collection[str] = (),
+) -> dict[str, tuple[str, ...]]:
     """Deal subjects to parts, each to the part that is then least overfull.
 
-    Every subject is a vector: its cases in all, by class, by site and with a label. A part ``p``
+    Every subject is a vector: its cases in all, by class, by site, with a label, and by what they
+    show. Subjects in ``first`` go to the first part. A part ``p``
     with share ``s_p`` that holds the vector ``h_p`` costs ``sum_f h_pf^2 / (s_p n_f)``, ``n`` being
     the cohort's vector; that is least where all parts hold their share of everything. With one
     feature this is the Sainte-Laguë rule of proportional seats. Large and rare subjects come first.
@@ -264,18 +338,19 @@ def _deal(cohort: Cohort, shares: Mapping[str, float], seed: int) -> dict[str, t
             fix="give more subjects, or name them with a subject pattern or a table",
             code="too-few-subjects",
         )
-    features = sorted({feature for case in cohort.cases for feature in _features(case)})
+    features = sorted({feature for case in cohort.cases for feature in _features(case, shown)})
     column = {feature: n for n, feature in enumerate(features)}
     vectors = np.zeros((len(subjects), len(features)))
     for row, subject in enumerate(subjects):
         for case in members[subject]:
-            for feature in _features(case):
+            for feature in _features(case, shown):
                 vectors[row, column[feature]] += 1
     share = np.array(list(shares.values()))[:, None]
     weight = 1 / vectors.sum(axis=0)
     held = np.zeros((len(shares), len(features)))
     order = np.random.default_rng(seed).permutation(len(subjects))
     order = order[np.argsort(-(vectors[order] ** 2 * weight).sum(axis=1), kind="stable")]
+    order = np.array(sorted(order, key=lambda row: subjects[row] not in first))
     owner = np.zeros(len(subjects), dtype=int)
     for place, row in enumerate(order):
         vector = vectors[row]
@@ -284,7 +359,7 @@ def _deal(cohort: Cohort, shares: Mapping[str, float], seed: int) -> dict[str, t
         empty = held[:, column[("all", "")]] == 0
         if empty.sum() >= len(order) - place:
             cost[~empty] = np.inf
-        owner[row] = int(cost.argmin())
+        owner[row] = 0 if subjects[row] in first else int(cost.argmin())
         held[owner[row]] += vector
     return {
         part: _sorted(c.id for row, s in enumerate(subjects) if owner[row] == n for c in members[s])
@@ -292,9 +367,10 @@ def _deal(cohort: Cohort, shares: Mapping[str, float], seed: int) -> dict[str, t
     }
 
 
-def _features(case: Case) -> list[tuple[str, str]]:
+def _features(case: Case, shown: Shown) -> list[tuple[str, str]]:
     known = (("class", case.klass), ("site", case.site), ("label", "yes" if case.label else None))
-    return [("all", ""), *((kind, value) for kind, value in known if value is not None)]
+    things = (("shows", thing) for thing in sorted(shown.get(case.id, ())))
+    return [("all", ""), *((kind, value) for kind, value in known if value is not None), *things]
 
 
 def _sorted(ids: Iterable[str]) -> tuple[str, ...]:

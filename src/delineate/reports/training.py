@@ -213,10 +213,10 @@ def _split(found: RunFolder) -> Markup:
         Column("cases", "Cases", 0),
         Column("subjects", "Subjects", 0),
     )
+    notes = [block("note", str(w), "warning") for w in as_list(found.run.get("split_notes"))]
     words = f"{found.split.get('name', 'unnamed')}, seed {found.split.get('seed', 'unknown')}."
-    return join(
-        block("text", words), page.table("Parts of the split", columns, rows, sortable=False)
-    )
+    table = page.table("Parts of the split", columns, rows, sortable=False)
+    return join(block("text", words), table, *notes)
 
 
 def _plan(found: RunFolder) -> Markup:

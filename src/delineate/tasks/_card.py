@@ -44,6 +44,7 @@ def describe(
     spacings = list(zip(*(grid.spacing_mm for grid in grids), strict=True))
     measured = [case.meta["intensity"] for case in cases if "intensity" in case.meta]
     transfer = record.get("transfer")
+    unlearnt = list(record.get("unlearnt", ()))
     return {
         "network": {
             "name": resolved.chosen.network,
@@ -53,6 +54,7 @@ def describe(
         "schema": cohort.schema.to_dict(),
         "preparation": preparation.to_dict(),
         **settled,
+        "unlearnt": unlearnt,
         "config": resolved.to_dict(),
         "provenance": {
             **{key: record[key] for key in ("started", "seed", "versions", "hashes")},
@@ -72,6 +74,7 @@ def describe(
             "name": record["name"],
             "intended_use": "Research use only; not a medical device.",
             "trained_on": f"{training_cases} cases, layout {cohort.layout}",
+            **({"does_not_find": ", ".join(unlearnt)} if unlearnt else {}),
             **({"weights": _lineage.sentence(transfer)} if transfer else {}),
             **({"training": trained} if (trained := record["trained"]["sentence"]) else {}),
         },

@@ -47,6 +47,7 @@ def start(
             "hash": predictor.hash,
             "network": predictor.document["network"]["name"],
             "card": predictor.document["card"],
+            "unlearnt": list(predictor.document.get("unlearnt", ())),
         },
         "versions": {**run.versions(), "delineate": delineate.__version__},
         "settings": dict(settings),

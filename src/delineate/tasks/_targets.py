@@ -210,7 +210,8 @@ class Classes:
                 f"expected at least two subjects of every class, one to learn from and one to "
                 f"judge, got {shown}",
                 where=cohort.root,
-                fix=f"add subjects, or leave out {', '.join(lonely)}",
+                fix=f"add subjects, or leave the cases of {', '.join(lonely)} out: --exclude FILE, "
+                "one id a line",
                 code="class-lonely",
             )
         return cohort.subset([case.id for case in cohort.cases if case.klass is not None])

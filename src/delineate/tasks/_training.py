@@ -35,6 +35,7 @@ from delineate.tasks import (
     _preflight,
     _record,
     _scoring,
+    _split,
     _targets,
     _trained,
     _weights,
@@ -123,7 +124,7 @@ class Job:
         trained = self.record.get("trained", {})
         if trained.get("complete") and (self.out / "model.safetensors").is_file():
             self.say(f"{_trained.progress(trained)}: going on with the figures")
-            split = self._split()
+            split = self._split(cache)
         else:
             split = self._train(cache, finish)
         scores: dict[str, Any] = {}
@@ -161,7 +162,7 @@ class Job:
 
     def ready(self, cache: Path) -> tuple[splits.Split, Parts]:
         """Split, and prepare the cases to learn from; held-out ones are not touched."""
-        split = self._split()
+        split = self._split(cache)
         parts = {name: self.cohort.subset(ids) for name, ids in split.parts.items()}
         key = site_key.find(self.cohort.root, self.how.site_key, away_from=self.out)
         if key.remark:
@@ -178,26 +179,10 @@ class Job:
             if name in parts
         }
 
-    def _split(self) -> splits.Split:
-        """Subjects for training, for choosing the clean-up, and for the figures."""
-        kept = run.read_json(self.out / "split.json")
-        split = splits.Split.from_dict(kept) if kept else self._new_split()
-        splits.check(self.cohort, split, allow_leaky=self.chosen.leaky)
-        run.write_json(self.out / "split.json", split.to_dict())
-        self.record["hashes"]["split"] = split.hash()
-        told = ", ".join(f"{len(ids)} {name}" for name, ids in split.parts.items())
-        self.say(f"split by subject: {told}")
-        return split
-
-    def _new_split(self) -> splits.Split:
-        chosen = self.chosen
-        cohort = _targets.usable(chosen.target, self.cohort, self.say)
-        for line in splits.on_declared(self.cohort, cohort):
-            self.say(line)
-        return splits.planned(
-            cohort, chosen.seed, test_share=chosen.holdout, validation_share=chosen.validation,
-            folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky,
-        )  # fmt: skip
+    def _split(self, cache: Path) -> splits.Split:
+        return _split.take(
+            self.chosen, self.cohort, self.out, self.record, cache, self.say, self.progress
+        )
 
     def _plan_preparation(self, training: Cohort, judged: Cohort) -> Preparation:
         """Planned on the training cases alone."""

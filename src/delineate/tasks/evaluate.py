@@ -12,7 +12,7 @@ Nothing is resampled, relabelled or left out in silence.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,8 @@ def evaluate(
     say_notes([note for note in pairs.notes if "--observer" in note], say)
     writable_folder(out)
     rows, failures, remarks = _score(pairs, out, tolerance_mm, missing_as_empty, progress)
+    unlearnt = _unlearnt(pairs)
+    rows = [row for row in rows if row["region"] not in unlearnt]
     if not rows:
         raise InputError(
             f"none of {len(pairs.cases)} cases could be scored; "
@@ -147,7 +149,13 @@ def evaluate(
             "n_missing": len({row["case"] for row in rows if row["missing"]}),
             "failures": failures,
             "taught": [name for name in scored if pairs.parts.get(name) in TAUGHT],
-            "notes": [*flattery, *pairs.notes, *remarks],
+            "notes": [
+                *flattery,
+                *_note_on_unlearnt(unlearnt),
+                *_note_on_unseen(rows),
+                *pairs.notes,
+                *remarks,
+            ],
             **statistics(rows, seed, resamples),
         }
     )
@@ -224,6 +232,28 @@ def _write(out: Path, summary: dict[str, Any], rows: list[dict[str, Any]], pairs
     atomic_write_text(out / "subjects.csv", table(columns, by_subjects(rows)))
     atomic_write_text(out / "summary.json", document(summary))
     evaluation.write(out / "report.html", summary, rows, examples(summary, rows, pairs))
+
+
+def _unlearnt(pairs: Pairs) -> set[str]:
+    """Structures that no case of the model's training showed, and regions of nothing else."""
+    labels = set(map(str, pairs.model.get("unlearnt") or ()))
+    regions = (name for name, parts in pairs.schema.regions.items() if set(parts) <= labels)
+    return labels.union(regions) if labels else labels
+
+
+def _note_on_unlearnt(names: Collection[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(sorted(names))
+    return [f"not scored: {shown}: no case that trained the model showed it, so it was not learnt"]
+
+
+def _note_on_unseen(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    seen = {row["region"] for row in rows if row["state"] in ("ok", "missed")}
+    unseen = [name for name in dict.fromkeys(row["region"] for row in rows) if name not in seen]
+    if not unseen:
+        return []
+    return [f"no scored case shows {', '.join(unseen)}: figures of it tell false alarms alone"]
 
 
 def _note_on_spacing(nominal: int) -> list[str]:

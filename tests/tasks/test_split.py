@@ -1,0 +1,144 @@
+"""What a split leaves out is told before training, and nothing is scored that was not learnt."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from delineate.core import model_file
+from delineate.core.errors import InputError
+from delineate.data.cohort import Cohort
+from delineate.tasks import _split
+from delineate.tasks._settings import RunConfig
+from delineate.tasks._targets import complete
+from delineate.tasks.train import train
+
+ORGAN, CYST = 1, 2
+
+
+def scans(root: Path, cysts: tuple[int, ...], count: int = 8, test: tuple[int, ...] = ()) -> Path:
+    """Bright cubes in noise, and in some cases something brighter in them; a table with parts."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(count):
+        label = np.zeros((12, 12, 12), np.uint8)
+        label[3:9, 3:9, 3:9] = ORGAN
+        if n in cysts:
+            label[5:7, 5:7, 5:7] = CYST
+        image = (40 * label + rng.normal(size=label.shape)).astype(np.float32)
+        row = {"id": f"c{n}", "subject": f"p{n}"}
+        for kind, array in (("image", image), ("label", label)):
+            file = root / f"files/{kind}{n}.nii"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), file)
+            row[kind] = f"files/{kind}{n}.nii"
+        rows.append(row | ({"split": "test" if n in test else "train"} if test else {}))
+    with (root / "cases.csv").open("w", newline="") as stream:
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return root / "cases.csv"
+
+
+def take(data: Path, out: Path, **settings: Any) -> tuple[dict[str, Any], list[str], Any]:
+    cohort = Cohort.open(data)
+    out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"hashes": {}}
+    said: list[str] = []
+    from delineate.core.progress import QUIET
+
+    chosen = complete(RunConfig(**settings), cohort)
+    split = _split.take(chosen, cohort, out, record, out / "cache", said.append, QUIET)
+    return record, said, split
+
+
+def test_a_structure_of_one_subject_is_trained_on_and_has_no_figure(tmp_path: Path) -> None:
+    data = scans(tmp_path / "data", cysts=(3,))
+    for seed in range(6):
+        record, said, split = take(data, tmp_path / f"run{seed}", seed=seed)
+        assert "c3" in split["train"]
+        assert record["unlearnt"] == []
+        (line,) = [line for line in said if "'label 2'" in line]
+        assert "one subject, who is trained on: no figure" in line
+        assert line in record["split_notes"]
+
+
+def test_a_structure_that_the_declared_test_part_alone_shows_is_told_each_time(
+    tmp_path: Path,
+) -> None:
+    data = scans(tmp_path / "data", cysts=(6, 7), test=(6, 7))
+    for _ in range(2):  # a run that goes on says it again
+        record, said, _ = take(data, tmp_path / "run")
+        assert record["unlearnt"] == ["label 2"]
+        assert any("'label 2' is in no training case (only in test)" in line for line in said)
+
+
+def test_what_was_not_learnt_is_not_scored_and_model_and_report_say_so(tmp_path: Path) -> None:
+    data, out = scans(tmp_path / "data", cysts=(6, 7), test=(6, 7)), tmp_path / "run"
+    config = tmp_path / "tiny.yaml"
+    config.write_text("width: 4\npatch: [8, 8, 8]\nbatch: 2\nvalidation: 0\n")
+    summary = train(data, steps=2, config=config, out=out, audit=False)["scores"]
+    assert list(summary["regions"]) == ["label 1"]
+    assert any(note.startswith("not scored: label 2") for note in summary["notes"])
+    document = model_file.load(out / "model.safetensors").document
+    assert document["unlearnt"] == ["label 2"]
+    assert document["card"]["does_not_find"] == "label 2"
+    assert "cannot be learnt" in (out / "report.html").read_text("utf-8")
+    assert "no case is set aside for validation" in " ".join(
+        json.loads((out / "run.json").read_text())["split_notes"]
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_with_too_few_subjects_the_count_and_the_option_are_named_and_the_option_works(
+    tmp_path: Path, count: int
+) -> None:
+    data, out = scans(tmp_path / "data", cysts=(), count=count), tmp_path / "run"
+    config = tmp_path / "tiny.yaml"
+    config.write_text("width: 4\npatch: [8, 8, 8]\nbatch: 2\n")
+    with pytest.raises(InputError, match=rf"3 labelled subjects.*got {count}\n") as caught:
+        train(data, steps=2, config=config, out=out, audit=False)
+    assert "--holdout 0" in (caught.value.fix or "")
+    record = train(data, steps=2, config=config, out=out, audit=False, holdout=0)
+    assert record["status"] == "finished"
+    assert record["scores"] == {}
+    split = json.loads((out / "split.json").read_text())["parts"]
+    assert list(split) == ["train"]
+    assert len(split["train"]) == count
+    page = (out / "report.html").read_text("utf-8")
+    assert "no case is held out: the model will have no figures" in page
+
+
+def test_a_class_that_no_training_case_has_is_refused_before_training(tmp_path: Path) -> None:
+    rows = ["image,class,split"]
+    for n in range(8):
+        file = tmp_path / f"data/{n}.nii"
+        file.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(np.full((8, 8, 8), n, np.float32), np.eye(4)), file)
+        rows.append(f"{n}.nii,{'abc'[n // 3]},{'test' if n > 4 else 'train'}")
+    (tmp_path / "data/cases.csv").write_text("\n".join(rows))
+    with pytest.raises(InputError, match="none of c") as caught:
+        take(tmp_path / "data/cases.csv", tmp_path / "run", target="class")
+    assert "--exclude" in (caught.value.fix or "")
+
+
+def test_of_a_class_with_two_subjects_one_is_always_trained_on(tmp_path: Path) -> None:
+    rows = ["image,class"]
+    for n in range(8):
+        file = tmp_path / f"data/{n}.nii"
+        file.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(np.full((8, 8, 8), n, np.float32), np.eye(4)), file)
+        rows.append(f"{n}.nii,{'rare' if n < 2 else 'common'}")
+    (tmp_path / "data/cases.csv").write_text("\n".join(rows))
+    for seed in range(6):
+        _, _, split = take(
+            tmp_path / "data/cases.csv", tmp_path / f"r{seed}", target="class", seed=seed,
+            holdout=0.4, validation=0.3,
+        )  # fmt: skip
+        assert {"0", "1"} & set(split["train"])
