@@ -270,6 +270,46 @@ def test_segmentations_are_scored_file_by_file_and_folder_by_folder(tmp_path: Pa
     assert whole["mean_dice"]["mean"] == 1
 
 
+def refers(mr: Path) -> Sequence:
+    """What a segmentation says of the series that it was drawn on."""
+    item = Dataset()
+    item.SeriesInstanceUID = pydicom.dcmread(mr / "0.dcm").SeriesInstanceUID
+    return Sequence([item])
+
+
+def test_a_folder_of_series_and_segmentations_needs_no_table(tmp_path: Path) -> None:
+    """As it comes out of an archive: which belongs to which, the files say."""
+    for i, drawn in enumerate((masks(), backwards())):
+        mr = series(tmp_path / f"c{i}/mr")
+        seg(tmp_path / f"segs/{i}.dcm", drawn, ReferencedSeriesSequence=refers(mr))
+    series(tmp_path / "c2/mr")
+    elsewhere = Dataset()
+    elsewhere.SeriesInstanceUID = "1.2.9"
+    seg(tmp_path / "segs/9.dcm", masks(), ReferencedSeriesSequence=Sequence([elsewhere]))
+    cohort = Opening().cohort(tmp_path)
+    assert [case.label and case.label.name for case in cohort.cases] == ["0.dcm", "1.dcm", None]
+    assert [label.name for label in cohort.schema.labels] == ["back", "front"]
+    assert any("segs/9.dcm (a segmentation of a series that is not here)" in u
+               for u in cohort.unpaired)  # fmt: skip
+    for case in cohort.labelled().cases:
+        grid = probe(case.images["image"])[0]
+        found = read_indices(case, cohort.schema, grid).array[0]
+        np.testing.assert_array_equal(found, volume(2, 1))
+
+
+def test_two_segmentations_of_one_series_are_joined_or_neither_is_taken(tmp_path: Path) -> None:
+    mr = series(tmp_path / "mr")
+    for name, mask in masks().items():
+        seg(tmp_path / f"{name}.dcm", {name: mask}, ReferencedSeriesSequence=refers(mr))
+    cohort = Opening().cohort(tmp_path)
+    assert len(cohort.cases[0].label) == 2
+    assert [label.name for label in cohort.schema.labels] == ["back", "front"]
+    seg(tmp_path / "again.dcm", masks(), ReferencedSeriesSequence=refers(mr))
+    cohort = Opening().cohort(tmp_path)
+    assert cohort.cases[0].label is None
+    assert sum("in a table" in entry for entry in cohort.unpaired) == 3
+
+
 def test_highdicom_reads_and_writes_the_same(tmp_path: Path) -> None:
     hd: Any = pytest.importorskip("highdicom")
     from pydicom.sr.codedict import codes

@@ -1,8 +1,8 @@
-"""A tree of DICOM files: one case a series, without labels; one Patient ID is one subject.
+"""A tree of DICOM files: one case a series, with its segmentations; a Patient ID is a subject.
 
 Cases are named after their folders. Subjects are called by a mark of the Patient ID, made with the
-key of the site, so that no run folder, log or report carries it. Objects that are not images (SEG,
-RTSTRUCT, scouts) are noted.
+key of the site, so that no run folder, log or report carries it. DICOM SEG is the label of the
+series that it refers to. Other objects that are not images (RTSTRUCT, scouts) are noted.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING
 
 from delineate.core.case import Case
 from delineate.core.errors import DelineateError, ReadError
-from delineate.core.schema import Schema
-from delineate.data.layouts._listing import Listing, files, ids, is_dicom, natural, relative, suffix
+from delineate.data.layouts import _dicom_labels
+from delineate.data.layouts._listing import (
+    Listing,
+    files,
+    ids,
+    is_dicom,
+    natural,
+    relative,
+    schema_from_files,
+    suffix,
+)
 
 if TYPE_CHECKING:
     from delineate.data.readers.dicom import Series
@@ -46,7 +55,9 @@ def fits(root: Path) -> bool:
 def cases(root: Path) -> Listing:
     """One case a series; series with a damaged file and objects that are no images are left out."""
     paths, others = _dicom(root)
-    series, unpaired = _series(root, paths)
+    series, segmentations, unpaired = _series(root, paths)
+    labels, lonely = _dicom_labels.pair(root, segmentations, series)
+    unpaired += lonely
     base = root.parent if root.is_file() else root
     named = _names(base, series)
     kinds = [_MODALITIES.get(one.modality, "unknown") for one in series]
@@ -54,7 +65,8 @@ def cases(root: Path) -> Listing:
     channels = [kind.lower() if several else "image" for kind in kinds]
     found = []
     patients: dict[str, str] = {}
-    for name, channel, one in zip(ids(base, named), channels, series, strict=True):
+    for number, name in enumerate(ids(base, named)):
+        channel, one = channels[number], series[number]
         if patient := one.frames[0].text("PatientID"):
             patients[name] = patient
         found.append(
@@ -62,16 +74,18 @@ def cases(root: Path) -> Listing:
                 id=name,
                 subject=name,
                 images={channel: one.files if len(one.files) > 1 else one.files[0]},
+                label=labels.get(number),
                 meta={"part": one.part} if one.part else {},
             )
         )
     anonymous = len(found) - len(patients)
+    schema, remarks = schema_from_files(list(labels.values()))
     return Listing(
         cases=tuple(sorted(found, key=lambda case: natural(case.id))),
-        schema=Schema(),
+        schema=schema,
         modalities=dict(zip(channels, kinds, strict=True)),
         notes=(
-            "scans without labels",
+            *(remarks if labels else ["scans without labels"]),
             *(
                 [f"{anonymous} series have no Patient ID: each is its own subject"]
                 * bool(anonymous)
@@ -115,8 +129,8 @@ def _dicom(root: Path) -> tuple[list[Path], int]:
     return [path for path in paths if is_dicom(path)], sum(bool(suffix(p)) for p in paths)
 
 
-def _series(root: Path, paths: list[Path]) -> tuple[list[Series], list[str]]:
-    """Series of images, and what was left out."""
+def _series(root: Path, paths: list[Path]) -> tuple[list[Series], list[Series], list[str]]:
+    """Series of images, those of segmentations, and what was left out."""
     from delineate.data.readers import dicom
 
     damaged: dict[Path, str] = {}
@@ -133,7 +147,10 @@ def _series(root: Path, paths: list[Path]) -> tuple[list[Series], list[str]]:
     unpaired = [f"{relative(root, path)} (left out: {why})" for path, why in damaged.items()]
     suspect = {path.parent for path in damaged}
     kept = []
+    segmentations = [one for one in found if _dicom_labels.is_segmentation(one)]
     for one in found:
+        if _dicom_labels.is_segmentation(one):
+            continue
         name = relative(root, one.files[0] if len(one.files) == 1 else one.files[0].parent)
         if len(one.files) > 1 and suspect & {path.parent for path in one.files}:
             # The damaged file may be a slice of this series, which would then look whole.
@@ -147,4 +164,4 @@ def _series(root: Path, paths: list[Path]) -> tuple[list[Series], list[str]]:
                 continue
             # Whatever else is wrong belongs to the case, and is told when it is read.
         kept.append(one)
-    return kept, unpaired
+    return kept, segmentations, unpaired
