@@ -81,7 +81,7 @@ def write_model(
     path: Path, ndim: int = 3, channels: tuple[str, ...] = ("image",), **change: Any
 ) -> Path:
     preparation = Preparation(
-        channels=tuple(Channel(name, "CT", "window", AS_IS) for name in channels),
+        channels=tuple(Channel(name, "unknown", "window", AS_IS) for name in channels),
         ndim=ndim,
         **change,
     )
