@@ -140,7 +140,7 @@ def test_attention_of_a_mirrored_volume_is_that_of_the_slices_that_are_there():
 
 def test_too_little_memory_is_said_before_the_network_runs():
     image = volume([1.0])
-    with pytest.raises(ResourceError, match="takes"):
+    with pytest.raises(ResourceError, match="it needs"):
         classify(
             document("class", 2), None, torch.device("cpu"), image, image.grid, memory_bytes=100
         )

@@ -18,6 +18,7 @@ from scipy import ndimage
 from tests.inference.test_predictor import scan, write_model
 from torch import Tensor
 
+from delineate.core.config import parse_bytes
 from delineate.core.errors import ConfigError, GeometryError, ModelFileError, ResourceError
 from delineate.core.image import Grid, Image
 from delineate.data import readers
@@ -286,7 +287,8 @@ def test_where_memory_is_short_the_image_is_refused_before_the_network_runs(
             predictor.predict(image, memory_bytes=memory)
         assert caught.value.code == "memory"
         assert "--crf false" in (caught.value.fix or "")
-        memory = int(1.01 * 2**30 * float(re.findall(r"takes (\S+) GiB", str(caught.value))[0]))
+        said = re.search(r"with --memory (\S+?),", caught.value.fix or "")
+        memory = parse_bytes(said[1]) if said else 0
 
 
 @pytest.mark.parametrize("wrong", [{"strength": 3}, {"iterations": 0}, True, [1]])

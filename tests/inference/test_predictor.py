@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from delineate.core import model_file
+from delineate.core import config, model_file
 from delineate.core.errors import ConfigError, InputError, ModelFileError, ResourceError
 from delineate.core.image import Grid, Image
 from delineate.core.schema import Label, Schema
@@ -92,8 +92,8 @@ def least(predictor: Predictor, image: Image, **options: Any) -> int:
             predictor.predict(image, memory_bytes=int(memory), **options)
             return int(memory)
         except ResourceError as error:
-            said = re.search(r"takes ([0-9.e-]+) GiB$", error.message)
-            memory = 1.01 * float(said[1]) * 2**30 if said else 1.25 * memory
+            said = re.search(r"allow it with --memory (\S+?)(,|$)", error.fix or "")
+            memory = config.parse_bytes(said[1]) if said else 1.25 * memory
     raise AssertionError("no memory is enough")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from delineate.core.errors import ResourceError
 from delineate.core.image import Grid
 from delineate.core.schema import Schema
 from delineate.preprocess import orient
@@ -45,6 +47,28 @@ def sizes(indices: NDArray[np.uint8], grid: Grid, schema: Schema) -> dict[str, A
             n: float(c) * grid.voxel_ml for n, c in zip(names, counts, strict=True)
         }
     return facts
+
+
+def too_little_memory(need: int, allowed: int, without: Sequence[str] = ()) -> ResourceError:
+    """An image that needs more memory than is allowed.
+
+    Args:
+        need: Bytes.
+        allowed: Bytes.
+        without: What it could do without.
+    """
+    enough = ["allow it with --memory " + _size(need), *(f"do without {x}" for x in without)]
+    return ResourceError(
+        f"expected this image to need at most {_size(allowed)} of memory, it needs {_size(need)}",
+        fix=", or ".join(enough),
+        code="memory",
+    )
+
+
+def _size(count: int) -> str:
+    """Bytes as ``--memory`` takes them, rounded up."""
+    power = max(k for k in range(5) if k == 0 or count >= 1024**k)
+    return f"{math.ceil(10 * count / 1024**power) / 10:g}{' KMGT'[power].strip()}"
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

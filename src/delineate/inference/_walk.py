@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from delineate.core.errors import ResourceError
 from delineate.core.image import Grid, Image
 from delineate.inference import crf as dense_crf
+from delineate.inference._facts import too_little_memory
 from delineate.inference.sliding_window import Tick, estimate_bytes, sliding_window, sweep
 from delineate.preprocess import inverse
 from delineate.preprocess.inverse import Inverse
@@ -119,7 +120,11 @@ class Walk:
         try:
             ready = dense_crf.prepare(image, spacing, self.outputs, settings, memory_bytes=spare)
         except ResourceError as error:
-            raise _short(f"the CRF of this image: {error.message}", [_NO_CRF]) from error
+            raise ResourceError(
+                f"the CRF of this image: {error.message}",
+                fix=f"allow more with --memory, or do without {_NO_CRF}",
+                code="memory",
+            ) from error
         self.crf_seconds = time.perf_counter() - started
         return ready
 
@@ -140,18 +145,6 @@ class Walk:
         if crf is not None:
             need += dense_crf.estimate_bytes(spatial, channels=crf, outputs=self.outputs)
         if need > memory_bytes:
-            raise _short(
-                f"expected this image to need at most {memory_bytes / 2**30:.3g} GiB, "
-                f"but it takes {need / 2**30:.3g} GiB",
-                [*["probabilities"] * keep, *[_NO_CRF] * (crf is not None)],
-            )
+            without = [*["probabilities"] * keep, *[_NO_CRF] * (crf is not None)]
+            raise too_little_memory(need, memory_bytes, without)
         return spare
-
-
-def _short(message: str, without: Sequence[str]) -> ResourceError:
-    """Too little memory, found before the network runs."""
-    return ResourceError(
-        message,
-        fix=", or ".join(["allow more with --memory", *(f"do without {x}" for x in without)]),
-        code="memory",
-    )

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from delineate.core.errors import ResourceError
 from delineate.core.image import Grid, Image
+from delineate.inference._facts import too_little_memory
 from delineate.preprocess import views
 
 #: Pictures a forward pass.
@@ -137,12 +137,7 @@ def _fit(prepared: Image, size: Sequence[int], memory_bytes: int) -> None:
     channels = prepared.array.shape[0]
     need = 4 * (3 * prepared.array.size + 3 * PICTURES * channels * math.prod(size))
     if need > memory_bytes:
-        raise ResourceError(
-            f"expected this image to need at most {memory_bytes / 2**30:.3g} GiB, "
-            f"but it takes {need / 2**30:.3g} GiB",
-            fix="allow more with --memory",
-            code="memory",
-        )
+        raise too_little_memory(need, memory_bytes)
 
 
 def attention(
