@@ -169,7 +169,20 @@ def test_every_code_that_can_block_is_tried_here() -> None:
     copies = re.findall(r'f"\{same\}-([a-z-]+)", "blocking"', text)
     codes |= {f"{same}-{rest}" for rest in copies for same in ("duplicate", "near-duplicate")}
     assert len(codes) >= 6
-    assert codes <= BLOCKING.keys()
+    assert codes <= BLOCKING.keys() | {"label-all-ignored"}
+
+
+def test_labels_without_one_annotated_voxel_name_what_to_do(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"imagesTr/c{n}_0000.nii", scan(n))
+        save(tmp_path / f"labelsTr/c{n}.nii", np.full(SHAPE, 2, np.uint8))
+    document = {
+        "channel_names": {"0": "MRI"}, "labels": {"background": 0, "organ": 1, "ignore": 2},
+        "numTraining": 3, "file_ending": ".nii",
+    }  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    found = {f["code"]: f["fix"] for f in blocking(examine(Cohort.open(tmp_path)))}
+    assert "`delineate audit`" in found["label-all-ignored"]
 
 
 def test_a_list_leaves_cases_out_and_the_cohort_says_so(data: Path, tmp_path: Path) -> None:
@@ -235,7 +248,9 @@ def test_training_leaves_copies_out_and_its_folder_and_page_say_which(
     with pytest.raises(AuditError):
         train(data, steps=1, out=tmp_path / "run")
     seen = []
-    monkeypatch.setattr(Job, "run", lambda job, cache: seen.append(len(job.cohort)) or {})
+    monkeypatch.setattr(
+        Job, "run", lambda job, cache, finish=False: seen.append(len(job.cohort)) or {}
+    )
     for _ in range(2):  # a run that goes on leaves out the same
         train(data, steps=1, out=tmp_path / "run", drop_duplicates=True)
     assert seen == [5, 5]
@@ -265,7 +280,7 @@ def test_without_an_audit_suspected_subjects_are_said(
     from delineate.tasks._training import Job
 
     two_eyes(data.parent)
-    monkeypatch.setattr(Job, "run", lambda job, cache: {})
+    monkeypatch.setattr(Job, "run", lambda job, cache, finish=False: {})
     said: list[str] = []
     train(data, steps=1, out=tmp_path / "run", audit=False, say=said.append)
     assert any("--subject-pattern '^(.+?)(?:L|R)?$'" in line for line in said)

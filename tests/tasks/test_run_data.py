@@ -32,7 +32,7 @@ def test_a_run_does_not_go_on_with_labels_that_were_edited_in_place(
 ) -> None:
     data, out = scans(tmp_path / "data"), tmp_path / "run"
 
-    def begun(job: Job, cache: Path) -> dict[str, str]:
+    def begun(job: Job, cache: Path, finish: bool = False) -> dict[str, str]:
         (out / "checkpoints").mkdir(exist_ok=True)
         return {}
 

@@ -90,7 +90,8 @@ def _ignored(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> list
                 "label-all-ignored", "blocking" if all_blank else "warning",
                 f"{count(len(blank), 'label map')} without one annotated voxel: nothing to learn "
                 "from, nothing to score",
-                blank, "annotate some of it, or leave the case out",
+                blank, "annotate some of it and run `delineate audit` again, or leave the case "
+                "out: --exclude FILE, one id a line",
             )
         )  # fmt: skip
     return findings
