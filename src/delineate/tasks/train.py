@@ -54,13 +54,15 @@ def train(
     """Train a model on a folder of scans, and judge it on subjects it has never seen.
 
     A run that was killed, stopped or failed goes on when the same command is given again, with
-    fixed steps bit for bit. Ctrl-C (or SIGTERM, or a closed terminal) while it trains ends it after
-    the step at hand with a model that can be used; a second one, or one at another time, at once.
+    fixed steps on a CPU bit for bit. Ctrl-C (or SIGTERM, or a closed terminal) while it trains ends
+    it after the step at hand with a model that can be used; a second one, or one at another time,
+    at once.
 
     Args:
         data: Folder of scans and label maps in one of the known layouts.
         budget: Wall-clock time for everything, as 90s, 40m or 1h30m (40m if nothing is said).
-        steps: A fixed number of steps instead of a budget; makes a run repeatable to the bit.
+        steps: A fixed number of steps instead of a budget; on a CPU alone, such a run repeats to
+            the bit.
         target: What the model is to give: an outline, the class of a case, or the presence of
             anything outlined in each slice; auto: outlines where there are label maps.
         method: How to train: supervised, adversarial, segan or cpgan; classify, deep_features or
