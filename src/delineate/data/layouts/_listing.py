@@ -306,7 +306,7 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
                 voxels += int(np.prod(probe(source, VALUES)[0].shape))
             if done and voxels > VOXEL_BUDGET:
                 break
-            seen |= _values(source, _version(source))
+            seen |= _values(source, version(source))
         except DelineateError as error:
             failed.append(error)
             continue
@@ -326,7 +326,7 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
     ]
 
 
-def _version(source: Source) -> tuple[tuple[int, int], ...]:
+def version(source: Source) -> tuple[tuple[int, int], ...]:
     """What changes when a file of a source does."""
     found = []
     for path in source if isinstance(source, tuple) else (source,):

@@ -6,7 +6,8 @@ Values follow the order of drawing and differ from file to file, so structures a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from delineate.core.case import Source
@@ -24,14 +25,14 @@ def named_schema(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]] | N
     Values are those of the files where all agree, else structures are numbered in the order of
     their names.
     """
-    from delineate.data.readers import label_names
+    from delineate.data.layouts._listing import lateral, version
 
-    named: list[dict[int, str]] = []
+    named: list[Mapping[int, str]] = []
     nameless: list[str] = []
     for source in labels:
         path = source[0] if isinstance(source, tuple) else source
         try:
-            found = label_names(source) if _may_name(path) else None
+            found = _names(source, version(source)) if _may_name(path) else None
         except (DelineateError, OSError):
             continue  # reading it will say what is wrong
         if found is None:
@@ -52,7 +53,7 @@ def named_schema(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]] | N
         agreed = False
     schema = Schema(
         labels=tuple(Label(name, number[name]) for name in sorted(order, key=number.__getitem__)),
-        lateral=_lateral(order),
+        lateral=lateral(order),
         ignore=number.get(IGNORE),
         named=True,
     )
@@ -63,14 +64,16 @@ def _may_name(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in _SUFFIXES
 
 
-def _lateral(names: Sequence[str]) -> bool:
-    from delineate.data.layouts._listing import lateral
+@lru_cache(maxsize=8192)
+def _names(source: Source, version: object) -> Mapping[int, str] | None:
+    """Names in a label file; one command opens the same cohort several times."""
+    from delineate.data.readers import label_names
 
-    return lateral(names)
+    return label_names(source)
 
 
 def _notes(
-    named: Sequence[dict[int, str]], nameless: Sequence[str], names: Sequence[str], agreed: bool
+    named: Sequence[Mapping[int, str]], nameless: Sequence[str], names: Sequence[str], agreed: bool
 ) -> list[str]:
     notes = [f"structures are named by the label files: {', '.join(names)}"]
     if not agreed:
