@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from delineate.core.case import Masks
 from delineate.core.errors import GeometryError, LabelError
 from delineate.core.image import Grid, Image
 from delineate.core.schema import IGNORED, Label, Schema
@@ -244,6 +245,25 @@ def test_names_do_not_overrule_what_a_data_set_declares() -> None:
         declared.to_index(values, names={1: "liver", 2: "spleen"})
     with pytest.raises(LabelError):  # a number is no name
         Schema((Label("label 1", 1), Label("label 2", 2))).to_index(values, names={1: "a", 2: "b"})
+
+
+def test_a_file_for_each_structure_of_an_image(tmp_path: Path) -> None:
+    """Named in a table: each under its name, though both are number 1 of their own file."""
+    grid = Grid(SHAPE, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    front = seg_nrrd(tmp_path / "f.seg.nrrd", drawing(1, 0), named("front"))
+    back = seg_nrrd(
+        tmp_path / "b.seg.nrrd", drawing(0, 1)[:, 5:9, 6:11, 2:7], named("back"), (5, 6, 2)
+    )
+    both = Masks((front, back))
+    for label in (read_label(both, grid=grid), onto(read_label(both), grid)):
+        assert label.meta["names"] == label_names(both) == {1: "front", 2: "back"}
+        np.testing.assert_array_equal(label.array, drawing(1, 2))
+    other = seg_nrrd(tmp_path / "o.seg.nrrd", drawing(1, 1), named("organ"))
+    with pytest.raises(LabelError, match="'front' and 'organ' share 27 voxels"):
+        read_label(Masks((front, other)))
+    nameless = seg_nrrd(tmp_path / "n.seg.nrrd", drawing(0, 1), named("Segment_1"))
+    with pytest.raises(LabelError, match="a name of every structure"):
+        read_label(Masks((front, nameless)))
 
 
 def test_a_segment_called_ignore_is_not_a_structure(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from delineate.core.case import STRICT, Colour, Masks, Reading, Source
 from delineate.core.errors import GeometryError, OutputError, ReadError
 from delineate.core.image import Grid, Image, flat_grid
 from delineate.data.readers._common import parsing
-from delineate.data.readers._masks import unite
+from delineate.data.readers._masks import numbered, unite
 from delineate.data.readers._placing import onto, union
 
 __all__ = [
@@ -94,7 +94,10 @@ def label_names(source: Source) -> dict[int, str] | None:
         LabelError: The header contradicts itself.
         ReadError: As in ``read``, so far as the header shows it.
     """
-    if isinstance(source, Masks) or (isinstance(source, tuple) and not _is_dicom(source)):
+    if isinstance(source, Masks):
+        found = [label_names(path) for path in source]
+        return {n: name for name, n in numbered(found).items()} if any(found) else None
+    if isinstance(source, tuple) and not _is_dicom(source):
         return None
     member, _ = _member(source, STRICT)
     names: dict[int, str] | None = None
