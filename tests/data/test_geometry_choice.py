@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from delineate.core.errors import AuditError, PartialError
+from delineate.core.errors import AuditError, InputError
 from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
@@ -74,7 +74,7 @@ def test_evaluation_takes_the_same_choice_and_records_it(
     contradictory: Path, tmp_path: Path
 ) -> None:
     masks = contradictory / "masks"
-    with pytest.raises(PartialError):
+    with pytest.raises(InputError, match="nifti-forms"):
         evaluate(masks, contradictory, tmp_path / "refused", resamples=100)
     scores = evaluate(masks, contradictory, tmp_path / "out", geometry="sform", resamples=100)
     assert scores["settings"]["geometry"] == "sform"
