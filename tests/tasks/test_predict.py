@@ -262,7 +262,7 @@ def test_dicom_series_gives_nifti_on_its_grid(tmp_path: Path, real_data: Any) ->
     if not series:
         pytest.skip("no .dcm files in dicom-brain-mr")
     model = write_model(tmp_path / "m.safetensors", crop=False)
-    index = predict(model, series[0], tmp_path / "out")
+    index = predict(model, series[0], tmp_path / "out", force=True)
     for case in index["cases"]:
         (name,) = case["files"]["labels"]
         assert name.endswith(".nii.gz")
