@@ -18,17 +18,8 @@ Words = tuple[str, ...]
 _LABEL = {
     *("mask", "masks", "msk", "seg", "segs", "segm", "dseg", "segmentation", "segmentations"),
     *("label", "labels", "labelmap", "gt", "truth", "groundtruth", "roi", "rois"),
-    *(
-        "segmented",
-        "anno",
-        "annot",
-        "annotation",
-        "annotations",
-        "delineation",
-        "delineations",
-        "contour",
-        "contours",
-    ),
+    *("segmented", "anno", "annot", "annotation", "annotations", "contour", "contours"),
+    *("delineation", "delineations"),
 }
 #: Who drew it, or how several drawings became one.
 _OBSERVER = {
