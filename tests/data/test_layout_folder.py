@@ -138,6 +138,20 @@ def test_channels_share_a_label_file(tmp_path: Path) -> None:
     assert pairs(flat)["p1__CT.nii.gz+p1__PT.nii.gz"] == "p1_seg.nii.gz"
 
 
+def test_channels_are_joined_where_no_label_file_says_so(tmp_path: Path) -> None:
+    written(tmp_path / "some", "p*_ct.nii", "p*_pt.nii", "p*_seg.nii!", "q*_ct.nii", "q*_pt.nii")
+    cohort = Cohort.open(tmp_path / "some")  # the unlabelled ones are cases like the others
+    assert {tuple(case.images) for case in cohort} == {("ct", "pt")}
+    assert (len(cohort), len(cohort.labelled())) == (6, 3)
+    written(tmp_path / "new", "r*/ct.nii", "r*/pt.nii")
+    cohort = Cohort.open(tmp_path / "new")
+    assert (cohort.layout, cohort.modalities) == ("scans", {"ct": "CT", "pt": "PET"})
+    assert [case.id for case in cohort] == ["r0", "r1", "r2"]
+    assert [case.id for case in Cohort.open(tmp_path / "new/r1")] == ["r1"]
+    volume(tmp_path / "new/r1/extra.nii")  # then nothing is sure, and every file is a case
+    assert len(Cohort.open(tmp_path / "new")) == 7
+
+
 def test_a_cine_beside_its_frames_is_no_case(tmp_path: Path) -> None:
     written(tmp_path, "p*/p*_4d.nii.gz", "p*/p*_frame01.nii.gz", "p*/p*_frame01_gt.nii.gz!")
     cohort = Cohort.open(tmp_path)

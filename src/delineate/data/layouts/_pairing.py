@@ -7,15 +7,14 @@ what it tells without doubt; whatever is left is told to be without partner.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from delineate.core.case import Masks, Source
-from delineate.core.errors import ConfigError
 from delineate.data.layouts import _names
-from delineate.data.layouts._listing import RASTER, natural, relative, stem, suffix
+from delineate.data.layouts._listing import RASTER, ids, relative, stem, suffix
 from delineate.data.layouts._names import Name, Place, Words
 
 
@@ -66,6 +65,11 @@ def sort(root: Path, paths: Iterable[Path]) -> tuple[list[File], list[File]]:
     return images, [file for file in labels if file.path not in known]
 
 
+def image(path: Path) -> File:
+    """A file of which only the name counts."""
+    return File(path, Place(), _names.of_image(stem(path)))
+
+
 def _read(path: Path, place: Place) -> tuple[File, bool]:
     """A file, and whether it is a label file."""
     text = stem(path)
@@ -81,6 +85,7 @@ def _read(path: Path, place: Place) -> tuple[File, bool]:
     return File(path, place, label or _names.of_image(text)), label is not None
 
 
+_IMAGE = re.compile(r"(?:^|[\s_\-.])(?:image|img|imaging|scan|volume|vol)$", re.I)
 #: What of a file's folders must agree, from the strictest rule to the loosest.
 _PLACES: tuple[Callable[[Place], object], ...] = (
     lambda place: (place.split, place.keys, place.rest),
@@ -101,7 +106,9 @@ def pair(images: list[File], labels: list[File]) -> tuple[list[Scan], list[File]
     for place in _PLACES:
         scans, rest = _channels(scans, rest, place)
     scans, rest = _alone(scans, rest)
-    return scans, _instances(scans, rest)
+    rest = _instances(scans, rest)
+    kinds = {frozenset(scan.images) for scan in scans if len(scan.images) > 1}
+    return join(scans, kinds), rest
 
 
 def _by_name(scans: list[Scan], labels: list[File], place: Callable[[Place], object]) -> list[File]:
@@ -201,6 +208,31 @@ def _channels(
     return _replaced(scans, joined), rest
 
 
+def join(scans: list[Scan], kinds: set[frozenset[str]] | None = None) -> list[Scan]:
+    """Join files without a label that differ by the name of a sequence alone, into one scan each.
+
+    Args:
+        scans: All scans.
+        kinds: Sets of sequences that labelled scans have. None: join all files or none, and only
+            if every scan comes to have the same sequences.
+    """
+    groups: dict[object, list[tuple[str, Scan]]] = {}
+    for scan in scans:
+        name, word = _names.channel_of(scan.first.name.base)
+        groups.setdefault((_PLACES[0](scan.first.place), name, not word), []).append((word, scan))
+    if kinds is None:
+        kinds = {frozenset(word for word, _ in group) for group in groups.values()}
+        if len(kinds) > 1 or any("" in kind for kind in kinds):
+            return scans
+    joined: dict[int, Scan] = {}
+    for group in groups.values():
+        images = {word: scan.first for word, scan in group}
+        alike = frozenset(images) in kinds and 1 < len(images) == len(group)
+        if alike and not any(scan.labels for _, scan in group):
+            joined |= dict.fromkeys((id(scan) for _, scan in group), Scan(images))
+    return _replaced(scans, joined)
+
+
 def _replaced(scans: list[Scan], joined: dict[int, Scan]) -> list[Scan]:
     found = {id(s): s for s in (joined.get(id(scan), scan) for scan in scans)}
     return list(found.values())
@@ -246,120 +278,32 @@ def _instances(scans: list[Scan], labels: list[File]) -> list[File]:
     return rest
 
 
-# ------------------------------------------------------------------------------- several labels
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What label files are used, where images have several.
-
-    Args:
-        labels: For each scan its label files: none, one, or the masks that are united.
-        others: For each scan the label files of other observers or kinds, by tag.
-        doubles: Label files that say nothing that another does not.
-        notes: What was chosen, and by what option others are.
-    """
-
-    labels: list[list[File]]
-    others: list[dict[str, File]]
-    doubles: list[File]
-    notes: list[str]
-
-
-def choose(scans: list[Scan], observer: str | None) -> Choice:
-    """Take one kind of label file for every scan.
-
-    Raises:
-        ConfigError: No label file is of that observer, or several of one image are.
-    """
-    kinds = [_kinds(scan) for scan in scans]
-    every = Counter(tag for one in kinds for tag in one)
-    if observer is not None:
-        taken = [_asked(observer, one) for one in kinds]
-        if not any(taken):
-            raise ConfigError(
-                f"expected an observer among those of the label files, got {observer!r}",
-                fix=f"label files are of: {', '.join(sorted(every, key=natural))}",
-                code="observer-unknown",
-            )
-    else:
-        order = sorted(every, key=lambda tag: (_rank(tag), -every[tag], natural(tag)))
-        taken = [next((tag for tag in order if tag in one), "") for one in kinds]
-    labels = [_parts(one.get(tag, [])) for one, tag in zip(kinds, taken, strict=True)]
-    used = Counter(tag for tag in taken if tag)
-    others = [
-        {name: files[0] for name, files in one.items() if name != tag}
-        for one, tag in zip(kinds, taken, strict=True)
-    ]
-    doubles = [
-        file
-        for one, tag, chosen in zip(kinds, taken, labels, strict=True)
-        for file in one.get(tag, [])
-        if file not in chosen
-    ]
-    return Choice(labels, others, doubles, _notes(used, others, labels, observer))
-
-
-def _notes(
-    used: Counter[str],
-    others: list[dict[str, File]],
-    labels: list[list[File]],
-    observer: str | None,
-) -> list[str]:
-    notes = []
-    rivals = sorted({tag for one in others for tag in one}, key=natural)
-    if rivals or observer is not None:
-        told = " and ".join(f"{tag} ({n} images)" for tag, n in sorted(used.items()))
-        way = f"; --observer takes one of: {', '.join(rivals)}" if rivals else ""
-        notes.append(f"images have label files of several observers or kinds; used: {told}{way}")
-    if many := sum(len(one) > 1 for one in labels):
-        notes.append(f"{many} images have several masks each: what any of them marks is marked")
-    return notes
-
-
-def _kinds(scan: Scan) -> dict[str, list[File]]:
-    """Tag -> the label files of one scan that bear it."""
-    kinds: dict[str, list[File]] = {}
-    for label in sorted(scan.labels, key=lambda one: natural(one.path.as_posix())):
-        kinds.setdefault("_".join(label.tag), []).append(label)
-    return kinds
-
-
-def _parts(files: list[File]) -> list[File]:
-    """Label files that differ by their number; of those that do not, the first."""
-    numbers: dict[str, File] = {}
-    for file in files:
-        numbers.setdefault(file.name.number, file)
-    return list(numbers.values())
-
-
-def _rank(tag: str) -> int:
-    words = tag.split("_")
-    last = 100 if "brain" in words else 99  # a brain's outline is rarely what is asked for
-    return next((n for n, word in enumerate(_names.PREFERRED) if word in words), last)
-
-
-def _asked(observer: str, kinds: dict[str, list[File]]) -> str:
-    """The tag that an observer's name means, or nothing."""
-    wanted = "".join(_names.split_words(observer))
-    hits = [tag for tag in kinds if wanted == tag.replace("_", "")]
-    hits = hits or [tag for tag in kinds if wanted in tag.replace("_", "")]
-    if len(hits) > 1:
-        raise ConfigError(
-            f"expected an observer of one label file an image, got {observer!r}: {', '.join(hits)}",
-            fix="say more of the name",
-            code="observer-ambiguous",
-        )
-    return hits[0] if hits else ""
-
-
-def source(labels: list[File]) -> Source | None:
-    """The label files of a scan as a case holds them."""
-    if len(labels) > 1:
-        return Masks(file.path for file in labels)
-    return labels[0].path if labels else None
-
-
 def lonely(root: Path, files: Iterable[File], why: str) -> list[str]:
     """Entries of ``unpaired``."""
     return [f"{relative(root, file.path)} ({why})" for file in files]
+
+
+def base(scan: Scan) -> str:
+    """File name without a last word for image, and without the channel's where it is known."""
+    text = _IMAGE.sub("", stem(scan.first.path))
+    for word in filter(None, scan.images):
+        text = re.sub(rf"(^|[\s._\-]+){word}$|^{word}[\s._\-]+", "", text, count=1, flags=re.I)
+        break
+    return text or "image"
+
+
+def case_ids(root: Path, scans: list[Scan]) -> list[str]:
+    """Ids; ``images`` says nothing of a case: train/images/a is train_a, s1/image is s1.
+
+    The channels of the root itself are called by its name.
+    """
+    short, whole = [], []
+    for scan in scans:
+        name = base(scan)
+        if name == "image" and len(scan.images) > 1 and scan.first.path.parent == root:
+            name = root.name
+        parts = scan.first.path.relative_to(root).parts[:-1]
+        whole.append(root.joinpath(*parts, name))
+        kept = [p for p in parts if _names.of_folders((p,)).role != "image"]
+        short.append(root.joinpath(*kept, *([name] * (name != "image" or not kept))))
+    return ids(root, short if len(set(short)) == len(short) else whole)

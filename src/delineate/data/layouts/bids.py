@@ -17,7 +17,7 @@ from pathlib import Path
 
 from delineate.core.case import Case
 from delineate.core.errors import LayoutError
-from delineate.data.layouts import _names, _pairing
+from delineate.data.layouts import _names, _observers
 from delineate.data.layouts._listing import (
     NOTHING,
     Listing,
@@ -86,7 +86,7 @@ def cases(root: Path, observer: str | None = None) -> Listing:
             images = {name: group[name] for name in channels}
             whole[key] = Scan(images, list(labels.get(key, [])))
             unpaired += [] if whole[key].labels else [f"{_id(key)} (no label)"]
-    choice = _pairing.choose(list(whole.values()), observer)
+    choice = _observers.choose(list(whole.values()), observer)
     people = _people(root)
     found = []
     for key, scan, chosen, others in zip(
@@ -99,7 +99,7 @@ def cases(root: Path, observer: str | None = None) -> Listing:
                 id=_id(key),
                 subject=f"sub-{key[0]}",
                 images={name.lower(): file.path for name, file in scan.images.items()},
-                label=_pairing.source(chosen),
+                label=_observers.source(chosen),
                 site=facts.pop("site", None),
                 sex=facts.pop("sex", None),
                 age=number(facts.pop("age", "")),

@@ -24,24 +24,21 @@ from pathlib import Path
 
 from delineate.core.case import Case
 from delineate.core.errors import LayoutError
-from delineate.data.layouts import _names, _pairing
+from delineate.data.layouts import _names, _observers, _pairing
 from delineate.data.layouts._listing import (
     FOLDER_SUBJECT,
     OWN_SUBJECT,
     Listing,
     files,
-    ids,
     modality,
     modality_of_file,
     relative,
     schema_from_files,
-    stem,
 )
 from delineate.data.layouts._pairing import Scan
 
 #: The opening may say whose label files to take.
 OBSERVERS = True
-_IMAGE = re.compile(r"(?:^|[\s_\-.])(?:image|img|imaging|scan|volume|vol)$", re.I)
 #: Folders without a number are classes up to here, and subjects beyond.
 MOST_CLASSES = 10
 _SIDE = {"left", "right", "l", "r", "od", "os"}
@@ -86,7 +83,7 @@ def cases(root: Path, observer: str | None = None) -> Listing:
     series = [s for s in scans if not s.labels and s.first.name.words[-1:] in (("4d",), ("cine",))]
     unpaired += [f"{relative(root, s.first.path)} (left out: over time)" for s in series]
     scans = [scan for scan in scans if scan not in series]
-    choice = _pairing.choose(scans, observer)
+    choice = _observers.choose(scans, observer)
     if not any(choice.labels):
         some = [relative(root, scan.first.path) for scan in scans]
         raise LayoutError(
@@ -120,14 +117,16 @@ def cases(root: Path, observer: str | None = None) -> Listing:
     )
 
 
-def _cases(root: Path, scans: list[Scan], choice: _pairing.Choice) -> tuple[list[Case], list[str]]:
+def _cases(
+    root: Path, scans: list[Scan], choice: _observers.Choice
+) -> tuple[list[Case], list[str]]:
     """Cases, and notes on whose they are."""
     people, classes, notes = _who(scans)
-    bases = [_base(scan) for scan in scans]
+    bases = [_pairing.base(scan) for scan in scans]
     repeated = Counter(bases)
     found = []
     for name, base, scan, chosen, others in zip(
-        _ids(root, scans, bases), bases, scans, choice.labels, choice.others, strict=True
+        _pairing.case_ids(root, scans), bases, scans, choice.labels, choice.others, strict=True
     ):
         own = scan.first.place.own
         # A name that comes back from folder to folder is what was scanned, not who.
@@ -141,7 +140,7 @@ def _cases(root: Path, scans: list[Scan], choice: _pairing.Choice) -> tuple[list
                     word or (base.lower() if again else "image"): file.path
                     for word, file in scan.images.items()
                 },
-                label=_pairing.source(chosen),
+                label=_observers.source(chosen),
                 klass=classes.get(own),
                 site=next(filter(_is_site, own), None),
                 split=scan.first.place.split,
@@ -151,28 +150,8 @@ def _cases(root: Path, scans: list[Scan], choice: _pairing.Choice) -> tuple[list
     return found, notes
 
 
-def _base(scan: Scan) -> str:
-    """File name without a last word for image, and without the channel's where it is known."""
-    text = _IMAGE.sub("", stem(scan.first.path))
-    for word in filter(None, scan.images):
-        text = re.sub(rf"(^|[\s._\-]+){word}$|^{word}[\s._\-]+", "", text, count=1, flags=re.I)
-        break
-    return text or "image"
-
-
 def _is_channel(base: str) -> bool:
     return modality(base) != "unknown" or not re.search(r"\d", base)
-
-
-def _ids(root: Path, scans: list[Scan], bases: list[str]) -> list[str]:
-    """``images`` says nothing of a case: train/images/a is train_a, s1/image is s1."""
-    short, whole = [], []
-    for scan, base in zip(scans, bases, strict=True):
-        parts = scan.first.path.relative_to(root).parts[:-1]
-        whole.append(root.joinpath(*parts, base))
-        kept = [p for p in parts if _names.of_folders((p,)).role != "image"]
-        short.append(root.joinpath(*kept, *([base] * (base != "image" or not kept))))
-    return ids(root, short if len(set(short)) == len(short) else whole)
 
 
 _Folders = tuple[str, ...]

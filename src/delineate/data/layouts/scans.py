@@ -18,6 +18,7 @@ from delineate.data.layouts._listing import (
     stem,
     suffix,
 )
+from delineate.data.layouts._pairing import Scan
 
 
 def recognise(root: Path) -> bool:
@@ -26,19 +27,26 @@ def recognise(root: Path) -> bool:
 
 
 def cases(root: Path) -> Listing:
-    """One case a file, without labels; files named like label maps are left out and noted."""
-    scans, labels = ([root], []) if root.is_file() else _scans(root)
+    """One case a file, without labels; files named like label maps are left out and noted.
+
+    Where all files differ by the names of the same sequences (p1_t1, p1_flair, p2_t1, p2_flair),
+    these are the channels of a case.
+    """
+    scans, labels = _scans(root)
     base = root.parent if root.is_file() else root
-    names = ids(base, [path.with_name(stem(path)) for path in scans])
     dicom = sum(map(is_dicom, files(root, images=False))) if root.is_dir() else 0
-    kinds = sorted({modality_of_file(path) for path in scans})
+    firsts = {word or "image": file.path for scan in scans for word, file in scan.images.items()}
+    kinds = sorted({modality_of_file(scan.first.path) for scan in scans})
+    several = len(firsts) == 1 and len(kinds) > 1
     return Listing(
         cases=tuple(
-            Case(id=name, subject=name, images={"image": path})
-            for name, path in zip(names, scans, strict=True)
+            Case(id=n, subject=n, images={w or "image": f.path for w, f in scan.images.items()})
+            for n, scan in zip(_ids(base, scans), scans, strict=True)
         ),
         schema=Schema(),
-        modalities={"image": kinds[0] if len(kinds) == 1 else "unknown"},
+        modalities={
+            name: "unknown" if several else modality_of_file(path) for name, path in firsts.items()
+        },
         notes=(
             "scans without labels",
             OWN_SUBJECT,
@@ -46,13 +54,23 @@ def cases(root: Path) -> Listing:
                 [f"{dicom} DICOM files are not listed: the layout dicom lists them instead"]
                 * bool(dicom)
             ),
-            *([f"different modalities: {', '.join(kinds)}"] * (len(kinds) > 1)),
+            *([f"different modalities: {', '.join(kinds)}"] * several),
         ),
         unpaired=tuple(f"{relative(base, path)} (a label without an image)" for path in labels),
     )
 
 
-def _scans(root: Path) -> tuple[list[Path], list[Path]]:
+def _ids(base: Path, scans: list[Scan]) -> list[str]:
+    if all(len(scan.images) > 1 for scan in scans):
+        return _pairing.case_ids(base, scans)
+    paths = [scan.first.path for scan in scans]
+    return ids(base, [path.with_name(stem(path)) for path in paths])
+
+
+def _scans(root: Path) -> tuple[list[Scan], list[Path]]:
     """Images, and files that are named like label maps."""
-    scans, labels = _pairing.sort(root, files(root))
-    return [scan.path for scan in scans], [label.path for label in labels]
+    if root.is_file():
+        return [Scan({"": _pairing.image(root)})], []
+    images, labels = _pairing.sort(root, files(root))
+    scans = _pairing.join([Scan({"": image}) for image in images])
+    return scans, [label.path for label in labels]
