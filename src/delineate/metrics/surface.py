@@ -4,7 +4,7 @@ Two forms of surface are in use, and figures of one are not figures of the other
 
 * **voxels**: what one step of erosion takes away, voxels with a face neighbour (edge neighbour in
   2D) outside the mask; each counts once and distances run between voxel centres. HD, HD95 and ASSD
-  are of this form, as in MONAI and MedPy.
+  are of this form, as in MONAI.
 * **surfels**: pieces of the surface between the voxels, weighted by their area, as in DeepMind's
   ``surface-distance`` (:mod:`delineate.metrics._surfels`). The surface Dice (NSD) is of this form,
   as it was published (Nikolov et al. 2018, arXiv:1809.04430); ``nsd_voxels`` is the share of
