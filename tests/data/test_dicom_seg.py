@@ -211,6 +211,7 @@ def test_an_image_is_no_label_and_a_slide_no_volume(tmp_path: Path) -> None:
         ({"PixelData": b""}, "dicom-truncated"),
         ({"SegmentSequence": Sequence()}, "label-segments"),
         ({"NumberOfFrames": 3}, "dicom-frames"),
+        ({"Rows": None}, "dicom-truncated"),
     ],
 )
 def test_damage_is_told_and_names_the_file(
@@ -221,6 +222,16 @@ def test_damage_is_told_and_names_the_file(
         read_label(path)
     assert caught.value.code == code
     assert "seg.dcm" in str(caught.value.where)
+
+
+def test_a_loop_that_does_not_say_where_it_lies_is_no_label(tmp_path: Path) -> None:
+    path = seg(tmp_path / "seg.dcm", masks())
+    data = pydicom.dcmread(path)
+    for group in data.PerFrameFunctionalGroupsSequence:
+        del group.PlanePositionSequence
+    data.save_as(path)
+    with pytest.raises(DelineateError, match="do not say where they lie"):
+        read_label(path)
 
 
 def test_a_segment_that_is_not_listed_is_refused(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class Batch:
 
     Args:
         image: ``(B, C, *S)`` float32.
-        label: ``(B, *S)`` label indices, uint8.
+        label: ``(B, *S)`` label indices, uint8; ``IGNORED`` where nobody has annotated.
         spacing_mm: Of the axes ``S``; ones where it is not known.
         klass: ``(B,)`` class indices, int64, where classes are learned.
         weight: ``(B,)`` what each image counts, where they do not count alike.

@@ -52,7 +52,7 @@ class PreparedArrays:
 
     Args:
         image: ``(C, *S)`` float32.
-        label: ``(*S)`` uint8 indices, None where unlabelled.
+        label: ``(*S)`` uint8 indices (``IGNORED`` where nobody annotated), None where unlabelled.
         history: Steps that led from the original grid to this one.
         original: Grid of the first image file.
         grid: Grid of ``image``.

@@ -84,7 +84,11 @@ def read_label(source: Source, reading: Reading = STRICT, grid: Grid | None = No
     if grid is not None and member.__name__.endswith(".dicom"):
         choices["grid"] = grid
     image: Image = member.read_label(source, **choices)
-    return image if grid is None else onto(image, grid)
+    return image if grid is None else onto(image, grid, _first(source))
+
+
+def _first(source: Source) -> Path:
+    return source[0] if isinstance(source, tuple) else source
 
 
 def label_names(source: Source) -> dict[int, str] | None:

@@ -17,8 +17,13 @@ from delineate.core.image import TOLERANCE_MM, FloatArray, Grid, Image
 _SHARE = 0.01
 
 
-def onto(label: Image, grid: Grid) -> Image:
+def onto(label: Image, grid: Grid, where: object = None) -> Image:
     """A label map ``(1, *S)`` on another grid, background where it says nothing.
+
+    Args:
+        label: With ``meta["partial"]``, where its file leaves out what is empty.
+        grid: Of the image.
+        where: The file, for errors.
 
     Left as it is where its file holds all of its grid, or where its voxels do not lie on those of
     ``grid``: whoever compares the two grids says so.
@@ -48,6 +53,7 @@ def onto(label: Image, grid: Grid) -> Image:
     if np.count_nonzero(inside) < np.count_nonzero(array):
         raise GeometryError(
             "structures are drawn outside of the image that the segmentation is placed on",
+            where=where if where is None else str(where),
             fix="give the image that they were drawn on",
             code="label-outside",
         )

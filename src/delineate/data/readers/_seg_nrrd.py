@@ -84,6 +84,15 @@ def names(found: Sequence[Segment], layers: int) -> dict[int, str] | None:
     return {s.value if layers == 1 else n: s.name for n, s in enumerate(found, start=1)}
 
 
+def notes(found: Sequence[Segment]) -> tuple[str, ...]:
+    """What a person should know of the segments."""
+    labels = [segment.name for segment in found if segment.name]
+    twice = sorted({name for name in labels if labels.count(name) > 1})
+    return tuple(
+        [f"segments of one name are taken as one structure: {', '.join(twice)}"] * bool(twice)
+    )
+
+
 def merge(array: NDArray[Any], found: Sequence[Segment], path: Path) -> NDArray[Any]:
     """Layers ``(L, *S)`` as one label map ``(1, *S)`` of segment numbers from 1.
 
