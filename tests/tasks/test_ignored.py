@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +19,7 @@ from delineate.data.labels import presence
 from delineate.data.opening import Opening
 from delineate.inference.postprocess import choose_rules
 from delineate.metrics.case import score_case
+from delineate.tasks import _targets
 from delineate.tasks._feed import mean_dice
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks.evaluate import evaluate
@@ -121,6 +124,14 @@ def test_the_clean_up_is_judged_where_there_is_a_truth() -> None:
     guess[..., 6:] = 0
     guess[0, 0, 5] = 1
     assert choose_rules([guess], [given], SCHEMA)["gains"]["a"] == 0
+
+
+def test_a_look_at_cases_without_annotation_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_targets, "outline", lambda *_: truth())
+    target: Any = SimpleNamespace(schema=SCHEMA, outputs=["background", "a", "b"])
+    blank, whole = (SimpleNamespace(label=a) for a in (np.full(SHAPE, IGNORED), truth()))
+    assert _targets.Outlines.look(target, None, [blank], None, "cpu") == {}
+    assert _targets.Outlines.look(target, None, [blank, whole], None, "cpu") == {"val_dice": 1.0}
 
 
 def test_presence_is_known_where_it_was_looked_for() -> None:

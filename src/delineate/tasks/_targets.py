@@ -134,7 +134,8 @@ class Outlines:
             )
             for case in cases
         ]
-        return {"val_dice": float(np.nanmean(dices))}
+        seen = [dice for dice in dices if not np.isnan(dice)]  # else nobody drew or guessed any
+        return {"val_dice": float(np.mean(seen))} if seen else {}
 
     def settle(
         self,
