@@ -119,11 +119,14 @@ def test_equal_channels_are_kept_and_said_to_be_grey(tmp_path: Path) -> None:
     assert np.unique(label.array).tolist() == [0, 255]
 
 
-def test_a_coloured_mask_is_no_label(tmp_path: Path) -> None:
-    PIL.Image.fromarray(RNG.integers(0, 255, (8, 9, 3)).astype(np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(LabelError) as caught:
-        read_label(tmp_path / "a.png")
-    assert caught.value.code == "label-channels"
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_coloured_mask_is_no_label(tmp_path: Path, suffix: str) -> None:
+    two = np.where(RNG.integers(0, 2, (8, 9, 1)) > 0, (11, 248, 11), (0, 0, 255))
+    for pixels in (RNG.integers(0, 255, (8, 9, 3)), two):
+        PIL.Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"a{suffix}")
+        with pytest.raises(LabelError) as caught:
+            read_label(tmp_path / f"a{suffix}")
+        assert caught.value.code == "label-channels"
 
 
 def test_a_jpeg_is_a_label_only_if_its_values_survived(tmp_path: Path) -> None:
@@ -190,6 +193,20 @@ def test_a_copy_of_a_lossy_mask_is_refused_but_close_labels_are_not(
         PIL.Image.fromarray(few).save(tmp_path / "b.png")
         np.testing.assert_array_equal(read_label(tmp_path / "b.png").array[0], few)
         assert read_label(tmp_path / "b.png").meta["notes"] == ()
+
+
+@pytest.mark.parametrize("how", [PIL.Image.Resampling.BILINEAR, PIL.Image.Resampling.BOX])
+def test_a_mask_resized_with_interpolation_is_refused_but_greys_with_an_inside_are_labels(
+    tmp_path: Path, how: PIL.Image.Resampling
+) -> None:
+    PIL.Image.fromarray(disc(96)).resize((48, 48), how).save(tmp_path / "soft.png")
+    with pytest.raises(LabelError, match="along edges alone") as caught:
+        read_label(tmp_path / "soft.png")
+    assert caught.value.code == "label-lossy"
+    rings = np.where(disc() > 0, np.uint8(255), np.uint8(0))
+    rings[20:30, 20:30], rings[40:44, 30:40], rings[5:8, 5:60] = 85, 170, 128
+    PIL.Image.fromarray(rings).save(tmp_path / "rings.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "rings.png").array[0], rings)
 
 
 def test_what_no_picture_can_hold_is_refused_on_writing(tmp_path: Path) -> None:

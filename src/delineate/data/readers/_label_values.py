@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from delineate.core.errors import LabelError
 
@@ -21,7 +22,9 @@ _COARSEST = 0.5
 #: Values this near to whole numbers were labels once.
 _NEARLY = 0.05
 #: A lossy mask of two values holds none between these.
-_DARK, _BRIGHT = 15, 240
+DARK, _BRIGHT = 15, 240
+#: Greys are edges if so many of them lie between a smaller and a larger value.
+_EDGES = 0.95
 _ROUND = (
     "labels seem to have been scaled or stored as fractions: round them (numpy.rint) and store "
     "them as integers, without scl_slope"
@@ -103,25 +106,42 @@ def lossless(labels: NDArray[Any], jpeg: bool, path: Path) -> Labels:
     for plane in labels[0] if len(labels) == 1 else labels:
         present[plane] = True  # much faster than sorting
     values = np.flatnonzero(present).tolist()
-    between = [v for v in values if _DARK < v < _BRIGHT]
+    between = [v for v in values if DARK < v < _BRIGHT]
     near = [v for v in values if v not in (0, 255)]
-    both = near and not between and min(near) <= _DARK and max(near) >= _BRIGHT
-    if not near or not (jpeg or (both and {0, 255} <= set(values))):
+    both = near and not between and min(near) <= DARK and max(near) >= _BRIGHT
+    edges = not jpeg and len(between) > 1 and _only_edges(labels[0])
+    if not near or not (jpeg or edges or (both and {0, 255} <= set(values))):
         return labels, ()
     shown = ", ".join(map(str, values[:8])) + (" …" if len(values) > 8 else "")
-    two = values[0] <= _DARK and values[-1] >= _BRIGHT and not between
+    two = values[0] <= DARK and values[-1] >= _BRIGHT and not between
     if jpeg and two:
         note = f"JPEG is lossy: {shown} were read as 0 and 255, no value lies between"
         return np.where(labels > 127, 255, 0).astype(np.uint8), (note,)
     what = "JPEG is lossy" if jpeg else "a lossless copy of a lossy mask"
+    what = "greys along edges alone, as interpolation makes them" if edges else what
     raise LabelError(
         f"{what}: {len(values)} different values ({shown}), where a mask of two has 0 and 255",
         where=path,
-        fix="use the original mask as PNG or TIFF"
-        + ("; thresholding would guess at the outline" if between else "")
+        fix="use the original mask as PNG or TIFF, resized by nearest neighbour if at all"
+        + ("; thresholding would guess at the outline" if between and jpeg else "")
         + (", or set all above 127 to 255 and the rest to 0" if not jpeg else ""),
         code="label-lossy",
     )
+
+
+def _only_edges(labels: NDArray[Any]) -> bool:
+    """Whether values other than 0 and 255 lie between a smaller and a larger one, everywhere.
+
+    So do the edges of a mask that was resized with interpolation; structures have an inside.
+    """
+    between = (labels != 0) & (labels != 255)
+    if not between.any() or (labels == 255).sum() < between.sum() / 2:
+        return False
+    size = (3,) * 2 + (1,) * (labels.ndim - 2)
+    low = ndimage.minimum_filter(labels, size)[between]
+    high = ndimage.maximum_filter(labels, size)[between]
+    found = labels[between]
+    return bool(((low < found) & (found < high)).mean() > _EDGES)
 
 
 def _not_whole(odd: NDArray[Any], path: Path, how: str) -> LabelError:

@@ -27,7 +27,7 @@ from delineate.data.readers._common import (
     replace_file,
     storable,
 )
-from delineate.data.readers._label_values import lossless, whole
+from delineate.data.readers._label_values import DARK, lossless, whole
 
 #: TIFF compressions 6 and 7, old and new.
 _JPEG_IN_TIFF = (6, 7)
@@ -63,10 +63,14 @@ def read_label(path: Path) -> Image:
     """
     array, meta = _load(path, label=True)
     labels, notes = whole(array, path)
-    if not meta.get("palette"):
-        labels, lossy = lossless(labels, meta["format"] == "jpeg" or "jpeg" in meta, path)
+    jpeg = meta["format"] == "jpeg" or "jpeg" in meta
+    # the channels of a grey JPEG may differ by what was lost
+    coloured = bool(np.ptp(labels, axis=0).max() > (DARK if jpeg else 0))
+    if not coloured and not meta.get("palette"):
+        labels, lossy = lossless(labels, jpeg, path)
         notes += lossy
-    if (labels != labels[:1]).any():
+        coloured = bool((labels != labels[:1]).any())
+    if coloured:
         raise LabelError(
             f"expected one value a pixel, got a colour picture of {len(array)} channels",
             where=path,
