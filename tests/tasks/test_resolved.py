@@ -202,7 +202,8 @@ def test_the_settings_of_a_run_give_the_same_weights_to_the_byte(
     small = "width: 4\nbatch: 4\nholdout: 0.0\nvalidation: 0.0\nmethod: " + method + "\n"
     small += "target: presence\npatch: [16, 16]\n" if classes else "patch: [16, 16, 16]\n"
     small += {"adversarial": "method_settings: {preset: luc, losses: {focal: 2}}\n"}.get(method, "")
-    train(data, config=write(tmp_path, small), steps=4, seed=5, out=tmp_path / "a", audit=False)
+    steps = 10 if method == "deep_features" else 4  # some train, some collect
+    train(data, config=write(tmp_path, small), steps=steps, seed=5, out=tmp_path / "a", audit=False)
     again = tmp_path / "b"
     train(data, config=tmp_path / "a" / "config.yaml", out=again, audit=False)
     first, second = weights(tmp_path / "a"), weights(again)

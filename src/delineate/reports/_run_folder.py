@@ -59,7 +59,7 @@ class RunFolder:
     def read(path: Path, scores: Path = Path("validation")) -> RunFolder:
         """Read what there is of a run folder, and of an evaluation."""
         found = RunFolder(path, scores)
-        found.config = found._text("config.yaml")
+        found.config = found._text("config.yaml") or found._text("asked.yaml")
         for name in ("run", "cohort", "split", "audit"):
             setattr(found, name, found._mapping(f"{name}.json"))
         found.summary = found._mapping(found.scores / "summary.json")
