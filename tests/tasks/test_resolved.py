@@ -58,6 +58,8 @@ MISSPELT = [
     ("network: unet\nnetwork_settings:\n  norm: batsch", "run.yaml:3: network_settings.norm:", ""),
     ("loop:\n  ema_: 1", "run.yaml:2: loop.ema_:", "'ema'"),
     ("loop:\n  ema: 2", "run.yaml:2: loop.ema:", ""),
+    ("loop:\n  warm_up: 2", "run.yaml:2: loop.warm_up: expected a warm_up from 0 to 1", ""),
+    ("loop: {validations: -1}", "run.yaml:1: loop.validations:", ""),
     ("opening:\n  layot: bids", "run.yaml:2: opening.layot:", "'layout'"),
     ("seed: 1\nmethod: supervized", "run.yaml:2: method:", "'supervised'"),
     ("seed: 1\nnetwork: unett", "run.yaml:2: network:", "'unet'"),
@@ -129,6 +131,17 @@ def test_a_wrong_setting_of_an_arm_is_told_with_the_line_in_the_suite(
         _suite.load(str(path))
     assert f"{path}:8: arms[1]." in str(caught.value)
     assert line in str(caught.value)
+
+
+def test_metrics_and_arms_that_are_named_have_lines(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    start = "title: t\nquestion: q\narms: [{name: fine, network: unet}]\n"
+    for line in ("metrics: [dise]", "metrics: [dice]\nreference: fin"):
+        path.write_text(start + line)
+        with pytest.raises(ConfigError) as caught:
+            _suite.load(str(path))
+        assert f"{path}:{4 + line.count(chr(10))}: " in str(caught.value)
+        assert "did you mean" in str(caught.value.fix)
 
 
 def test_settings_of_all_arms_of_a_suite_have_lines_too(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def test_finish_ends_it_with_the_model_that_it_has(
     command: dict[str, Any] = {"config": tiny, "steps": STEPS, "out": tmp_path, "audit": False}
     with pytest.raises(ConfigError, match="expected a run that was stopped here"):
         train(brains, **command, finish=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(brains, **command, progress=Kicks("measuring", 1))
+    with pytest.raises(ConfigError, match="expected a run that was stopped here"):
+        train(brains, **command, finish=True)
     train(brains, **command, progress=Kicks("training", 5))
     before, steps = weights(tmp_path), record(tmp_path)["trained"]["steps"]
     done = train(brains, **command, finish=True)
@@ -121,6 +125,8 @@ def test_finish_ends_it_with_the_model_that_it_has(
     assert done["steps"] == steps < STEPS
     assert done["scores"]
     assert all(np.array_equal(before[name], tensor) for name, tensor in weights(tmp_path).items())
+    document = model_file.load(tmp_path / "model.safetensors").document
+    assert "model" not in document["provenance"]["hashes"], "of another model than this one"
     assert "stopped early" in done["trained"]["sentence"] or done["trained"]["hardly"]
     with pytest.raises(OutputError, match="finished"):
         train(brains, **command)

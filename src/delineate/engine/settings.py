@@ -29,3 +29,8 @@ class Settings:
                 "expected accumulate >= 1, 0 <= ema < 1 and clip > 0, "
                 f"got {self.accumulate}, {self.ema}, {self.clip}"
             )
+        if not 0 <= self.warm_up <= 1:
+            raise ConfigError(f"expected a warm_up from 0 to 1, got {self.warm_up}")
+        for name in ("power", "checkpoint_seconds", "validations", "skip_limit", "roll_backs"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"expected {name} of 0 or more, got {getattr(self, name)}")

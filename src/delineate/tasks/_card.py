@@ -57,7 +57,9 @@ def describe(
         "unlearnt": unlearnt,
         "config": resolved.to_dict(),
         "provenance": {
-            **{key: record[key] for key in ("started", "seed", "versions", "hashes")},
+            **{key: record[key] for key in ("started", "seed", "versions")},
+            # but that of a model which a stopped run left here before
+            "hashes": {name: value for name, value in record["hashes"].items() if name != "model"},
             "steps": steps,
             "training_cases": training_cases,
             **subjects,

@@ -75,12 +75,7 @@ def begin(
         for name in ("split.json", "audit.json"):
             (out / name).unlink(missing_ok=True)
     if finish:
-        raise ConfigError(
-            "expected a run that was stopped here after its first steps, got none",
-            where=out,
-            fix="leave out --finish, or give the folder of that run as --out",
-            code="nothing-to-finish",
-        )
+        raise nothing_to_finish(out)
     record = {
         "name": out.resolve().name,
         "status": "running",
@@ -119,3 +114,13 @@ def note(record: dict[str, Any], error: BaseException) -> None:
     if not stopped:
         words = error.message if isinstance(error, DelineateError) else str(error)
         record["failure"] = f"{type(error).__name__}: {words}".splitlines()[0]
+
+
+def nothing_to_finish(out: Path) -> ConfigError:
+    """There is no model yet that a run could end with."""
+    return ConfigError(
+        "expected a run that was stopped here after its first steps, got none",
+        where=out,
+        fix="leave out --finish, or give the folder of that run as --out",
+        code="nothing-to-finish",
+    )

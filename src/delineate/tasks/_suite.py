@@ -135,11 +135,12 @@ class Suite:
         if self.target == "outline":
             from delineate.tasks._scores import METRICS
 
-            for name in self.metrics:
+            for i, name in enumerate(self.metrics):
                 if name not in METRICS:
-                    raise ConfigError(
-                        f"expected a metric, got {name!r}", fix=settings.nearest(name, METRICS)
-                    )
+                    raise document.error(
+                        ("metrics", i), f"expected a metric, got {name!r}", "unknown-name",
+                        settings.nearest(name, METRICS),
+                    )  # fmt: skip
 
     def _check(self, arm: Arm, document: Document, at: Key) -> None:
         """One arm, which stands at ``at``."""

@@ -147,6 +147,8 @@ class Job:
             _fitted.keep_clusters(self.out, self.preparation, prepared["train"])
         choice, shares = self._choose(prepared, split)
         outcome = self._fit(choice, shares, prepared, finish)
+        if finish and outcome.step == 0:
+            raise _record.nothing_to_finish(self.out)
         self._save(choice, shares, prepared, outcome)
         self.record["trained"]["complete"] = not self.stop()
         self.record |= {
