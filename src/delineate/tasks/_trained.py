@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from delineate.engine.budget import ENOUGH_STEPS, MODEST_STEPS
@@ -45,3 +46,25 @@ def progress(trained: Mapping[str, Any]) -> str:
     done = f"trained {trained['steps']:,} step{'s' * (trained['steps'] != 1)}"
     share = "all" if trained["share"] >= 0.999 else f"{100 * trained['share']:.0f} %"
     return f"{done}, {share} of the plan"
+
+
+def summary(record: Mapping[str, Any], model: Path, page: Path) -> list[str]:
+    """What a run says at its end: figures that are missing, where all lies, how it goes on.
+
+    Args:
+        record: Of the run.
+        model: Its file.
+        page: Its report.
+    """
+    scored, trained, lines = record["scored"], record["trained"], list[str]()
+    if "commands" in scored:
+        lines = [
+            f"figures are of {scored['cases']} of {scored['of']} held-out cases; "
+            "those of all come from:",
+            *(f"  {command}" for command in scored["commands"]),
+        ]
+    lines += [f"model: {model}", f"report: {page}"]
+    if record["status"] != "finished":
+        end = "" if trained["complete"] else ", and ends with this model if --finish is added"
+        lines.append(f"{progress(trained)}; the same command goes on{end}")
+    return lines

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from delineate.core import model_file, run
@@ -30,6 +29,7 @@ from delineate.inference.predictor import choose_device
 from delineate.networks._blocks import count_parameters
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import (
+    _devices,
     _fitted,
     _lineage,
     _preflight,
@@ -84,8 +84,8 @@ class Job:
         if chosen.threads is not None:
             torch.set_num_threads(chosen.threads)
         self.device = choose_device(chosen.device)
-        self.precision = _precision(chosen.precision, self.device)
-        self.fabric = _fabric(self.device, self.precision)
+        self.precision = _devices.precision(chosen.precision, self.device)
+        self.fabric = _devices.fabric(self.device, self.precision)
         self.measured = 0.0  # seconds that candidates have taken
 
     @property
@@ -393,22 +393,8 @@ class Job:
         run.write_json(self.out / "run.json", self.record)
         with self.progress.task(None, "report"):
             page = report(self.out)
-        if "commands" in scored:
-            self.say(
-                f"figures are of {scored['cases']} of {scored['of']} held-out cases; "
-                "those of all come from:"
-            )
-            for command in scored["commands"]:
-                self.say(f"  {command}")
-        self.say(f"model: {model}")
-        self.say(f"report: {page}")
-        if self.record["status"] == "finished":
-            return
-        trained = self.record["trained"]
-        self.say(
-            f"{_trained.progress(trained)}; the same command goes on"
-            + ("" if trained["complete"] else ", and ends with this model if --finish is added")
-        )
+        for line in _trained.summary(self.record, model, page):
+            self.say(line)
 
 
 def _moment(seconds: float) -> str:
@@ -418,18 +404,3 @@ def _moment(seconds: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _precision(wanted: str, device: torch.device) -> str:
-    """bf16 where the device gains by it; never on a CPU unless asked for."""
-    if wanted != "auto":
-        return wanted
-    gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return "bf16-mixed" if gains else "32-true"
-
-
-def _fabric(device: torch.device, precision: Any) -> Fabric:
-    """Fabric on one device."""
-    if device.type == "cuda":
-        return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)
-    return Fabric(accelerator=device.type, devices=1, precision=precision)
