@@ -17,9 +17,9 @@ from delineate.data import cache, sampling
 from delineate.data.audit import examine
 from delineate.data.labels import presence
 from delineate.data.opening import Opening
-from delineate.inference.postprocess import choose_rules
 from delineate.metrics.case import score_case
 from delineate.tasks import _targets
+from delineate.tasks._cleanup import choose_rules
 from delineate.tasks._feed import mean_dice
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks.evaluate import evaluate

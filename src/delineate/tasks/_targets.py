@@ -18,12 +18,12 @@ from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.engine.budget import Candidate
 from delineate.inference import classes
-from delineate.inference.postprocess import choose_rules
 from delineate.inference.sliding_window import OVERLAP, Tick, window_starts
 from delineate.preprocess import views
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _class_feed, _planning
 from delineate.tasks._class_feed import ClassFeed
+from delineate.tasks._cleanup import choose_rules
 from delineate.tasks._feed import Feed, mean_dice, outline
 from delineate.tasks._settings import RunConfig
 
