@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,25 @@ def test_names_do_not_overrule_what_a_data_set_declares() -> None:
         declared.to_index(values, names={1: "liver", 2: "spleen"})
     with pytest.raises(LabelError):  # a number is no name
         Schema((Label("label 1", 1), Label("label 2", 2))).to_index(values, names={1: "a", 2: "b"})
+
+
+def test_a_declaration_that_overrules_names_is_told(tmp_path: Path) -> None:
+    """nnU-Net declares values; the files say something else of them."""
+    for i, order in enumerate([("front", "back"), ("V", "H")]):
+        image(tmp_path / f"imagesTr/c{i}_0000.nrrd")
+        seg_nrrd(tmp_path / f"labelsTr/c{i}.nrrd", drawing(1, 2), named(*order))
+    document = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "back": 1, "front": 2},
+        "file_ending": ".nrrd",
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    found = Opening().cohort(tmp_path)
+    by_name, by_value = (read_indices(case, found.schema).array[0, 3, 3, 3] for case in found.cases)
+    assert (by_name, by_value) == (2, 1)
+    [finding] = [f for f in examine(found)["findings"] if f["code"] == "label-names-overruled"]
+    assert finding["where"] == ["c1"]
+    assert "'V', 'H'" in finding["message"]
 
 
 def test_a_file_for_each_structure_of_an_image(tmp_path: Path) -> None:

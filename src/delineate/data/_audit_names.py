@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from delineate.core.schema import IGNORE
 from delineate.data._audit_case import Record
 from delineate.data._audit_finding import Finding, count
 from delineate.data.cohort import Cohort
@@ -24,7 +25,7 @@ def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
             named += 1
             for name in record.label.names:
                 owners.setdefault(name, []).append(record.case.id)
-    findings = _alike(owners)
+    findings = _alike(owners) + _overruled(cohort, owners)
     rare = {name: found for name, found in owners.items() if len(found) < named}
     if rare and cohort.schema.named:
         told = ", ".join(f"{name!r} in {len(found)}" for name, found in rare.items())
@@ -43,6 +44,25 @@ def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         for note, found in notes.items()
     ]
     return findings
+
+
+def _overruled(cohort: Cohort, owners: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Names that the data set's own declaration does not know: its values count, if all are."""
+    schema = cohort.schema
+    declared = {IGNORE, *(label.name for label in schema.labels)}
+    other = {name: found for name, found in owners.items() if name not in declared}
+    if not other or schema.named or schema.nameless:
+        return []
+    places = tuple(dict.fromkeys(name for found in other.values() for name in found))
+    return [
+        Finding(
+            "label-names-overruled", "warning",
+            f"{count(len(places), 'label file')} with names that the data set does not declare "
+            f"({', '.join(map(repr, other))}): where a file shares none with it, values are taken "
+            "as declared",
+            places, "look whether values mean the same in each of them, or name segments alike",
+        )
+    ]  # fmt: skip
 
 
 def _alike(owners: Mapping[str, Sequence[str]]) -> list[Finding]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from delineate.core.atomic import atomic_path, writable_folder
 from delineate.core.errors import DelineateError, InputError
 from delineate.core.image import Image
+from delineate.core.schema import IGNORED
 from delineate.data.cache import PreparedCase
 from delineate.preprocess import autoencoder, cluster, denoise, presets, regions, restore
 from delineate.preprocess.presets import Preparation
@@ -155,7 +156,9 @@ def keep_clusters(run: Path, preparation: Preparation, cases: Sequence[PreparedC
     if labels.ndim == 3:
         axis = preparation.slice_axis
         axis = restore.across(case.grid) if axis is None else axis
-        full = labels if case.label is None or not case.label.any() else case.label
+        full = labels
+        if case.label is not None and case.label.any():
+            full = (case.label > 0) & (case.label != IGNORED)
         others = tuple(a for a in range(3) if a != axis)
         place = int(np.count_nonzero(full, axis=others).argmax())
         values, labels = np.take(values, [place], axis), np.take(labels, [place], axis)
