@@ -350,6 +350,14 @@ def test_bids_sessions_spaces_and_raters(tmp_path: Path) -> None:
     assert "rater2" in str(Cohort.open(tmp_path, observer="rater2").cases[0].label)
 
 
+def test_glioma_sets_with_names_of_bids_keep_their_regions(tmp_path: Path) -> None:
+    for n in range(3):
+        for word in ("t1", "t1ce", "t2", "flair", "seg"):
+            volume(tmp_path / f"sub-{n}/sub-{n}_{word}.nii.gz", label=word == "seg")
+    cohort = Cohort.open(tmp_path)
+    assert (cohort.layout, set(cohort.schema.regions)) == ("brats", {"WT", "TC", "ET"})
+
+
 def test_bids_without_labels_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
     bids(tmp_path, "{0}_seg.nii.gz", "sub-01")
     (tmp_path / "sub-01_seg.nii.gz").unlink()
@@ -403,9 +411,23 @@ def test_an_image_without_the_observer_asked_for_has_no_label(tmp_path: Path) ->
         with pytest.raises(ConfigError) as caught:
             Cohort.open(tmp_path, observer=wrong)
         assert caught.value.code == code
-    (tmp_path / "cohort.csv").write_text("image\nx0.png\n")
-    with pytest.raises(ConfigError, match="'table'"):
-        Cohort.open(tmp_path, "table", observer="1")
+    (tmp_path / "cohort.csv").write_text("image,label_quality\nx0.png,3\n")
+    assert Cohort.open(tmp_path, "table").cases[0].label is None
+    for layout in ("table", "scans"):
+        with pytest.raises(ConfigError) as caught:
+            Cohort.open(tmp_path, layout, observer="1")
+        assert caught.value.code == "observer-unknown"
+
+
+def test_a_table_has_a_column_for_each_observer(tmp_path: Path) -> None:
+    written(tmp_path, "x*.png", "a*.png!", "b*.png!")
+    table = tmp_path / "list.csv"
+    table.write_text("image,label_first,label_second\nx0.png,a0.png,b0.png\nx1.png,a1.png,\n")
+    cohort = Cohort.open(table)
+    assert [case.label for case in cohort] == [tmp_path / "a0.png", tmp_path / "a1.png"]
+    assert any("--observer takes those of label_second" in note for note in cohort.notes)
+    second = Cohort.open(table, observer="second")
+    assert [case.label for case in second] == [tmp_path / "b0.png", None]
 
 
 def test_chase_is_read_by_either_observer(real_data: RealData) -> None:

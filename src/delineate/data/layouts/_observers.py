@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from delineate.core.case import Masks, Source
@@ -38,15 +39,11 @@ def choose(scans: list[Scan], observer: str | None) -> Choice:
     kinds = [_kinds(scan) for scan in scans]
     every = Counter(tag for one in kinds for tag in one)
     if observer is not None:
-        taken = [_asked(observer, one) for one in kinds]
+        taken = [asked(observer, one) for one in kinds]
         if not any(taken):
-            raise ConfigError(
-                f"expected an observer among those of the label files, got {observer!r}",
-                fix=f"label files are of: {', '.join(sorted(every, key=natural))}",
-                code="observer-unknown",
-            )
+            raise unknown(observer, every)
     else:
-        order = sorted(every, key=lambda tag: (_rank(tag), -every[tag], natural(tag)))
+        order = sorted(every, key=lambda tag: (rank(tag), -every[tag], natural(tag)))
         taken = [next((tag for tag in order if tag in one), "") for one in kinds]
     labels = [_parts(one.get(tag, [])) for one, tag in zip(kinds, taken, strict=True)]
     used = Counter(tag for tag in taken if tag)
@@ -61,6 +58,15 @@ def choose(scans: list[Scan], observer: str | None) -> Choice:
         if file not in chosen
     ]
     return Choice(labels, others, doubles, _notes(used, others, labels, observer))
+
+
+def unknown(observer: str, tags: Iterable[str]) -> ConfigError:
+    """What to raise where no label file is of the observer asked for."""
+    return ConfigError(
+        f"expected an observer among those of the label files, got {observer!r}",
+        fix=f"label files are of: {', '.join(sorted(tags, key=natural)) or 'one observer'}",
+        code="observer-unknown",
+    )
 
 
 def _notes(
@@ -96,13 +102,14 @@ def _parts(files: list[File]) -> list[File]:
     return list(numbers.values())
 
 
-def _rank(tag: str) -> int:
+def rank(tag: str) -> int:
+    """The less, the rather are label files of this tag taken."""
     words = tag.split("_")
     last = 100 if "brain" in words else 99  # a brain's outline is rarely what is asked for
     return next((n for n, word in enumerate(_names.PREFERRED) if word in words), last)
 
 
-def _asked(observer: str, kinds: dict[str, list[File]]) -> str:
+def asked(observer: str, kinds: Collection[str]) -> str:
     """The tag that an observer's name means, or nothing."""
     wanted = "".join(_names.split_words(observer))
     hits = [tag for tag in kinds if wanted == tag.replace("_", "")]

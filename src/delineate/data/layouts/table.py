@@ -1,7 +1,7 @@
 """A CSV or TSV table with a column ``image`` (or ``image_CHANNEL``), given itself or in the root.
 
     image or image_CHANNEL ...   file, relative to the table             needed
-    label or mask                file of the label map
+    label or mask                file of the label map; label_NAME ... those of several observers
     ignore_label                 value of voxels that nobody has annotated, alike in every row
     id subject site class sex age split                                  as far as known
     channels                     their names with ``;`` between them, where one file holds several
@@ -18,10 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from delineate.core.case import Case, Masks, Source
 from delineate.core.errors import InputError, LayoutError
+from delineate.data.layouts import _observers
 from delineate.data.layouts._listing import (
     NOTHING,
     OWN_SUBJECT,
@@ -31,13 +34,18 @@ from delineate.data.layouts._listing import (
     load_table,
     modality,
     modality_of_file,
+    natural,
     number,
     relative,
     schema_from_files,
     spelt,
     stem,
+    suffix,
 )
+from delineate.data.layouts._names import split_words
 
+#: The opening may say whose label files to take.
+OBSERVERS = True
 KINDS = (".csv", ".tsv")
 NAMES = ("cohort", "cases", "table", "dataset")
 _KNOWN = {
@@ -51,10 +59,15 @@ def recognise(root: Path) -> bool:
     return root.suffix.lower() in KINDS if root.is_file() else bool(_tables(root))
 
 
-def cases(root: Path) -> Listing:
+def cases(root: Path, observer: str | None = None) -> Listing:
     """One case a row.
 
+    Args:
+        root: The table, or a folder that holds it.
+        observer: Of several columns of label files, the one with this in its name.
+
     Raises:
+        ConfigError: No column of label files is of that observer.
         LayoutError: Rows that cannot be used; the first five are shown with their numbers.
     """
     paths = [root] if root.is_file() else _tables(root) or [root]
@@ -62,8 +75,9 @@ def cases(root: Path) -> Listing:
     found: list[Case] = []
     ignored: set[str] = set()
     known = True
+    told: list[str] = []
     for path in paths:
-        rows = load_table(path)
+        rows, told = _observed(load_table(path), observer)
         columns |= _image_columns(rows[0] if rows else {})
         found += _rows(path, rows, SPLITS.get(path.stem.lower()) if len(paths) > 1 else None)
         ignored |= {text for row in rows if (text := row.get("ignore_label"))}
@@ -89,9 +103,34 @@ def cases(root: Path) -> Listing:
             for channel in dict.fromkeys(columns.values())
             if channel in firsts
         },
-        notes=(*notes, *([OWN_SUBJECT] * (not known))),
+        notes=(*notes, *told, *([OWN_SUBJECT] * (not known))),
         unpaired=tuple(unlabelled) if len(unlabelled) < len(found) else (),
     )
+
+
+def _observed(
+    rows: list[dict[str, str]], observer: str | None
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows whose column ``label`` is that of one observer (``label_1st``, ``label_2nd`` …)."""
+    header = list(rows[0]) if rows else []
+    files = [c for c in header if c.startswith("label_") and _names_files(row[c] for row in rows)]
+    columns = {"_".join(split_words(c.removeprefix("label_"))): c for c in files}
+    if observer is None and (not columns or {"label", "mask"} & set(header)):
+        return rows, []
+    if observer is not None and not (tag := _observers.asked(observer, columns)):
+        raise _observers.unknown(observer, columns)
+    if observer is None:
+        tag = min(columns, key=lambda name: (_observers.rank(name), natural(name)))
+    others = [f"label_{name}" for name in columns if name != tag]
+    note = f"labels are those of the column {columns[tag]}"
+    if others:
+        note += f"; --observer takes those of {', '.join(others)}"
+    return [{**row, "label": row[columns[tag]], "mask": ""} for row in rows], [note]
+
+
+def _names_files(cells: Iterable[str]) -> bool:
+    filled = [cell for cell in cells if cell]
+    return bool(filled) and all(suffix(Path(re.split("[;|]", cell)[0])) for cell in filled)
 
 
 def _rows(path: Path, rows: list[dict[str, str]], part: str | None) -> list[Case]:
