@@ -229,6 +229,7 @@ def test_odd_pictures_are_refused(tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     frames[0].save(tmp_path / "turned.jpg", exif=exif)
+    frames[0].save(tmp_path / "turned.png", exif=exif)
     with tifffile.TiffWriter(tmp_path / "pages.tif") as tif:
         tif.write(np.zeros((8, 9), np.uint8))
         tif.write(np.zeros((4, 5), np.uint8))
@@ -236,6 +237,7 @@ def test_odd_pictures_are_refused(tmp_path: Path) -> None:
         ("moving.png", "raster-animation"),
         ("cmyk.jpg", "raster-colours"),
         ("turned.jpg", "raster-exif"),
+        ("turned.png", "raster-exif"),
         ("pages.tif", "raster-pages"),
     ):
         for reader in (read, probe):

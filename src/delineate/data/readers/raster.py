@@ -179,6 +179,13 @@ def _pillow(stream: IO[bytes], path: Path) -> PIL.Image.Image:
             fix="store the frames as pages of a TIFF",
             code="raster-animation",
         )
+    if picture.format != "PNG" or "exif" in picture.info:
+        _refuse_turned(picture, path)
+    return picture
+
+
+def _refuse_turned(picture: PIL.Image.Image, path: Path) -> None:
+    """Refuse a picture that viewers turn; of a PNG this decodes all of it, to find a late tag."""
     if picture.getexif().get(0x0112, 1) != 1:
         raise GeometryError(
             "the EXIF tag asks viewers to turn the picture, so a mask may lie either way",
@@ -186,7 +193,6 @@ def _pillow(stream: IO[bytes], path: Path) -> PIL.Image.Image:
             fix="turn the pixels themselves and remove the tag, then check the mask",
             code="raster-exif",
         )
-    return picture
 
 
 def _load_pillow(path: Path, label: bool) -> tuple[NDArray[Any], dict[str, Any]]:
@@ -196,6 +202,7 @@ def _load_pillow(path: Path, label: bool) -> tuple[NDArray[Any], dict[str, Any]]
         depth, colour = 8, 0
         if meta["format"] == "png":
             _check_png(data, path)
+            _refuse_turned(picture, path)
             depth, colour = data[24], data[25]
         if picture.mode in ("P", "PA") and label:
             pixels = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
