@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from delineate.core.case import Case, Source
 from delineate.data.site_key import SiteKey
-from delineate.networks._transfer import Transfer
-from delineate.tasks._weights import Weights
+
+if TYPE_CHECKING:  # both bring torch along, which `evaluate` has no need of
+    from delineate.networks._transfer import Transfer
+    from delineate.tasks._weights import Weights
 
 #: A list longer than this stays in ``run.json``; the model file has its length.
 _SHOWN = 12
