@@ -202,7 +202,10 @@ def test_masks_of_one_picture_are_united_and_folders_are_classes(
     rows = read_label(third).array[0].any(axis=1)
     assert np.flatnonzero(rows).tolist() == [1, 2, 6, 7]
     assert any("3 images have several masks each" in note for note in cohort.notes)
-    assert any("--subject-pattern '^(benign|malignant|normal)_'" in n for n in cohort.notes)
+    (way,) = (note for note in cohort.notes if "if these are people" in note)
+    pattern = way.split("'")[1]
+    people = Cohort.open(tmp_path, subject_pattern=pattern)
+    assert {case.subject for case in people} == {"benign", "malignant", "normal"}
     assert cohort.unpaired == ()
 
 
@@ -285,6 +288,20 @@ def test_a_folder_of_masks_for_one_image_is_united_unless_they_name_structures(
     with pytest.raises(LayoutError) as caught:
         Cohort.open(tmp_path / "organs")
     assert caught.value.code == "no-pairs"
+
+
+def test_a_class_of_one_picture_and_classes_below_a_folder(tmp_path: Path) -> None:
+    written(
+        tmp_path, *(f"top/{n}/{k}" for n in ("ill", "well") for k in ("x*.png", "x*_mask.png!"))
+    )
+    picture(tmp_path / "top/odd/x.png")
+    picture(tmp_path / "top/odd/x_mask.png", 3)
+    cohort = Cohort.open(tmp_path)
+    assert cohort.schema.classes == ("ill", "odd", "well")
+    assert len({case.subject for case in cohort}) == 7
+    pattern = next(note for note in cohort.notes if "people" in note).split("'")[1]
+    people = Cohort.open(tmp_path, subject_pattern=pattern)
+    assert {case.subject for case in people} == {"ill", "odd", "well"}
 
 
 def test_numbered_grades_are_classes_and_sides_are_not(tmp_path: Path) -> None:

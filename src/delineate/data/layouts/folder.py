@@ -161,7 +161,7 @@ def _who(scans: list[Scan]) -> tuple[dict[_Folders, str], dict[_Folders, str], l
     """Folders -> subject and folders -> class, as far as they tell one, and notes on that."""
     count = Counter(scan.first.place.own for scan in scans)
     groups = {own for own in count if own and _is_group(own[-1])}
-    if any(count[own] < 2 for own in groups):  # one scan a folder: its name is the scan's
+    if sum(count[own] for own in groups) < 2 * len(groups):  # a folder a scan, or hardly more
         groups = {own for own in groups if _is_site(own[-1])}
     shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*count, strict=False))))
     classes = {}
@@ -178,7 +178,8 @@ def _who(scans: list[Scan]) -> tuple[dict[_Folders, str], dict[_Folders, str], l
     notes = [OWN_SUBJECT] * (len(people) < len(count))
     notes += [FOLDER_SUBJECT] * bool(people)
     if classes:
-        pattern = f"'^({'|'.join(map(re.escape, names))})_'"
+        either = "|".join(re.escape(name).replace("/", "_") for name in names)
+        pattern = f"'(?:^|_)({either})_'"
         other = "" if people else f"; if these are people, give --subject-pattern {pattern}"
         notes.append(f"classes are named after their folders: {', '.join(names)}{other}")
     return people, classes, notes
