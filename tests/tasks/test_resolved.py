@@ -231,6 +231,7 @@ def test_a_run_on_a_budget_is_done_again_by_its_steps(brains: Path, tmp_path: Pa
     record = train(brains, config=path, budget="30s", out=tmp_path / "a", audit=False)
     found = config_of(tmp_path / "a")
     assert (found.steps, found.budget) == (record["steps"], None)
+    assert "it kept to 30s" in (tmp_path / "a" / "config.yaml").read_text()
     few = {"config": tmp_path / "a" / "config.yaml", "steps": 3, "audit": False}
     again = [train(brains, out=tmp_path / name, **few)["plan"] for name in "bc"]
     for name in ("network", "width", "patch", "batch", "neighbours", "parameters"):

@@ -233,11 +233,13 @@ class Resolved:
         chosen: All but those of method and network.
         method: Settings of the method, its ``Config``.
         network: Settings of the network, its ``Config``.
+        budget: That the run keeps to, if it does.
     """
 
     chosen: RunConfig
     method: Any
     network: Any
+    budget: str | None = None
 
     @staticmethod
     def of(bench: Bench, plan: Mapping[str, Any], threads: int) -> Resolved:
@@ -269,11 +271,19 @@ class Resolved:
             precision=plan["precision"],
             compile="on" if plan["compile"] else "off",
         )
-        return Resolved(done, bench.method_config(), bench.network_config(candidate))
+        budget = chosen.budget if chosen.steps is None else None
+        return Resolved(done, bench.method_config(), bench.network_config(candidate), budget)
 
     def text(self) -> str:
         """As YAML, with the help of every setting."""
-        return settings.dump(self.chosen, dict(self._parts()))
+        again = "on a CPU to the bit"
+        if self.budget is not None:
+            again = f"by its steps (it kept to {self.budget}: its learning rate followed the clock)"
+        head = (
+            "# Every setting of a run, nothing left open. `delineate train DATA --config` with\n"
+            f"# this file does it again, {again}.\n"
+        )
+        return head + settings.dump(self.chosen, dict(self._parts()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file; of other files their names alone, no folder of anybody."""
