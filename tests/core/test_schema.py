@@ -77,6 +77,12 @@ def test_what_nobody_annotated_has_an_index_of_its_own_and_comes_back() -> None:
     assert Schema.from_dict(schema.to_dict()) == schema
 
 
+def test_a_negative_value_may_be_what_is_ignored() -> None:
+    schema = Schema((Label("a", 1), Label("b", 2)), ignore=-1)
+    assert schema.to_index(np.array([0, 1, 2, -1], np.int16)).tolist() == [0, 1, 2, IGNORED]
+    assert schema.to_index(np.array([0, 1, 2], np.uint8)).tolist() == [0, 1, 2]
+
+
 def test_a_value_can_be_taken_for_not_annotated_afterwards() -> None:
     schema = Schema((Label("label 1", 1), Label("label 255", 255))).ignoring(255)
     assert schema == Schema((Label("label 1", 1),), ignore=255)

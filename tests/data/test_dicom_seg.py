@@ -281,6 +281,22 @@ def test_segmentations_are_scored_file_by_file_and_folder_by_folder(tmp_path: Pa
     assert whole["mean_dice"]["mean"] == 1
 
 
+def test_two_segmentations_are_compared_though_their_image_lies_elsewhere(tmp_path: Path) -> None:
+    series(tmp_path / "data/c0/mr")
+    for path in (tmp_path / "data/c0/mr").iterdir():
+        data = pydicom.dcmread(path)
+        data.ImagePositionPatient[0] += 0.25
+        data.save_as(path)
+    seg(tmp_path / "data/c0/seg.dcm", masks())
+    (tmp_path / "data/cohort.csv").write_text("id,image,label\nc0,c0/mr,c0/seg.dcm\n")
+    seg(tmp_path / "pred/c0.dcm", backwards())
+    found = evaluate(tmp_path / "pred", tmp_path / "data", tmp_path / "out")
+    assert found["mean_dice"]["mean"] == 1
+    found = examine(Opening().cohort(tmp_path / "data"))["findings"]
+    [finding] = [f for f in found if f["code"] == "label-affine"]
+    assert "voxels do not lie on those of the image" in finding["message"]
+
+
 def refers(mr: Path) -> Sequence:
     """What a segmentation says of the series that it was drawn on."""
     item = Dataset()

@@ -139,7 +139,9 @@ class Schema:
         whole = values.dtype.kind in "ui" and values.size > 0
         if whole and values.min() >= 0 and values.max() <= top:
             table = np.full(top + 1, _STRANGE, dtype=np.uint8)  # no sorting of millions of voxels
-            table[list(known)] = list(known.values())
+            for value, index in known.items():
+                if value >= 0:  # below 0 is what some data sets ignore
+                    table[value] = index
             found: NDArray[np.uint8] = table[values]
             if not (found == _STRANGE).any():
                 return found
@@ -164,7 +166,7 @@ class Schema:
         """Indices ``(*S)`` -> file values ``(*S)``, in the smallest unsigned type that fits."""
         table = np.zeros(IGNORED + 1, dtype=np.int64)
         table[: self.num_outputs] = [0, *(label.value for label in self.labels)]
-        table[IGNORED] = self.ignore or 0
+        table[IGNORED] = max(self.ignore or 0, 0)
         dtype = np.uint8 if table.max() < 256 else np.uint16
         values: NDArray[np.uint8 | np.uint16] = table.astype(dtype)[indices]
         return values

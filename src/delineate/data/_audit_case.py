@@ -196,6 +196,8 @@ def _label(
     faults = []
     if image is not None and (apart := _apart(image, label.grid)):
         same = image.shape == label.grid.shape
+        if label.meta.get("partial"):
+            same, apart = True, "its voxels do not lie on those of the image"
         faults.append(Fault("label-affine" if same else "label-shape", where, apart))
     names = label.meta.get("names")
     voxels = _count(label.array)

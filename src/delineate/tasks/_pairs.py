@@ -164,12 +164,16 @@ def _on_one_grid(case: Case, truth: Image, prediction: Image | None) -> tuple[Im
     found = [label for label in (truth, prediction) if label is not None]
     if not any(label.meta.get("partial") for label in found):
         return truth, prediction
-    grid = next((label.grid for label in found if not label.meta.get("partial")), None)
-    for source in case.images.values() if grid is None else ():
+    grids = [label.grid for label in found if not label.meta.get("partial")]
+    if not grids:
         with contextlib.suppress(DelineateError):  # an image is not needed to score
-            grid = grid or probe(source, case.reading)[0]
-    grid = grid or union(found[0].grid, found[-1].grid)
-    return onto(truth, grid), None if prediction is None else onto(prediction, grid)
+            grids = [probe(source, case.reading)[0] for source in case.images.values()][:1]
+        grids.append(union(found[0].grid, found[-1].grid))
+    for grid in grids:
+        placed = [onto(label, grid, case.id) for label in found]
+        if all(label.grid is grid for label in placed):
+            break
+    return placed[0], placed[1] if prediction is not None else None
 
 
 def _name(source: Path | tuple[Path, ...]) -> str:
