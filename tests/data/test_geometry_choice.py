@@ -43,9 +43,9 @@ def test_the_audit_blocks_and_names_the_option_that_settles_it(
     with pytest.raises(AuditError):
         audit(contradictory, out=tmp_path / "out")
     findings = json.loads((tmp_path / "out/audit.json").read_text())["findings"]
-    told = [f for f in findings if f["severity"] == "blocking"]
-    assert [(f["code"], f["places"]) for f in told] == [("nifti-forms", 8)]  # images and labels
-    assert "--geometry sform or --geometry qform" in told[0]["fix"]
+    blocking = [f for f in findings if f["severity"] == "blocking"]
+    assert [(f["code"], f["places"]) for f in blocking] == [("nifti-forms", 8)]  # images and labels
+    assert "--geometry sform or --geometry qform" in blocking[0]["fix"]
     settled = audit(contradictory, out=tmp_path / "settled", geometry="qform")
     assert settled["blocking"] == 0
     facts = json.loads((tmp_path / "settled/audit.json").read_text())["facts"]

@@ -201,8 +201,8 @@ def test_a_file_without_pixels_is_named_and_the_others_go_on(tmp_path: Path, sta
         data.SeriesInstanceUID = STUDY
     save(tmp_path / "set" / "other", whole)
     found = examine(Cohort.open(tmp_path / "set"))
-    told = [f for f in found["findings"] if f["code"] == "dicom-truncated"]
-    assert [f["where"] for f in told] == [["series/002.dcm"]]
+    faults = [f for f in found["findings"] if f["code"] == "dicom-truncated"]
+    assert [f["where"] for f in faults] == [["series/002.dcm"]]
     assert found["facts"]["files_read_to_the_end"] == 1
 
 
@@ -379,7 +379,7 @@ def parts(folder: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "second", "told"),
+    ("name", "first", "second", "names"),
     [
         ("AcquisitionNumber", 1, 2, ("AcquisitionNumber 1", "AcquisitionNumber 2")),
         ("TemporalPositionIdentifier", 1, 2, ("TemporalPositionIdentifier 1", "… 2")),
@@ -392,12 +392,12 @@ def parts(folder: Path) -> list[tuple[str, int]]:
 )
 @pytest.mark.parametrize("counts", [(5, 5), (5, 4)])
 def test_phases_are_volumes_named_after_what_tells_them_apart(
-    tmp_path: Path, name: str, first: object, second: object, told: tuple[str, str],
+    tmp_path: Path, name: str, first: object, second: object, names: tuple[str, str],
     counts: tuple[int, int],
 ) -> None:  # fmt: skip
     one, two = ({"count": n, name: v} for n, v in zip(counts, (first, second), strict=True))
     folder = save(tmp_path / "phases", phased(one, two))
-    expected = [(told[0], counts[0]), (told[1].replace("…", name), counts[1])]
+    expected = [(names[0], counts[0]), (names[1].replace("…", name), counts[1])]
     assert parts(folder) == sorted(expected)
     for series in dicom.find_series(folder):
         assert dicom.read(series).array.shape == (1, 4, 6, len(series.frames))
@@ -476,8 +476,8 @@ def test_a_volume_whose_files_have_uids_of_their_own_is_one_volume(
     folder = save(tmp_path / "drawn", objects)
     image = read(folder)
     assert image.array.shape == (1, 4, 6, 5)
-    told = " and a ".join(sorted(drawn, reverse=True))
-    assert f"5 files, each with a {told} of its own" in image.meta["notes"][0]
+    names = " and a ".join(sorted(drawn, reverse=True))
+    assert f"5 files, each with a {names} of its own" in image.meta["notes"][0]
     cohort = Cohort.open(folder)
     assert len(cohort) == 1
     assert any("are taken as one series" in note for note in cohort.notes)

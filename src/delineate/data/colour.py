@@ -43,11 +43,11 @@ def settle(cohort: Cohort) -> Cohort:
     shown = _each(_grey, threes)
     colours = shown.count(False)
     if not colours and True in shown:
-        told = f"{len(threes)} of {len(pictures)} pictures store grey as three equal channels: "
-        return _with(cohort, "grey", told + "one is read")
+        message = f"{len(threes)} of {len(pictures)} pictures store grey as three equal channels: "
+        return _with(cohort, "grey", message + "one is read")
     if colours > len(ones) > 0:
-        told = f"{len(ones)} of {len(pictures)} pictures are grey among colours: "
-        return _with(cohort, "rgb", told + "each is read as three equal channels")
+        message = f"{len(ones)} of {len(pictures)} pictures are grey among colours: "
+        return _with(cohort, "rgb", message + "each is read as three equal channels")
     return cohort
 
 

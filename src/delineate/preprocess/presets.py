@@ -205,9 +205,9 @@ def _single_slices(grids: Sequence[Grid]) -> tuple[int | None, int]:
     common = set(lone[0]).intersection(*lone[1:])
     if not common:
         count = Counter(axes[0] for axes in lone)
-        told = ", ".join(f"{n} across axis {a}" for a, n in sorted(count.items()))
+        shown = ", ".join(f"{n} across axis {a}" for a, n in sorted(count.items()))
         raise GeometryError(
-            f"expected single slices that are cut the same way, got {told}",
+            f"expected single slices that are cut the same way, got {shown}",
             fix="give each kind a cohort of its own",
             code="slices-mixed",
         )

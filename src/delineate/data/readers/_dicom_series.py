@@ -189,8 +189,8 @@ def _volumes(frames: list[Frame], way: str) -> list[Series]:
     if parts is None:  # a volume, or a contradiction that is refused when it is read
         return [whole]
     return [
-        replace(whole, frames=tuple(group), part=" ".join(filter(None, (way, told))))
-        for told, group in parts
+        replace(whole, frames=tuple(group), part=" ".join(filter(None, (way, name))))
+        for name, group in parts
     ]
 
 
