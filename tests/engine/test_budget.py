@@ -84,6 +84,7 @@ def test_figures_settling_and_looks_never_eat_the_training() -> None:
     # has its 18.75 s; 5 s are too little to settle anything; no look fits into a tenth of the rest.
     shared = allot(50.0, Costs(network=15.0), validation=11, held_out=22)
     assert shared.figures == 18.75
+    assert allot(20.0, Costs(network=15.0), validation=0, held_out=22).figures == 10.0
     assert shared.settling == 5.0
     assert shared.training == 26.25
     assert shared.looks == 0

@@ -18,6 +18,8 @@ MEASURING = 0.1
 #: Shares at most, of what training and all after it may take: figures of held-out cases, and the
 #: clean-up or calibration that validation cases decide.
 FIGURES, SETTLING = 0.3, 0.1
+#: Share that one held-out case may take, where it takes more than that.
+_ONE_CASE = 0.5
 #: Share of training that looks at validation cases may take.
 LOOKS = 0.1
 #: Cases looked at.
@@ -107,8 +109,8 @@ def allot(
 ) -> Allotment:
     """Share out what is left for training and all after it but the report.
 
-    Figures and settling get what they need, up to their share of ``seconds``; a held-out case is
-    always reserved for. Training gets the rest.
+    Figures and settling get what they need, up to their share of ``seconds``; one held-out case may
+    take half of them. Training gets the rest.
 
     Args:
         seconds: That may be spent.
@@ -119,7 +121,7 @@ def allot(
     """
     seconds = max(0.0, seconds)
     one = _SLACK * costs.whole
-    figures = min(held_out * one, max(FIGURES * seconds, min(held_out, 1) * one), seconds)
+    figures = min(held_out * one, max(FIGURES * seconds, min(one, _ONE_CASE * seconds)))
     settling = min(validation * costs.network * _SLACK, SETTLING * seconds)
     training = max(0.0, seconds - figures - settling)
     often, many = share_looks(LOOKS * training, costs.network, validation, looks)

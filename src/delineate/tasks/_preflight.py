@@ -195,7 +195,9 @@ def _score(case: Case, cohort: Cohort) -> float:
         given = readers.read_label(case.label, case.reading)
         truth = cohort.schema.to_index(given.array[0])
         steps_mm = given.grid.affine[:3, : given.grid.ndim]
-        score_case(np.roll(truth, 1, 0), truth, cohort.schema, steps_mm)
+        guess = np.roll(truth, 1, 0)
+        guess[guess > len(cohort.schema.labels)] = 0  # what nobody annotated is never predicted
+        score_case(guess, truth, cohort.schema, steps_mm)
     return lap()
 
 
