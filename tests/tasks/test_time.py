@@ -111,6 +111,9 @@ class FakeBench:
     def network_seconds(self, candidate: Candidate, cases: Any) -> float:
         return self.seconds * 5
 
+    def windows(self, candidate: Candidate, cases: Any) -> float:
+        return 100.0
+
     def gmac(self, candidate: Candidate) -> float:
         return 5.7 * candidate.work / (8 * 8 * 128**2)
 

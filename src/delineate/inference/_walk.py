@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,12 @@ from delineate.preprocess.inverse import Inverse
 _BATCH_VOXELS = {"cpu": 2**18, "cuda": 2**21}
 
 _NO_CRF = "the CRF (--crf false)"
+
+
+def windows_at_once(patch: Sequence[int], device: torch.device | str) -> int:
+    """Windows of a forward pass."""
+    voxels = _BATCH_VOXELS.get(torch.device(device).type, 2**18)
+    return max(1, voxels // math.prod(patch))
 
 
 class Walk:
@@ -73,7 +79,7 @@ class Walk:
             self.image, self.axis = self.image.unsqueeze(1), 0
         self.options: dict[str, Any] = {
             "outputs": outputs,
-            "batch": max(1, _BATCH_VOXELS.get(device.type, 2**18) // math.prod(self.patch)),
+            "batch": windows_at_once(self.patch, device),
             "mirror_axes": shape.get("mirror_axes", []) if mirror else [],
             "slice_axis": self.axis,
             "neighbours": shape.get("neighbours", 0),

@@ -21,6 +21,7 @@ from delineate.data.cache import PreparedCase
 from delineate.engine.budget import Candidate
 from delineate.engine.loop import is_memory
 from delineate.engine.update import EngineUpdate
+from delineate.inference._walk import windows_at_once
 from delineate.methods._plan import Plan, Stage
 from delineate.networks._cost import Counter, gmac
 from delineate.networks._transfer import Transfer, freeze
@@ -238,16 +239,19 @@ class Bench:
     def network_seconds(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
         """Seconds that a typical prepared case takes to be outlined, or given its class."""
         network = self._network(candidate)[0].to(self.device).eval()
-        batch = self.target.window_batch(candidate.batch)
+        windows = self.windows(candidate, cases)
+        batch = max(1, min(round(windows), windows_at_once(candidate.patch, self.device)))
         shape = (batch, self.channels, *candidate.patch)
 
         def once() -> None:
             with torch.inference_mode():
                 network(torch.zeros(shape, device=self.device))
 
-        seconds = min(self._timed(once) for _ in range(2))  # the first warms up
-        passes = [self.target.passes(case, candidate.patch, candidate.batch) for case in cases]
-        return seconds * statistics.fmean(passes)
+        return min(self._timed(once) for _ in range(2)) * windows / batch  # the first warms up
+
+    def windows(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
+        """Patches, or pictures, that a typical case is taken apart into."""
+        return statistics.fmean(self.target.windows(case, candidate.patch) for case in cases)
 
     def _timed(self, work: Callable[[], None]) -> float:
         start = time.perf_counter()

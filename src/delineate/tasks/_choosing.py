@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -110,11 +109,7 @@ class Chooser:
         if choice is None:
             return Allotment(0.0, 0, 0, validation, held_out)
         # Counted in steps, not measured: the log of a repeated run shows the same looks.
-        batch, patch = choice.candidate.batch, choice.candidate.patch
-        passes = statistics.fmean(
-            self.bench.target.passes(case, patch, batch) for case in self.cases
-        )
-        case = passes * self.bench.target.window_batch(batch) / (3 * batch)
+        case = self.bench.windows(choice.candidate, self.cases) / (3 * choice.candidate.batch)
         often, many = share_looks(LOOKS * choice.steps, case, self.validation, looks)
         training = choice.steps * choice.seconds_per_step
         return Allotment(training, max(min(1, many), often), many, validation, held_out)

@@ -18,6 +18,7 @@ from delineate.core.schema import Schema
 from delineate.data import sampling
 from delineate.data.cache import PreparedCase
 from delineate.data.sampling import Region
+from delineate.inference._walk import windows_at_once
 from delineate.inference.sliding_window import Tick, sliding_window
 from delineate.metrics.case import structures
 from delineate.metrics.ignored import without_ignored
@@ -115,7 +116,7 @@ def outline(
         torch.from_numpy(np.array(case.image)),
         feed.patch,
         outputs=outputs,
-        batch=1 if feed.preparation.ndim == 3 else feed.batch,
+        batch=windows_at_once(feed.patch, device),
         slice_axis=feed.preparation.slice_axis,
         neighbours=feed.neighbours,
         device=device,

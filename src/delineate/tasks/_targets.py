@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -95,19 +94,13 @@ class Outlines:
         chosen = self.chosen
         return _planning.smaller(first, shape, self.ndim, patch=chosen.patch, batch=chosen.batch)
 
-    def passes(self, case: PreparedCase, patch: Sequence[int], batch: int) -> int:
-        """Forward passes that an outline of a case takes."""
-        axis, many = self.preparation.slice_axis, 1
-        shape = list(case.shape[1:])
-        if axis is not None:
-            many = shape.pop(axis)
+    def windows(self, case: PreparedCase, patch: Sequence[int]) -> int:
+        """Patches that an outline of a case takes."""
+        axis, shape = self.preparation.slice_axis, list(case.shape[1:])
+        many = 1 if axis is None else shape.pop(axis)
         for n, size in zip(shape, patch, strict=True):
             many *= len(window_starts(n, size, OVERLAP))
-        return math.ceil(many / self.window_batch(batch))
-
-    def window_batch(self, batch: int) -> int:
-        """Windows of a forward pass."""
-        return 1 if self.preparation.ndim == 3 else batch
+        return many
 
     def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> Feed:
         """Patches with their labels."""
@@ -233,14 +226,9 @@ class Classes:
             bag=self.bag,
         )  # fmt: skip
 
-    def passes(self, case: PreparedCase, patch: Sequence[int], batch: int) -> int:
-        """Forward passes that the class of a case takes."""
-        many = 1 if self.axis is None else case.shape[1 + self.axis]
-        return math.ceil(many / self.window_batch(batch))
-
-    def window_batch(self, batch: int) -> int:
-        """Pictures of a forward pass."""
-        return 1 if self.axis is None else classes.PICTURES
+    def windows(self, case: PreparedCase, patch: Sequence[int]) -> int:
+        """Pictures that the class of a case takes."""
+        return 1 if self.axis is None else case.shape[1 + self.axis]
 
     def shape(self, cases: Sequence[PreparedCase]) -> list[int]:
         """Median shape of what is classified: of slices, where the feed takes slices."""

@@ -22,7 +22,14 @@ from delineate.data import site_key, splits
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.engine.allowance import Allotment, Clock, Costs, promised, report_seconds
+from delineate.engine.allowance import (
+    GRACE_SECONDS,
+    Allotment,
+    Clock,
+    Costs,
+    promised,
+    report_seconds,
+)
 from delineate.engine.budget import Candidate, Choice, Pace
 from delineate.engine.loop import Loop, Outcome
 from delineate.inference.predictor import choose_device
@@ -364,7 +371,10 @@ class Job:
             return {}
         groups = _scoring.subjects(self.cohort, ids, self.chosen.seed)
         clock, reserve = self.clock, report_seconds(self.clock.budget or 0.0)
-        groups = groups[: _scoring.affordable(groups, clock.left - reserve, self.costs)]
+        left = clock.left - reserve
+        if len(groups[0]) * self.costs.whole > left + GRACE_SECONDS:
+            return {}
+        groups = groups[: _scoring.affordable(groups, left, self.costs)]
         enough = _scoring.Enough(groups, lambda: clock.left - reserve, self.costs)
         summary, done = _scoring.score(
             self.out / "model.safetensors", self.source, self.out / "validation", self.how,
