@@ -156,7 +156,8 @@ class Schema:
                 where=where,
                 fix="name the segments of every file alike, and every segment"
                 if by_name
-                else "declare the labels in the data set's own file, or correct the label file",
+                else "declare the labels in the data set's own file, correct the label file, or, "
+                "where nobody has annotated such voxels, give their value as --ignore-label",
                 code="label-names" if by_name else "label-unknown",
             )
         indices = np.array([known[v] for v in present.tolist()], dtype=np.uint8)

@@ -31,7 +31,8 @@ _MEANING = {
     "label-affine": ("the label lies elsewhere than its image", _GRID_FIX),
     "label-unknown": (
         "the label holds values that are not declared",
-        "declare the labels in the data set's own file, or correct the label files",
+        "declare the labels in the data set's own file, correct the label files, or, where nobody "
+        "has annotated such voxels, give their value as --ignore-label",
     ),
     "channel-shape": ("the channels of a case differ in shape", _CHANNEL_FIX),
     "channel-affine": ("the channels of a case lie apart", _CHANNEL_FIX),
