@@ -192,15 +192,17 @@ def verdict(head: Mapping[str, Any], noun: str = "subject") -> list[str]:
     return sentences
 
 
-def tiles(head: Mapping[str, Any], *more: tuple[str, str, str]) -> Markup:
-    """The headline as tiles, with room for more of them."""
+def tiles(
+    head: Mapping[str, Any], *more: tuple[str, str, str], scored_on: str = "Scored on"
+) -> Markup:
+    """The headline as tiles, with room for more of them; ``scored_on`` heads the subjects."""
     dice, distance = head["dice"], head["hd95_mm"]
     interval = _interval(dice)
     items = [
         ("Mean Dice", number(dice.get("mean")), interval and f"95\N{NO-BREAK SPACE}%: {interval}"),
         ("Median HD95", f"{number(distance.get('median'), 1)} mm", _over(distance, head["states"])),
         (
-            "Scored on",
+            scored_on,
             number(dice.get("n_subjects"), 0),
             f"subjects, {plural(head['cases'], 'case')}",
         ),
@@ -274,7 +276,7 @@ def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
     charts = [
         boxplots(rows),
         boxplots(
-            [r for r in rows if _counts(r, "hd95_mm")],
+            [r if _counts(r, "hd95_mm") else {**r, "hd95_mm": None} for r in rows],
             "hd95_mm",
             title="HD95 by region, mm (less is better)",
             unit_range=False,

@@ -136,13 +136,14 @@ def boxplots(
         unit_range: Draw the axis from 0 to 1.
     """
     groups: dict[str, list[float]] = {}
+    places = {name: i for i, name in enumerate(dict.fromkeys(str(r.get("region")) for r in rows))}
     for row in rows:
         value = as_number(row.get(metric))
         if value is not None:
             groups.setdefault(str(row.get("region", "all")), []).append(value)
     if not groups:
         return None
-    names = list(groups)
+    names = sorted(groups, key=lambda name: places.get(name, 0))
     if len(names) > _BOXES:
         names = sorted(names, key=lambda n: float(np.median(groups[n])), reverse=not unit_range)
         title, names = f"{title} (the {_BOXES} worst of {len(names)})", names[:_BOXES]
@@ -150,7 +151,8 @@ def boxplots(
         figure = Figure(figsize=(WIDTH, 0.95 + 0.52 * len(names)), layout="constrained")
         axes = figure.add_subplot()
         for place, name in enumerate(names):
-            _box(axes, place, np.array(groups[name]), SERIES[place % len(SERIES)])
+            colour = SERIES[places.get(name, 0) % len(SERIES)]  # the same in every chart
+            _box(axes, place, np.array(groups[name]), colour)
         marks = [
             f"{short(n)} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{len(groups[n])})" for n in names
         ]

@@ -84,7 +84,7 @@ def _results(found: RunFolder) -> tuple[list[Section], list[str], Markup]:
     if as_number(head["dice"].get("mean")) is None:
         told.append("No held-out cases were scored, so nothing can be said of its quality.")
     sections = evaluation.sections(found.summary, found.cases, found.pictures)
-    return sections, told, evaluation.tiles(head, time_tile(found))
+    return sections, told, evaluation.tiles(head, time_tile(found), scored_on="Held out")
 
 
 def _answer(row: Mapping[str, str]) -> dict[str, Any]:
