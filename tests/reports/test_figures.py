@@ -208,6 +208,13 @@ def test_box_plots_tell_median_range_and_number() -> None:
     assert "r99:" not in picture.alt
 
 
+def test_a_structure_has_one_place_and_colour_in_every_chart() -> None:
+    rows = [{"region": "a", "dice": None}, {"region": "b", "dice": 0.5}, {"region": "a", "dice": 1}]
+    picture = boxplots(rows)
+    assert picture is not None
+    assert picture.alt.index("a: median") < picture.alt.index("b: median")
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_charts_survive_hostile_names(name: str) -> None:
     chart = boxplots([{"region": name, "dice": 0.5}])
