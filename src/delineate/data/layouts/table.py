@@ -95,7 +95,12 @@ def cases(root: Path, observer: str | None = None) -> Listing:
         schema=dataclasses.replace(
             schema, classes=tuple(sorted({case.klass for case in found if case.klass}))
         ),
-        modalities={n: modality(n) for case in found for n in case.meta.get("channels", ())}
+        modalities={
+            name: kind
+            for case in found
+            for name in case.meta.get("channels", ())
+            if (kind := modality(name)) != "unknown"  # else that of the file's column holds
+        }
         | {
             channel: modality_of_file(firsts[channel])
             if modality(channel) == "unknown"
