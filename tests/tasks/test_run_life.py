@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from delineate.core import model_file
-from delineate.core.errors import ConfigError, OutputError
+from delineate.core.errors import ConfigError, OutputError, PartialError
 from delineate.core.progress import Quiet
 from delineate.data.phantom import generate
 from delineate.tasks.train import train
@@ -202,6 +203,24 @@ def test_a_failure_after_training_leaves_the_model_and_is_taken_up_there(
     assert done["scores"]
     assert "failure" not in record(tmp_path)
     assert "training" not in again.seen
+
+
+def test_a_held_out_case_that_cannot_be_read_does_not_cost_the_figures_of_the_others(
+    brains: Path, tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    broken, *others = json.loads((whole / "split.json").read_text())["parts"]["test"]
+    assert others
+    scans = shutil.copytree(brains, tmp_path / "scans")
+    image = next((scans / broken).glob("t1.nii*"))
+    image.write_bytes(image.read_bytes()[:-200])
+    with pytest.raises(PartialError):
+        train(scans, config=tiny, steps=STEPS, out=tmp_path / "run", audit=False)
+    found = record(tmp_path / "run")
+    assert found["status"] == "failed"
+    assert found["scored"]["cases"] == len(others)
+    assert (tmp_path / "run" / "validation" / "summary.json").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+    assert same(tmp_path / "run", whole)
 
 
 def test_a_failure_in_training_is_recorded(

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from delineate.core import run
+from delineate.core.errors import PartialError
 from delineate.core.progress import Progress, Say
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.engine.allowance import Costs
+from delineate.tasks._outputs import INDEX
 
 #: Scoring takes longer than measured where a network that knows little outlines much.
 _SLACK = 1.5
@@ -79,7 +82,7 @@ def score(
     enough: Callable[[], bool],
     say: Say,
     progress: Progress,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[str], PartialError | None]:
     """Predict and evaluate cases.
 
     Args:
@@ -94,19 +97,29 @@ def score(
         progress: Shows how far it is.
 
     Returns:
-        The summary of ``evaluate``, and the ids that were predicted.
+        The summary of ``evaluate``, the ids that were predicted, and what went wrong with others.
     """
     from delineate.tasks.evaluate import evaluate
     from delineate.tasks.predict import predict
 
     given = dict(how.given())
     where = {k: v for k, v in given.items() if k not in _OF_LABELS}
-    index = predict(
-        model, source, folder / "predictions", only=ids, overwrite=True, force=True,
-        device=device, enough=enough, progress=progress, **where,
-    )  # fmt: skip
-    summary = evaluate(folder / "predictions", source, folder, say=say, progress=progress, **given)
-    return summary, [case["id"] for case in index["cases"]]
+    failure: PartialError | None = None
+    try:
+        predict(
+            model, source, folder / "predictions", only=ids, overwrite=True, force=True,
+            device=device, enough=enough, progress=progress, **where,
+        )  # fmt: skip
+    except PartialError as error:  # the others count
+        failure = error
+    try:
+        evaluate(folder / "predictions", source, folder, say=say, progress=progress, **given)
+    except PartialError as error:
+        failure = failure or error
+    index = run.read_json(folder / "predictions" / INDEX) or {}
+    summary = run.read_json(folder / "summary.json") or {}
+    done = [case["id"] for case in index.get("cases", ()) if not case.get("error")]
+    return summary, done, failure
 
 
 def commands(model: Path, source: Path, how: Opening, ids: Sequence[str]) -> tuple[str, str]:

@@ -376,12 +376,14 @@ class Job:
             return {}
         groups = groups[: _scoring.affordable(groups, left, self.costs)]
         enough = _scoring.Enough(groups, lambda: clock.left - reserve, self.costs)
-        summary, done = _scoring.score(
+        summary, done, failure = _scoring.score(
             self.out / "model.safetensors", self.source, self.out / "validation", self.how,
             [name for group in groups for name in group], device=self.chosen.device,
             enough=enough, say=self.say, progress=self.progress,
         )  # fmt: skip
         self.record["scored"] = {"cases": len(done), "of": len(ids)}
+        if failure is not None:
+            raise failure
         return summary
 
     def _finish(self, split: splits.Split, failure: Exception | None) -> None:
