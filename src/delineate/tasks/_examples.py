@@ -82,7 +82,7 @@ def _chosen(means: Mapping[str, float], cases: Mapping[str, Case]) -> list[tuple
 
 
 def _sequence(case: Case, grid: Grid, labels: Array, pairs: Pairs) -> tuple[str, Array | None]:
-    """The channel in which what is outlined stands out most, and its name; "" where it is alone.
+    """The channel in which what is outlined stands out most, and its name; "" where it has none.
 
     Args:
         case: Whose images are read; those that cannot be, or lie on another grid, are left out.
@@ -95,14 +95,13 @@ def _sequence(case: Case, grid: Grid, labels: Array, pairs: Pairs) -> tuple[str,
     """
     masks = [np.isin(labels, indices) for _, _, indices in structures(pairs.schema, labels=False)]
     best: tuple[float, str, Array | None] = (-1.0, "", None)
-    count = 0
     for name, channel in _channels(case, grid):
-        count += 1
         contrasts = [c for c in (contrast(channel, mask) for mask in masks) if c is not None]
         mean = float(np.mean(contrasts)) if contrasts else 0.0
         if mean > best[0]:
             best = mean, name, channel
-    return best[1] if count > 1 else "", best[2]
+    name = "" if best[1] == "image" else best[1]  # so called where the data have no name for it
+    return name, best[2]
 
 
 def contrast(image: Array, mask: Array) -> float | None:
