@@ -40,14 +40,21 @@ class Failures:
         trace = "".join(traceback.format_exception(error))
         self._text += f"{run.now()} {case}\n{trace}\n"
         atomic_write_text(self._log, self._text)
-        found = DelineateError(
-            f"{type(error).__name__}: {error}",
-            where=case,
-            fix=f"this is a fault in Delineate: report it with {self._log}",
-            code="unexpected",
-        )
+        found = unforeseen(error, case, f"report it with {self._log}")
         found.__cause__ = error
         return found
+
+
+def unforeseen(
+    error: Exception, case: str, report: str = "run again with --debug and report what it prints"
+) -> DelineateError:
+    """A fault that is no one's but the program's, with the name of the case."""
+    return DelineateError(
+        f"{type(error).__name__}: {error}",
+        where=case,
+        fix=f"this is a fault in Delineate: {report}",
+        code="unexpected",
+    )
 
 
 def record(error: DelineateError) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from delineate.data.labels import read_indices
 from delineate.inference import _contract
 from delineate.preprocess import presets
 from delineate.preprocess.presets import Preparation
-from delineate.tasks import _fitted
+from delineate.tasks import _failures, _fitted
 from delineate.tasks._channels import read_channels
 
 #: Modalities whose rule depends on the cohort's own values, so that some cases are read to plan.
@@ -125,12 +125,22 @@ def prepare_cohort(
     return cache.prepare(
         cohort.cases,
         recipe_key(preparation, schema),
-        lambda case: prepare_case(case, preparation, schema),
+        lambda case: _prepare_named(case, preparation, schema),
         folder,
         workers=workers or _threads.fitting(cohort, _COPIES),
         progress=progress,
         verify=verify,
     )
+
+
+def _prepare_named(case: Case, preparation: Preparation, schema: Schema) -> PreparedArrays:
+    """``prepare_case``, with the case's name on faults that nobody foresaw."""
+    try:
+        return prepare_case(case, preparation, schema)
+    except (DelineateError, MemoryError):
+        raise
+    except Exception as error:
+        raise _failures.unforeseen(error, case.id) from error
 
 
 def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> PreparedArrays:
