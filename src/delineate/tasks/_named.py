@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.case import Case
-from delineate.core.errors import LayoutError, PartialError
+from delineate.core.errors import InputError, LayoutError, PartialError
 from delineate.core.progress import Say
 from delineate.core.schema import Schema
 from delineate.data import readers
@@ -58,6 +58,7 @@ def evaluate_classes(
 
     Raises:
         LayoutError: No case of the predictions has a class in the data set.
+        InputError: No case could be scored.
         PartialError: Some cases could not be scored; the results of the others are written.
     """
     cases = {case.id: case for case in cohort.cases}
@@ -79,6 +80,14 @@ def evaluate_classes(
         except Exception as error:
             fault = _failures.record(unforeseen.of(error, record["id"]))
             failures.append({"case": record["id"], **fault})
+    if not rows and failures:
+        raise InputError(
+            f"none of {len(index['cases'])} cases could be scored; the first: "
+            f"{failures[0]['case']}: {failures[0]['message']}",
+            where=labels,
+            fix=failures[0]["fix"],
+            code="all-failed",
+        )
     if not rows:
         raise LayoutError(
             f"expected the classes of {len(index['cases'])} predicted cases in the data set, "

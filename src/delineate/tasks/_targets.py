@@ -347,7 +347,34 @@ def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
         kind = "segmenter" if target == "outline" else "classifier"
         own = getattr(catalog.load("methods", method), "NETWORKS", {})  # some train only these
         network = own.get(kind, "unet" if target == "outline" else "cnn")
+    _require_own(chosen, target)
     return dataclasses.replace(chosen, target=target, method=method, network=network)
+
+
+def _require_own(chosen: RunConfig, target: str) -> None:
+    """Refuse settings that only mean something for another target.
+
+    Raises:
+        ConfigError: There are such.
+    """
+    usual = RunConfig()
+    of_outlines = {
+        "crf": chosen.crf,
+        "neighbours": bool(chosen.neighbours),
+        "foreground": chosen.foreground != usual.foreground,
+    }
+    of_classes = {"balance": chosen.balance != usual.balance}
+    lost = [name for name, given in (of_classes if target == "outline" else of_outlines).items()
+            if given]  # fmt: skip
+    if lost:
+        other = "classes" if target == "outline" else "outlines"
+        raise ConfigError(
+            f"expected settings that mean something where the target is {target}, "
+            f"got {', '.join(lost)}: of {other} alone",
+            where=lost[0],
+            fix=f"leave out {' and '.join(lost)}, or choose another target",
+            code="setting-target",
+        )
 
 
 def usable(target: str, cohort: Cohort, say: Say = silent) -> Cohort:

@@ -32,13 +32,15 @@ from delineate.tasks._pairs import Pairs, load, pair
 from delineate.tasks._scores import METRICS, RULES, by_subjects, headline, statistics
 from delineate.tasks._tables import document, plain, table
 
+_TOLERANCE_MM = 1.0
+
 
 def evaluate(
     predictions: Path,
     labels: Path,
     out: Path = Path("scores"),
     *,
-    tolerance_mm: float = 1.0,
+    tolerance_mm: float = _TOLERANCE_MM,
     seed: int = 0,
     schema: Schema | None = None,
     layout: str | None = None,
@@ -105,6 +107,7 @@ def evaluate(
     )
     index = named(predictions)
     if index is not None:
+        _require_classes(tolerance_mm, schema, missing_as_empty)
         writable_folder(out)
         return evaluate_classes(
             index, labels, how.cohort(labels, say), out,
@@ -186,6 +189,25 @@ def _check(predictions: Path, labels: Path, out: Path, tolerance_mm: float, resa
             where=out,
             fix="name another folder",
             code="output-is-input",
+        )
+
+
+def _require_classes(tolerance_mm: float, schema: Schema | None, missing_as_empty: bool) -> None:
+    """Refuse options that mean something for outlines alone.
+
+    Raises:
+        ConfigError: Some are given.
+    """
+    given = {
+        "--tolerance-mm": tolerance_mm != _TOLERANCE_MM,
+        "--missing-as-empty": missing_as_empty,
+        "schema": schema is not None,
+    }
+    if lost := [name for name, is_given in given.items() if is_given]:
+        raise ConfigError(
+            f"expected options that mean something for predicted classes, got {', '.join(lost)}",
+            fix=f"leave out {' and '.join(lost)}",
+            code="option-model",
         )
 
 

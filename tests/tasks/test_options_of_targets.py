@@ -1,0 +1,51 @@
+"""Options that mean nothing for a kind of model are refused, before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delineate.core.errors import ConfigError
+from delineate.core.schema import Label, Schema
+from delineate.data.cohort import Cohort
+from delineate.tasks import _targets
+from delineate.tasks._settings import RunConfig
+from delineate.tasks.evaluate import evaluate
+
+SCHEMA = Schema(labels=(Label("x", 1),), classes=("a", "b"))
+
+
+@pytest.mark.parametrize("target", ["class", "presence"])
+@pytest.mark.parametrize("given", [{"crf": True}, {"neighbours": 1}, {"foreground": 0.5}])
+def test_a_classifier_is_given_no_settings_of_outlines(target: Any, given: dict[str, Any]) -> None:
+    cohort = Cohort(Path("/data"), "table", (), SCHEMA)
+    with pytest.raises(ConfigError, match=next(iter(given))) as caught:
+        _targets.complete(RunConfig(target=target, **given), cohort)
+    assert caught.value.code == "setting-target"
+    assert _targets.complete(RunConfig(target="outline", **given), cohort).target == "outline"
+
+
+def test_an_outliner_is_given_no_settings_of_classes() -> None:
+    cohort = Cohort(Path("/data"), "table", (), SCHEMA)
+    with pytest.raises(ConfigError, match="balance"):
+        _targets.complete(RunConfig(target="outline", balance="weights"), cohort)
+    assert _targets.complete(RunConfig(target="class", balance="weights"), cohort).balance
+
+
+@pytest.mark.parametrize(
+    "given", [{"tolerance_mm": 2.0}, {"missing_as_empty": True}, {"schema": SCHEMA}]
+)
+def test_predicted_classes_are_scored_without_options_of_outlines(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "data").mkdir()
+    index = {"classes": {"names": ["a", "b"], "target": "class"}, "cases": []}
+    (tmp_path / "answers" / "predictions.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="predicted classes") as caught:
+        evaluate(tmp_path / "answers", tmp_path / "data", tmp_path / "out", **given)
+    assert caught.value.code == "option-model"
+    assert not (tmp_path / "out").exists()
