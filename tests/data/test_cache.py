@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -109,6 +110,24 @@ def test_another_file_recipe_or_subject_is_another_entry(tmp_path: Path, cases: 
     Path(str(case.images["image"])).write_bytes(b"new content")
     assert cache.prepare([case], "recipe", maker, folder)[0].folder != first.folder
     assert len(maker.made) == 4
+
+
+def test_a_file_edited_in_place_is_prepared_anew_though_size_and_time_stay(
+    tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delineate.data.content._SETTLED_SECONDS", -1.0)
+    cache.prepare(cases, "recipe", Maker(), tmp_path / "cache")
+    assert (tmp_path / "cache/content.json").exists()
+    file = cases[2].images["image"]
+    assert isinstance(file, Path)
+    facts = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(b"\0\1\2\3")
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    maker = Maker()
+    found = cache.prepare(cases, "recipe", maker, tmp_path / "cache")
+    assert maker.made == ["case 2"]
+    assert found[2].image.reshape(-1)[:4].tolist() == [0, 1, 2, 3]
 
 
 def test_the_place_of_the_files_does_not_matter(tmp_path: Path, cases: list[Case]) -> None:
