@@ -109,10 +109,12 @@ def test_names_that_only_look_alike_are_not_paired(tmp_path: Path) -> None:
     written(tmp_path, "p*/scan.nii.gz", "a*.nii.gz", "a*_seg.nii.gz!")
     volume(tmp_path / "q9/scan_mask.nii.gz", label=True)
     volume(tmp_path / "a7_seg_T2.nii.gz", label=True)
+    volume(tmp_path / "mask.nii.gz", label=True)
     cohort = Cohort.open(tmp_path)
     assert len(cohort.labelled()) == 3
     assert "q9/scan_mask.nii.gz (no image)" in cohort.unpaired
     assert "a7_seg_T2.nii.gz (no image)" in cohort.unpaired
+    assert "mask.nii.gz (no image)" in cohort.unpaired
 
 
 def test_numbered_images_keep_their_own_masks(tmp_path: Path) -> None:
@@ -189,7 +191,9 @@ def busi(root: Path, *classes: str, second: str = "{}_mask_1") -> Path:
     return root
 
 
-@pytest.mark.parametrize("second", ["{}_mask_1", "{}_mask_2", "{}_Mask (1)", "{}-mask2"])
+@pytest.mark.parametrize(
+    "second", ["{}_mask_1", "{}_mask_2", "{}_Mask (1)", "{}-mask2", "{}_1_mask", "mask_{}_2"]
+)
 def test_masks_of_one_picture_are_united_and_folders_are_classes(
     tmp_path: Path, second: str
 ) -> None:

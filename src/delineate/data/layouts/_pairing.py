@@ -163,14 +163,15 @@ def _across(scans: list[Scan], labels: list[File]) -> list[File]:
 def _numbered(
     scans: list[Scan], labels: list[File], place: Callable[[Place], object]
 ) -> list[File]:
-    """Pair masks/a_1, masks/a_2 … with the image a, where none is called a_1."""
+    """Pair masks/a_1, a_1_mask, mask_a_2 … with the image a, where none is called a_1."""
     known = {(place(scan.first.place), scan.first.name.words): scan for scan in scans}
     rest = []
     for label in labels:
-        *base, last = label.name.words
-        scan = known.get((place(label.place), tuple(base)))
-        if label.place.role == "label" and not label.name.tag and last.isdecimal() and scan:
-            name = replace(label.name, base=tuple(base), number=last)
+        name = label.name
+        words = name.base if name.tag else name.words
+        scan = known.get((place(label.place), words[:-1])) if len(words) > 1 else None
+        if scan and words[-1].isdecimal() and not name.number:
+            name = replace(name, base=words[:-1], number=words[-1])
             scan.labels.append(replace(label, name=name))
         else:
             rest.append(label)
