@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from lightning_fabric import Fabric
+import torch
 
+from delineate.core import run
 from delineate.core.case import Case
-from delineate.core.errors import ConfigError
+from delineate.core.errors import ConfigError, DelineateError
+from delineate.core.progress import Progress, Say
 from delineate.data import readers
 from delineate.data.cohort import Cohort
-from delineate.engine.allowance import Costs
+from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import LEAST_STEPS, MODEST_STEPS
-from delineate.tasks import _targets
+from delineate.inference.predictor import choose_device
+from delineate.tasks import _devices, _targets
 from delineate.tasks._bench import Bench
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks._settings import RunConfig
@@ -43,7 +47,7 @@ class Estimate:
 
     Args:
         start: Seconds up to now.
-        audit: Seconds for all cases; 0 where there is none to do.
+        audit: Seconds for the content and the audit of all cases.
         preparation: Seconds for the cases to learn from.
         step: Seconds a step of the smallest network.
         measuring: Seconds that measuring it took.
@@ -64,7 +68,7 @@ class Estimate:
         """Seconds of everything that the least run does, by name."""
         found = {
             "start": self.start,
-            "audit": self.audit,
+            "reading and audit": self.audit,
             "preparation": self.preparation,
             "measuring": self.measuring,
             f"{2 * LEAST_STEPS} steps": 2 * LEAST_STEPS * self.step,
@@ -99,14 +103,57 @@ class Estimate:
         )
 
 
+def require(
+    chosen: RunConfig,
+    cohort: Cohort,
+    weights: Weights | None,
+    out: Path,
+    cache: Path,
+    *,
+    clock: Clock,
+    audit: bool,
+    say: Say,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Refuse a budget that is too small, before anything that takes long.
+
+    Args:
+        chosen: Settings of the run, complete.
+        cohort: Opened.
+        weights: To start from.
+        out: The run folder; one with a plan has been tried already.
+        cache: Folder of prepared cases.
+        clock: Of the run.
+        audit: Whether the run will audit the cohort.
+        say: Told if nothing could be tried.
+        progress: Shows that it is being done.
+
+    Returns:
+        What the record keeps of it: ``costs`` and ``seconds_of_trial``.
+
+    Raises:
+        ConfigError: The budget is too small; the least that makes sense is named.
+    """
+    if clock.budget is None or "plan" in (run.read_json(out / "run.json") or {}):
+        return {}
+    cached = sum(1 for _ in cache.glob("*/case.json"))
+    try:
+        with progress.task(None, "trying some cases"):
+            found = estimate(chosen, cohort, weights, out, clock, audit=audit, cached=cached)
+    except DelineateError as error:  # the run will tell it better
+        say(f"what the run will take was not measured: {error.message}")
+        return {}
+    found.require(clock.budget)
+    return {"costs": asdict(found.costs), "seconds_of_trial": round(found.measuring, 3)}
+
+
 def estimate(
     chosen: RunConfig,
     cohort: Cohort,
     weights: Weights | None,
-    fabric: Fabric,
     folder: Path,
+    clock: Clock,
     *,
-    spent: float,
     audit: bool,
     cached: int,
 ) -> Estimate:
@@ -116,41 +163,39 @@ def estimate(
         chosen: Settings of the run, complete.
         cohort: Opened.
         weights: To start from.
-        fabric: Device and precision.
         folder: Where prepared cases lie for the time of the trial.
-        spent: Seconds of the run so far.
+        clock: Of the run.
         audit: Whether the run will audit the cohort.
         cached: Cases that lie in the cache already, of whatever preparation.
 
     Raises:
         DelineateError: A fault in the data or the settings, which the run itself tells better.
     """
-    from delineate.data.audit import examine
-
-    begun = time.perf_counter()
     usable = _targets.usable(chosen.target, cohort)
     held_out = held_out_cases(chosen, usable)
-    tried = [usable.cases[0]]
-    lap, audited = _Lap(), 0.0
-    if audit:
-        examine(usable.with_cases(tried))
-        audited = lap()
-    if lap.begun - begun < _SECONDS:
-        tried = _some(chosen, usable)
-        if audit:
-            examine(usable.with_cases(tried))
-            audited = lap()
-    some = usable.with_cases(tried)
-    denoise = "none" if chosen.denoise == "autoencoder" else chosen.denoise
-    clusters = 3 if chosen.clusters == "auto" else chosen.clusters
+    tried = usable.with_cases(_some(chosen, usable))
+    lap = _Lap()
+    tried.subset([tried.cases[0].id]).hash()
+    if lap() > _SECONDS and chosen.target != "class":
+        tried = tried.with_cases(tried.cases[:1])
+    tried.hash()
+    hashed = 0.0 if cached else lap()
+    audited = _audit(tried) if audit else 0.0
     plan = plan_preparation(
-        some, derived=chosen.derived, clusters=clusters,
-        bias_correction=chosen.bias_correction, denoise=denoise,
-    )  # fmt: skip
+        tried,
+        derived=chosen.derived,
+        clusters=3 if chosen.clusters == "auto" else chosen.clusters,
+        bias_correction=chosen.bias_correction,
+        denoise="none" if chosen.denoise == "autoencoder" else chosen.denoise,
+    )
     lap()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".trial-") as scratch:
-        cases = prepare_cohort(some, plan, Path(scratch))
-        prepared = lap()
+        cases = prepare_cohort(tried, plan, Path(scratch))
+        prepared = lap() / len(tried)
+        if chosen.threads is not None:
+            torch.set_num_threads(chosen.threads)
+        device = choose_device(chosen.device)
+        fabric = _devices.fabric(device, _devices.precision(chosen.precision, device))
         target = _targets.of(chosen.target, chosen, cohort, plan)
         bench = Bench(chosen, target, plan, weights, fabric)
         first = bench.candidates(cases)[0]
@@ -158,16 +203,24 @@ def estimate(
         step = bench.measure(candidate, cases, limit=_SECONDS)
         network = bench.network_seconds(candidate, cases)
         measured = min(lap(), 20 * step)
-    scored = _score(some.cases[0], usable) if chosen.target == "outline" else 0.0
+    scored = _score(tried.cases[0], usable) if chosen.target == "outline" else 0.0
     return Estimate(
-        start=spent + time.perf_counter() - begun,
-        audit=audited / len(tried) * len(cohort),
-        preparation=prepared / len(tried) * max(0, len(usable) - held_out - cached),
+        start=clock.spent,
+        audit=(hashed + audited) / len(tried) * len(cohort),
+        preparation=prepared * max(0, len(usable) - held_out - cached),
         step=step,
         measuring=measured,
-        costs=Costs(network, prepared / len(tried), scored),
+        costs=Costs(network, prepared, scored),
         held_out=held_out,
     )
+
+
+def _audit(cohort: Cohort) -> float:
+    from delineate.data.audit import examine
+
+    lap = _Lap()
+    examine(cohort)
+    return lap()
 
 
 def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:

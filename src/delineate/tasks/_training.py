@@ -16,7 +16,6 @@ from torch import nn
 
 from delineate.core import model_file, run
 from delineate.core.atomic import atomic_write_text
-from delineate.core.errors import DelineateError
 from delineate.core.progress import Progress, Say
 from delineate.data import site_key, splits
 from delineate.data.cache import PreparedCase
@@ -39,7 +38,6 @@ from delineate.tasks import (
     _devices,
     _fitted,
     _lineage,
-    _preflight,
     _record,
     _scoring,
     _split,
@@ -93,33 +91,11 @@ class Job:
         self.device = choose_device(chosen.device)
         self.precision = _devices.precision(chosen.precision, self.device)
         self.fabric = _devices.fabric(self.device, self.precision)
-        self.measured = 0.0  # seconds that candidates have taken
 
     @property
     def costs(self) -> Costs:
         """Of a case, as measured at the start of the run."""
         return Costs(**self.record.get("costs", {}))
-
-    def require_budget(self, cache: Path, audit: bool) -> None:
-        """Try some cases, and refuse a budget that is too small before any work.
-
-        Raises:
-            ConfigError: It is too small; the least that makes sense is named.
-        """
-        if self.clock.budget is None or "costs" in self.record:
-            return
-        entries = sum(1 for _ in cache.glob("*/case.json"))
-        try:
-            found = _preflight.estimate(
-                self.chosen, self.cohort, self.weights, self.fabric, self.out,
-                spent=self.clock.spent, audit=audit, cached=entries,
-            )  # fmt: skip
-        except DelineateError as error:  # the run will tell it better
-            self.say(f"what the run will take was not measured: {error.message}")
-            return
-        found.require(self.clock.budget)
-        self.record["costs"] = dataclasses.asdict(found.costs)
-        self.measured += found.measuring
 
     def run(self, cache: Path, finish: bool = False) -> dict[str, Any]:
         """Do everything; prepared cases are kept in ``cache``.
@@ -218,7 +194,8 @@ class Job:
             return choice, Allotment(**self.record["allotted"])
         chooser = Chooser(
             self.bench, self.clock, self.costs, prepared["train"],
-            len(prepared.get("validation", [])), len(split.parts.get("test", ())), self.measured,
+            len(prepared.get("validation", [])), len(split.parts.get("test", ())),
+            self.record.get("seconds_of_trial", 0.0),
         )  # fmt: skip
         choice, compiled = chooser.choose(self.progress)
         self.record["costs"] = dataclasses.asdict(chooser.costs)
@@ -373,7 +350,7 @@ class Job:
         clock, reserve = self.clock, report_seconds(self.clock.budget or 0.0)
         left = clock.left - reserve
         if len(groups[0]) * self.costs.whole > left + GRACE_SECONDS:
-            return {}
+            return {}  # told at the end, with the commands that make up for it
         groups = groups[: _scoring.affordable(groups, left, self.costs)]
         enough = _scoring.Enough(groups, lambda: clock.left - reserve, self.costs)
         summary, done, failure = _scoring.score(

@@ -105,8 +105,9 @@ def train(
         DelineateError: Whatever else stops the run, with the next move.
     """
     begun = time.monotonic()
+    from delineate.engine.allowance import Clock
     from delineate.inference.predictor import choose_device
-    from delineate.tasks import _resolve, _targets, _weights  # bring torch along
+    from delineate.tasks import _preflight, _resolve, _targets, _weights  # bring torch along
     from delineate.tasks._training import Job
 
     given = {
@@ -140,12 +141,16 @@ def train(
     writable_folder(out)
     cache = Path(cache) if cache else out / "cache"
     with folder_lock(out), Stop(say) as stop:
+        tried = _preflight.require(
+            chosen, cohort, start, out, cache,
+            clock=Clock(chosen.seconds, begun), audit=audit, say=say, progress=progress,
+        )  # fmt: skip
         hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED))}
         hashes |= {"weights": start.sha256} if start else {}
         record = _record.begin(out, chosen, cohort, hashes, finish)
+        record |= tried
         with _record.ending(out, record):
             job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
-            job.require_budget(cache, audit)
             job.cohort = _audit(cohort, out, audit, chosen.drop_duplicates, say, progress)
             return job.run(cache, finish)
 
