@@ -248,6 +248,11 @@ def test_a_declared_part_without_labels_is_replaced_and_said() -> None:
     every, usable = with_parts(train=6, validation=3), with_parts(train=6)
     split = splits.planned(usable, 0, test_share=0.2, validation_share=0.2)
     assert all(name.startswith("train") for name in split["validation"])
+    whole = with_parts(train=6, test=2)
+    assert splits.on_declared(whole, whole) == [
+        "test: 2 cases, as the data declare; they are scored"
+    ]
+    assert "left out of the 3 folds" in splits.on_declared(whole, whole, 3)[0]
     (line,) = splits.on_declared(every, usable)
     assert "declare 3 cases for validation, none of which can be judged" in line
 

@@ -246,15 +246,17 @@ def _require(cohort: Cohort, people: int, validate: bool) -> None:
         )
 
 
-def on_declared(cohort: Cohort, usable: Cohort) -> list[str]:
+def on_declared(cohort: Cohort, usable: Cohort, folds: int | None = None) -> list[str]:
     """What becomes of the parts that a layout declares, in a sentence each.
 
     Args:
         cohort: All cases.
         usable: Those that can be learned from and judged by.
+        folds: Of a cross-validation, which draws its own test parts.
     """
     said = []
-    for part, use in (("validation", "they choose the clean-up"), ("test", "they are scored")):
+    scored = "they are scored" if folds is None else f"they are left out of the {folds} folds"
+    for part, use in (("validation", "they choose the clean-up"), ("test", scored)):
         every = sum(case.split == part for case in cohort.cases)
         found = sum(case.split == part for case in usable.cases)
         if found:

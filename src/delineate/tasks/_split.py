@@ -50,7 +50,7 @@ def take(
     if kept:
         split = splits.Split.from_dict(kept)
     else:
-        for line in splits.on_declared(cohort, usable):
+        for line in splits.on_declared(cohort, usable, chosen.folds):
             say(line)
         split = splits.planned(
             usable, chosen.seed, test_share=chosen.holdout, validation_share=chosen.validation,
