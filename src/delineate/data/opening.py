@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,29 +79,8 @@ class Opening:
             )
         strays = links(root)
         name = self.layout or recognise(root, strays)
-        module = catalog.load("data.layouts", name)
-        # A layout that gives way to others when it is looked for may take more when it is named.
-        if self.layout and not getattr(module, "fits", module.recognise)(root):
-            raise LayoutError(
-                f"expected the layout {name!r}: {headline(name)}; got {glimpse(root)}",
-                where=root,
-                fix="leave the layout out to have it recognised",
-                code="layout-mismatch",
-            )
-        try:
-            listing = self._list(name, root)
-        except LayoutError as error:
-            if strays:
-                error.fix = f"{error.fix}; {FOLLOW}" if error.fix else FOLLOW
-            raise
+        listing = self._list(name, root, strays)
         unpaired = (*listing.unpaired, *strays)
-        if not listing.cases:
-            raise LayoutError(
-                f"the layout {name!r} lists no case; got {glimpse(root)}",
-                where=root,
-                fix="; ".join([*unpaired[:4], *[FOLLOW] * bool(strays)]) or "check the folder",
-                code="no-cases",
-            )
         base = root.parent if root.is_file() else root
         cases, listed = _lists.declared(root, listing.cases)
         notes = (*listing.notes, *listed)
@@ -143,19 +122,41 @@ class Opening:
             return cohort
         return cohort.without(_excluded.read(self.exclude, [case.id for case in cases]))
 
-    def _list(self, name: str, root: Path) -> Listing:
+    def _list(self, name: str, root: Path, strays: Sequence[str]) -> Listing:
+        """What a layout lists; there is a case at least."""
         module = catalog.load("data.layouts", name)
-        if getattr(module, "OBSERVERS", False):
-            listing: Listing = module.cases(root, observer=self.observer)
-        elif self.observer is None:
-            listing = module.cases(root)
-        else:
+        # A layout that gives way to others when it is looked for may take more when it is named.
+        if self.layout and not getattr(module, "fits", module.recognise)(root):
+            raise LayoutError(
+                f"expected the layout {name!r}: {headline(name)}; got {glimpse(root)}",
+                where=root,
+                fix="leave the layout out to have it recognised",
+                code="layout-mismatch",
+            )
+        observers = getattr(module, "OBSERVERS", False)
+        if self.observer is not None and not observers:
             raise ConfigError(
                 f"expected no observer in the layout {name!r}, which has one label file a case; "
                 f"got {self.observer!r}",
                 where=root,
                 fix="leave the observer out, or list the label files you want in a table",
                 code="observer-unknown",
+            )
+        try:
+            listing: Listing = module.cases(
+                root, **({"observer": self.observer} if observers else {})
+            )
+        except LayoutError as error:
+            if strays:
+                error.fix = f"{error.fix}; {FOLLOW}" if error.fix else FOLLOW
+            raise
+        if not listing.cases:
+            lost = [*listing.unpaired, *strays][:4] + [FOLLOW] * bool(strays)
+            raise LayoutError(
+                f"the layout {name!r} lists no case; got {glimpse(root)}",
+                where=root,
+                fix="; ".join(lost) or "check the folder",
+                code="no-cases",
             )
         return listing
 
