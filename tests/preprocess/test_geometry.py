@@ -13,6 +13,7 @@ import pytest
 import SimpleITK
 from numpy.typing import NDArray
 from scipy import ndimage
+from tests.preprocess.referee import home
 
 from delineate.core.errors import GeometryError
 from delineate.core.image import Grid, Image, flat_grid
@@ -207,16 +208,23 @@ def test_home_is_the_identity_voxel_for_voxel(
     mapped = presets.apply_label(label, done)
     assert mapped.shape == done.grid.shape
     assert presets.cropped_away(label, done) == 0
-    back = presets.home(mapped[None], history, image.grid)
+    back = home(mapped[None], history)
     np.testing.assert_array_equal(back, label.array)
     # Each kept voxel lies where it lay: its body coordinates, carried as channels, agree.
     index = np.stack(np.meshgrid(*map(np.arange, done.grid.shape), indexing="ij")).reshape(3, -1)
     place = (done.grid.affine @ np.vstack([index, np.ones(index.shape[1])]))[:3]
-    kept = presets.home(place.reshape(3, *done.grid.shape), history, image.grid, fill=np.nan)
+    kept = home(place.reshape(3, *done.grid.shape), history, fill=[np.nan])
     where = np.argwhere(np.isfinite(kept[0]))
     expected = (image.grid.affine @ np.c_[where, np.ones(len(where))].T)[:3]
     np.testing.assert_allclose(kept[:, *where.T], expected, atol=1e-3)
     assert len(where) == np.prod(done.grid.shape)
+
+
+def brought(array: Any, done: Image, grid: Grid) -> presets.Inverse:
+    """All rows brought home at once."""
+    found = presets.Inverse(done.history, done.grid.shape, grid, len(array), keep=True)
+    found.add(array.astype(np.float32))
+    return found
 
 
 def test_resampled_probabilities_come_home_to_the_right_place() -> None:
@@ -226,7 +234,7 @@ def test_resampled_probabilities_come_home_to_the_right_place() -> None:
     done = presets.apply(preparation(spacing_mm=(1.3, 1.3, 1.3)), image)
     index = np.stack(np.meshgrid(*map(np.arange, done.grid.shape), indexing="ij")).reshape(3, -1)
     place = (done.grid.affine @ np.vstack([index, np.ones(index.shape[1])]))[:3]
-    back = presets.home(place.reshape(3, *done.grid.shape), done.history, grid)
+    back = brought(place.reshape(3, *done.grid.shape), done, grid).probabilities
     index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij")).reshape(3, -1)
     expected = (grid.affine @ np.vstack([index, np.ones(index.shape[1])]))[:3]
     inner = (slice(None), *[slice(2, -2)] * 3)
@@ -240,7 +248,7 @@ def test_probabilities_add_up_to_one_at_home_and_background_fills_the_rest() -> 
     done = presets.apply(preparation(spacing_mm=(0.8, 0.8, 0.8)), image)
     logits = volume(done.grid.shape, channels=4)
     probabilities = np.exp(logits) / np.exp(logits).sum(0)
-    back = presets.home(probabilities, done.history, image.grid, fill=(1, 0, 0, 0))
+    back = brought(probabilities, done, image.grid).probabilities
     np.testing.assert_allclose(back.sum(0), 1, atol=1e-5)
     assert back[0, 0, 0, 0] == 1
 
@@ -259,17 +267,19 @@ def test_rows_come_home_as_the_whole_does_to_the_last_bit(
     done = presets.apply(preparation(spacing_mm=spacing), image)
     logits = volume(done.grid.shape, channels=4)
     probabilities = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float32)
-    whole = presets.home(probabilities, done.history, image.grid, fill=(1, 0, 0, 0))
+    whole = brought(probabilities, done, image.grid).probabilities
+    expected = home(probabilities, done.history, fill=(1, 0, 0, 0))
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
     moved = np.moveaxis(probabilities, axis + 1, 1)
     for keep in (False, True):
-        home = presets.Inverse(done.history, done.grid.shape, image.grid, 4, axis, keep=keep)
+        found = presets.Inverse(done.history, done.grid.shape, image.grid, 4, axis, keep=keep)
         for start in range(0, moved.shape[1], rows):
-            home.add(moved[:, start : start + rows])
-        np.testing.assert_array_equal(home.labels, whole.argmax(0))
+            found.add(moved[:, start : start + rows])
+        np.testing.assert_array_equal(found.labels, whole.argmax(0))
         inside = whole.argmax(0) > 0
-        assert home.confidence == pytest.approx(whole.max(0)[inside].mean(), abs=1e-6)
+        assert found.confidence == pytest.approx(whole.max(0)[inside].mean(), abs=1e-6)
         if keep:
-            np.testing.assert_array_equal(home.probabilities, whole)
+            np.testing.assert_array_equal(found.probabilities, whole)
 
 
 def test_home_refuses_another_grid_or_another_array() -> None:
@@ -277,9 +287,9 @@ def test_home_refuses_another_grid_or_another_array() -> None:
     done = presets.apply(preparation(), Image(volume(), grid))
     moved = Grid(grid.shape, grid.affine + np.eye(4, k=3) * 0.01)
     with pytest.raises(GeometryError, match="starts from the grid"):
-        presets.home(done.array, done.history, moved)
+        brought(done.array, done, moved)
     with pytest.raises(GeometryError, match="as the image was prepared"):
-        presets.home(done.array[:, 1:], done.history, grid)
+        presets.Inverse(done.history, (6, 5, 5), grid, 1)
 
 
 def test_label_on_another_grid_is_refused() -> None:

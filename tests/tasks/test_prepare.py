@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from tests.preprocess.referee import home
 
 from delineate.core.case import Case
 from delineate.core.errors import InputError, PartialError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
-from delineate.preprocess import presets
 from delineate.tasks._prepare import plan_preparation, prepare_cohort, recipe_key
 
 SCHEMA = Schema(labels=(Label("organ", 1), Label("lesion", 7)))
@@ -69,7 +69,7 @@ def test_prepared_labels_come_home_to_the_file(cohort: Cohort, tmp_path: Path) -
     prepared = prepare_cohort(cohort, plan, tmp_path / "cache")
     middle = prepared[1]
     assert middle.label is not None
-    back = presets.home(np.array(middle.label)[None], middle.history, middle.original)[0]
+    back = home(np.array(middle.label)[None], middle.history)[0]
     truth = nib.load(cohort.cases[1].label).get_fdata()
     np.testing.assert_array_equal(SCHEMA.to_values(back), truth)
     assert middle.meta["voxels"] == {"organ": 44, "lesion": 1}
@@ -148,7 +148,7 @@ def test_hippocampus(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     for case, given in zip(prepare_cohort(few, plan, tmp_path), few, strict=True):
         assert case.label is not None
         truth = nib.load(given.label).get_fdata()
-        back = presets.home(np.array(case.label)[None], case.history, case.original)[0]
+        back = home(np.array(case.label)[None], case.history)[0]
         np.testing.assert_array_equal(back, truth)
         assert set(case.samples) == {1, 2}
 

@@ -86,10 +86,3 @@ def crop_foreground(image: Image, box: Box | None = None, *, least_saving: float
 def replay(array: NDArray[Any], step: Mapping[str, Any]) -> NDArray[Any]:
     """Do a recorded step to another array ``(C, *S)`` of the same grid."""
     return array[(slice(None), *(slice(start, stop) for start, stop in step["box"]))]
-
-
-def undo(array: NDArray[Any], step: Mapping[str, Any], fill: float = 0.0) -> NDArray[Any]:
-    """Put an array back into the full field of view; what was cut off becomes ``fill``."""
-    whole = np.full((array.shape[0], *step["from_shape"]), fill, dtype=array.dtype)
-    replay(whole, step)[...] = array
-    return whole

@@ -1,4 +1,4 @@
-"""Replay the geometry of a prepared image on its label, and bring what a model says back home.
+"""Replay the geometry of a prepared image on its label; ``inverse`` brings labels back.
 
 Everything here works from the history alone: each step recorded what it did and the grid it
 started from.
@@ -100,57 +100,6 @@ def stack_channels(images: Sequence[Image], names: Sequence[str] | None = None) 
         array=np.concatenate([image.array for image in images]),
         meta={**first.meta, "notes": tuple(notes)},
     )
-
-
-def home(
-    array: NDArray[Any],
-    history: Sequence[Mapping[str, Any]],
-    original: Grid,
-    order: int = 1,
-    fill: float | Sequence[float] = 0.0,
-) -> NDArray[Any]:
-    """Bring ``(C, *S')`` back onto the original grid ``(C, *S)``, exactly.
-
-    Where nothing was resampled this is the inverse, voxel for voxel. Works channel by channel.
-
-    Args:
-        array: On the prepared grid. Integers are label maps: nearest with ``order=0``, else the
-            largest of the linearly interpolated masks.
-        history: Of the prepared image.
-        original: Grid of the image before it was prepared.
-        order: 1 linear (probabilities go on adding up to 1), 0 nearest, 3 cubic.
-        fill: What lies outside the cropped box, for all channels or by channel; for probabilities
-            ``(1, 0, 0, …)``.
-
-    Raises:
-        GeometryError: The history does not lead back to ``original``.
-    """
-    check_shape(array.shape[1:], history, original)
-    fills = [float(v) for v in np.broadcast_to(fill, len(array))]
-    out = np.empty((len(array), *original.shape), dtype=array.dtype)
-    for i, channel in enumerate(array):
-        out[i] = _channel_home(channel, history, original, order, fills[i])
-    return out
-
-
-def _channel_home(
-    channel: NDArray[Any],
-    history: Sequence[Mapping[str, Any]],
-    original: Grid,
-    order: int,
-    fill: float,
-) -> NDArray[Any]:
-    """One channel ``(*S')`` back on the original grid ``(*S)``."""
-    array = channel[None]
-    for step in reversed(_steps(history)):
-        if step["step"] == "orient":
-            array = orient.undo(array, step)
-        elif step["step"] == "crop":
-            array = crop.undo(array, step, fill)
-        else:
-            array = resample.undo(array, step, order)
-    home_array: NDArray[Any] = array[0]
-    return home_array
 
 
 def check_shape(

@@ -1,8 +1,8 @@
 """From probabilities on a prepared grid to labels on the grid of the file, some rows at a time.
 
-Probabilities are interpolated, never labels. Every voxel is computed by the arithmetic of
-``resample.undo`` from the prepared rows that it needs, so the result does not depend, to the last
-bit, on how many rows come at once, and memory need not hold the probabilities of a whole image.
+Probabilities are interpolated, never labels. Every voxel is computed by one arithmetic
+(``resample.undo_rows``) from the prepared rows that it needs, so the result does not depend, to the
+last bit, on how many rows come at once, and memory need not hold all probabilities of an image.
 """
 
 from __future__ import annotations

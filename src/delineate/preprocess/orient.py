@@ -70,12 +70,6 @@ def replay(array: NDArray[Any], step: Mapping[str, Any]) -> NDArray[Any]:
     return np.flip(moved, _flipped(step))
 
 
-def undo(array: NDArray[Any], step: Mapping[str, Any]) -> NDArray[Any]:
-    """The inverse of ``replay``."""
-    flipped = np.flip(array, _flipped(step))
-    return np.transpose(flipped, (0, *(int(a) + 1 for a in np.argsort(step["axes"]))))
-
-
 def _flipped(step: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(a + 1 for a, flip in enumerate(step["flips"]) if flip)
 

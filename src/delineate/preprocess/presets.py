@@ -1,7 +1,7 @@
 """The preparation of a cohort: planned once, kept in the model file, applied to every image.
 
     orient -> crop -> bias correction -> denoise -> normalise -> resample -> derive  (apply)
-    resample back -> put into the full field -> orient back                  (home, Inverse)
+    resample back -> put into the full field -> orient back                        (Inverse)
 
 Bias correction and denoising are done where they are asked for, in this order (see ``restore``).
 Intensities are scaled before resampling, while a constant background is still constant.
@@ -21,14 +21,13 @@ from delineate.preprocess import crop, derive, normalise, orient, resample, rest
 from delineate.preprocess.geometry import (
     apply_label,
     cropped_away,
-    home,
     stack_channels,
 )
 from delineate.preprocess.inverse import Inverse
 from delineate.preprocess.preparation import Channel, Preparation
 
 __all__ = [
-    "Channel", "Inverse", "Preparation", "apply", "apply_label", "cropped_away", "home", "plan",
+    "Channel", "Inverse", "Preparation", "apply", "apply_label", "cropped_away", "plan",
     "stack_channels",
 ]  # fmt: skip
 

@@ -64,15 +64,12 @@ def replay(array: NDArray[Any], step: Mapping[str, Any], order: int | None = Non
     return _to_shape(array, tuple(step["shape"]), orders)
 
 
-def undo(array: NDArray[Any], step: Mapping[str, Any], order: int = 1) -> NDArray[Any]:
-    """Bring an array ``(C, *S')`` back to the count of voxels before the step."""
-    return _to_shape(array, tuple(step["from_shape"]), [order] * len(step["from_shape"]))
-
-
 def undo_rows(
     array: NDArray[Any], step: Mapping[str, Any], axis: int, first: int, rows: slice
 ) -> NDArray[Any]:
-    """Some rows of what ``undo`` makes of one channel by order 1, to the last bit.
+    """Undo a recorded step by linear interpolation, for some rows of one channel.
+
+    What a row becomes does not depend, to the last bit, on which others are asked for.
 
     Args:
         array: ``(*S')``, of ``axis`` only the indices from ``first`` on that the rows need.
