@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import delineate
-from delineate.core import catalog, processes
+from delineate.core import catalog, processes, threads
 from delineate.core.errors import ConfigError, DelineateError
 
 #: Options of every verb.
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         return 0
     except KeyboardInterrupt:
-        return _fail("stopped", 130, {"code": "stopped", "message": "stopped"}, as_json)
+        code = _fail("stopped", 130, {"code": "stopped", "message": "stopped"}, as_json)
+        return threads.leave(code)
     except DelineateError as error:
         if debug:
             traceback.print_exception(error)

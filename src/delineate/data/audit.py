@@ -11,13 +11,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from delineate.core import threads
 from delineate.core.progress import QUIET, Progress
 from delineate.data import _threads
 from delineate.data._audit_case import Record, look, orientation, spacing
@@ -97,14 +97,11 @@ def _with_way_out(finding: Finding) -> Finding:
 
 
 def _look_at_all(cohort: Cohort, workers: int, progress: Progress) -> list[Record]:
-    pool = ThreadPoolExecutor(workers)
-    try:
+    with threads.pool(workers) as pool:
         looks = pool.map(
             lambda case: look(case, cohort.root, cohort.schema, cohort.modalities), cohort.cases
         )
         return list(progress.track(looks, "audit", len(cohort)))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:

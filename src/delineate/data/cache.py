@@ -17,7 +17,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from delineate.core import threads
 from delineate.core.atomic import (
     atomic_path,
     atomic_write_text,
@@ -156,7 +157,6 @@ def prepare(
     folder = writable_folder(folder)
     failed: dict[int, DelineateError] = {}
     hashes = Hashes(folder / REMEMBERED)
-    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
 
     def look(case: Case) -> PreparedCase | _Missing | DelineateError:
         try:
@@ -166,31 +166,29 @@ def prepare(
         entry = folder / _key(case, recipe_key, prints)
         return _load(entry, verify) or _Missing(case, prints, entry)
 
-    with progress.task(len(cases), "prepare") as bar:
-        try:
-            found = dict(enumerate(pool.map(look, cases)))
-            hashes.save()
-            failed = {i: e for i, e in found.items() if isinstance(e, DelineateError)}
-            missing = {i: m for i, m in found.items() if isinstance(m, _Missing)}
-            done = {i: c for i, c in found.items() if isinstance(c, PreparedCase)}
-            bar.advance(len(cases) - len(missing))
-            running = {pool.submit(_make, m, make): i for i, m in missing.items()}
-            made: list[int] = []
-            for future in as_completed(running):
-                try:
-                    case = done[running[future]] = future.result()
-                except (ResourceError, OutputError):
-                    raise
-                except DelineateError as error:
-                    failed[running[future]] = error
-                else:
-                    made.append(case.nbytes)
-                    left = len(missing) - len(made)
-                    if len(made) >= 3:  # enough to tell whether the disk will hold the others
-                        check_space(folder, left * sum(made) // len(made))
-                bar.advance(1)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    count = workers or min(8, os.cpu_count() or 1)
+    with progress.task(len(cases), "prepare") as bar, threads.pool(count) as pool:
+        found = dict(enumerate(pool.map(look, cases)))
+        hashes.save()
+        failed = {i: e for i, e in found.items() if isinstance(e, DelineateError)}
+        missing = {i: m for i, m in found.items() if isinstance(m, _Missing)}
+        done = {i: c for i, c in found.items() if isinstance(c, PreparedCase)}
+        bar.advance(len(cases) - len(missing))
+        running = {pool.submit(_make, m, make): i for i, m in missing.items()}
+        made: list[int] = []
+        for future in as_completed(running):
+            try:
+                case = done[running[future]] = future.result()
+            except (ResourceError, OutputError):
+                raise
+            except DelineateError as error:
+                failed[running[future]] = error
+            else:
+                made.append(case.nbytes)
+                left = len(missing) - len(made)
+                if len(made) >= 3:  # enough to tell whether the disk will hold the others
+                    check_space(folder, left * sum(made) // len(made))
+            bar.advance(1)
     if failed:
         _raise_failed(cases, failed)
     # What a table says of a case may change while its files do not.

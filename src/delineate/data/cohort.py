@@ -15,6 +15,7 @@ from typing import Any
 
 from delineate.core.case import Case, Geometry, Source
 from delineate.core.errors import InputError, LayoutError
+from delineate.core.progress import QUIET, Progress
 from delineate.core.schema import Schema
 from delineate.data.content import Hashes, source_files
 
@@ -176,19 +177,20 @@ class Cohort:
                 )
         return self.with_cases(flat)
 
-    def hash(self, hashes: Hashes | None = None) -> str:
+    def hash(self, hashes: Hashes | None = None, progress: Progress = QUIET) -> str:
         """SHA-256 over the schema, every case, and the names and bytes of its files.
 
         The place of the root does not enter.
 
         Args:
             hashes: What is known of files already; others are read, in threads.
+            progress: Told of every file.
 
         Raises:
             ReadError: A file is gone or cannot be read.
         """
         paths = sorted({p for case in self.cases for s in _sources(case) for p in source_files(s)})
-        prints = (hashes or Hashes()).all(paths)
+        prints = (hashes or Hashes()).all(paths, progress)
         record = {
             "schema": self.schema.to_dict(),
             "cases": [_case_to_dict(case, self.root) for case in self.cases],

@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
+from delineate.core import threads
 from delineate.core.atomic import atomic_write_text
 from delineate.core.case import Source
 from delineate.core.errors import DelineateError, ReadError
+from delineate.core.progress import QUIET, Progress
 
 #: Name of the file, in a folder of prepared cases, that remembers hashes.
 REMEMBERED = "content.json"
@@ -67,14 +68,18 @@ class Hashes:
             self._new = True
         return digest
 
-    def all(self, files: Iterable[Path]) -> list[str]:
+    def all(self, files: Sequence[Path], progress: Progress = QUIET) -> list[str]:
         """``of`` each file, in threads; what is new is written down.
+
+        Args:
+            files: To read, where they are not known.
+            progress: Told of every file.
 
         Raises:
             ReadError: See ``of``.
         """
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = list(pool.map(self.of, files))
+        with threads.pool(min(8, os.cpu_count() or 1)) as pool:
+            found = list(progress.track(pool.map(self.of, files), "reading", len(files)))
         self.save()
         return found
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from delineate.core import threads
 from delineate.core.atomic import atomic_write_text
 from delineate.core.case import Case
 from delineate.core.errors import DelineateError
@@ -59,7 +59,7 @@ def shown(
             return "", []
         return key, [names[index - 1] for index in found.tolist() if 0 < index <= len(names)]
 
-    with ThreadPoolExecutor(_threads.fitting(cohort, _COPIES)) as pool:
+    with threads.pool(_threads.fitting(cohort, _COPIES)) as pool:
         looks = pool.map(look, cohort.cases)
         found = list(progress.track(looks, "structures", len(cohort)))
     hashes.save()

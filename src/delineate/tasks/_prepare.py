@@ -7,12 +7,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from delineate.core import threads
 from delineate.core.case import Case
 from delineate.core.errors import DelineateError, GeometryError, InputError, PartialError
 from delineate.core.image import Grid, Image
@@ -197,7 +197,7 @@ def _probe_all(cohort: Cohort, workers: int) -> list[dict[str, tuple[Grid, int]]
         except DelineateError as error:
             return error
 
-    with ThreadPoolExecutor(workers) as pool:
+    with threads.pool(workers) as pool:
         found = list(pool.map(probe, cohort.cases))
     failed = [f"\n  {c.id}: {p}" for c, p in zip(cohort.cases, found, strict=True)
               if isinstance(p, DelineateError)]  # fmt: skip

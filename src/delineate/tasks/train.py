@@ -145,7 +145,7 @@ def train(
             chosen, cohort, start, out, cache,
             clock=Clock(chosen.seconds, begun), audit=audit, say=say, progress=progress,
         )  # fmt: skip
-        hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED))}
+        hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED), progress)}
         hashes |= {"weights": start.sha256} if start else {}
         record = _record.begin(out, chosen, cohort, hashes, finish)
         record |= tried
