@@ -122,6 +122,14 @@ ASKED = [{}, {"mirror": True}, {"probabilities": True}, {"crf": True},
          {"crf": True, "probabilities": True, "mirror": True}]  # fmt: skip
 
 
+def test_a_few_rows_at_a_time_need_less_than_all_probabilities(path: Path) -> None:
+    """64 x 24 x 24 voxels, 3 outputs: their probabilities alone would be 442 kB, twice held."""
+    predictor = Predictor.load(path, "cpu")
+    image = scan((64, 24, 24))
+    few = predictor.predict(image, memory_bytes=1_100_000)
+    assert np.array_equal(few.labels, predictor.predict(image).labels)
+
+
 @pytest.mark.parametrize("options", ASKED)
 @pytest.mark.parametrize("flat", [False, True])
 def test_memory_decides_whether_never_what(

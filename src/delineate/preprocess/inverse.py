@@ -132,7 +132,9 @@ def estimate_bytes(original: Sequence[int], outputs: int, keep: bool) -> int:
     """
     voxels = int(np.prod(original))
     at_once = min(voxels, max(_VOXELS, voxels // min(original)))
-    return 4 * (3 * voxels + 3 * at_once + (2 * outputs * voxels if keep else 0))
+    # Three float32 a voxel: while rows come home, of those at once; then, to clean labels, of all.
+    most = max(voxels + 12 * at_once, 12 * voxels)
+    return most + (8 * outputs * voxels if keep else 0)
 
 
 def _replayed(array: NDArray[Any], steps: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
