@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import subprocess
 import sys
 import textwrap
@@ -50,7 +50,7 @@ def test_control_c_does_not_wait_for_a_case_that_takes_long(
 
     def press() -> None:
         begun.wait(20)
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
 
     threading.Thread(target=press).start()
     with pytest.raises(KeyboardInterrupt), threads.pool(2) as pool:
@@ -63,7 +63,7 @@ def test_control_c_does_not_wait_for_a_case_that_takes_long(
 
 def test_a_process_leaves_though_its_threads_are_at_work() -> None:
     script = """
-        import _thread, threading, time
+        import signal, threading, time
         from delineate.core import threads
         begun = threading.Event()
         def work():
@@ -71,7 +71,7 @@ def test_a_process_leaves_though_its_threads_are_at_work() -> None:
             time.sleep(600)
         def press():
             begun.wait()
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         threading.Thread(target=press).start()
         try:
             with threads.pool(1) as pool:
