@@ -16,6 +16,7 @@ import pytest
 from PIL import Image as Picture
 from scipy.ndimage import gaussian_filter
 
+from delineate.data import readers
 from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
 
@@ -203,6 +204,22 @@ def test_every_damaged_file_has_a_finding_of_its_own(sound: Path) -> None:
         "imagesTr/c0.nii.gz", "imagesTr/c2.nii.gz", "imagesTr/c4.nii.gz", "labelsTr/c1.nii.gz"
     ]  # fmt: skip
     assert result["facts"]["files_read_to_the_end"] == 2 * CASES - 4
+
+
+def test_a_fault_that_nobody_foresaw_is_a_finding_of_its_case(
+    sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = readers.read
+
+    def fail(source: Any, *more: Any) -> Any:
+        if source == image(sound):
+            raise ZeroDivisionError("of all things")
+        return read(source, *more)
+
+    monkeypatch.setattr(readers, "read", fail)
+    found = finding(audit(sound), "unreadable")
+    assert found["severity"] == "blocking"
+    assert "ZeroDivisionError: of all things" in json.dumps(found)
 
 
 def test_a_cohort_of_nothing_but_damaged_files_is_told_of_too(sound: Path) -> None:

@@ -130,7 +130,7 @@ def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) 
         where = place(source, root)
         try:
             image = readers.read(source, case.reading)
-        except (DelineateError, OSError, MemoryError) as error:
+        except Exception as error:
             faults.append(_unreadable(error, where, root))
             continue
         grids[channel], counts[channel] = image.grid, image.channels
@@ -161,6 +161,8 @@ def place(source: Source, root: Path) -> str:
 def _unreadable(error: Exception, where: str, root: Path) -> Fault:
     if not isinstance(error, DelineateError):
         detail = str(error) or type(error).__name__
+        if not isinstance(error, OSError | MemoryError):  # nobody foresaw it
+            detail = f"{type(error).__name__}: {error}"
         return Fault("unreadable", where, detail, "check that the file can be read here")
     exact = place(Path(error.where), root) if error.where else where
     return Fault(error.code, exact, error.message, error.fix or "fetch the file again")
@@ -191,7 +193,7 @@ def _label(
     where = place(source, root)
     try:
         label = readers.read_label(source, case.reading, image)
-    except (DelineateError, OSError, MemoryError) as error:
+    except Exception as error:
         return None, [_unreadable(error, where, root)]
     faults = []
     if image is not None and (apart := _apart(image, label.grid)):
