@@ -142,7 +142,7 @@ def test_the_run_knows_the_file_that_it_started_from(
     (out / "run.json").write_text(json.dumps({**record, "status": "running"}))
     said: list[str] = []
     train(flair, weights=weights, steps=2, config=config, out=out, audit=False, say=said.append)
-    assert any("going on from step 2" in text for text in said)
+    assert any("going on with the figures" in text for text in said)
     (out / "run.json").write_text(json.dumps({**record, "status": "running"}))
     bare = {n: torch.from_numpy(t) for n, t in model_file.load(old).tensors.items()}
     safetensors.torch.save_file(bare, weights)
