@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import textwrap
@@ -48,13 +47,14 @@ def test_control_c_does_not_wait_for_a_case_that_takes_long(
         go.wait(60)
         done.set()
 
-    def press() -> None:
-        begun.wait(20)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+    def prepare() -> None:
+        with threads.pool(2) as pool:
+            pool.submit(work)
+            begun.wait(20)
+            raise KeyboardInterrupt
 
-    threading.Thread(target=press).start()
-    with pytest.raises(KeyboardInterrupt), threads.pool(2) as pool:
-        pool.submit(work).result()
+    with pytest.raises(KeyboardInterrupt):
+        prepare()
     assert not done.is_set()
     assert len(threads._left_alone) == 1
     go.set()
@@ -63,19 +63,17 @@ def test_control_c_does_not_wait_for_a_case_that_takes_long(
 
 def test_a_process_leaves_though_its_threads_are_at_work() -> None:
     script = """
-        import signal, threading, time
+        import threading, time
         from delineate.core import threads
         begun = threading.Event()
         def work():
             begun.set()
             time.sleep(600)
-        def press():
-            begun.wait()
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        threading.Thread(target=press).start()
         try:
             with threads.pool(1) as pool:
-                pool.submit(work).result()
+                pool.submit(work)
+                begun.wait()
+                raise KeyboardInterrupt
         except KeyboardInterrupt:
             print("stopped")
             raise SystemExit(threads.leave(130))
