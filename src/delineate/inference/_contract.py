@@ -78,10 +78,10 @@ def contradictions(document: Mapping[str, Any], measured: Sequence[Mapping[str, 
         measured: Of the scan, see :func:`measure`.
     """
     channels = document["preparation"]["channels"]
-    kept = (document.get("provenance", {}).get("training_range") or {}).get("intensity")
-    kept = kept if kept and len(kept) == len(channels) else [None] * len(channels)
+    ranges = (document.get("provenance", {}).get("training_range") or {}).get("intensity")
+    ranges = ranges if ranges and len(ranges) == len(channels) else [None] * len(channels)
     found = []
-    for channel, range_, facts in zip(channels, kept, measured, strict=True):
+    for channel, range_, facts in zip(channels, ranges, measured, strict=True):
         why = _by_tag(channel["modality"], range_, facts["modality"])
         if why is None and range_ is not None and facts["p50"] is not None:
             why = _by_unit(channel, range_, facts)

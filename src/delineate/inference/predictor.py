@@ -137,7 +137,7 @@ class Predictor:
         started = time.perf_counter()
         prepared = presets.apply(self.preparation, image)
         facts: dict[str, Any] = {"seconds": {"prepare": time.perf_counter() - started}}
-        labels, kept, named = None, None, None
+        labels, maps, named = None, None, None
         try:
             if self.classes:
                 named = self._classify(prepared, image.grid, facts, mirror, memory_bytes)
@@ -149,7 +149,7 @@ class Predictor:
                     keep=probabilities, memory_bytes=memory_bytes,
                 )  # fmt: skip
                 labels = self._outline(walk, facts, progress)
-                kept = walk.home.probabilities
+                maps = walk.home.probabilities
                 facts["crf"] = config.to_dict(settings) if settings else None
         except (MemoryError, RuntimeError) as error:
             raise _resource_error(error, memory_bytes) from error
@@ -160,7 +160,7 @@ class Predictor:
             "mirrored": mirror,
             "warnings": warnings,
         }
-        return Prediction(labels, image.grid, kept, named, facts)
+        return Prediction(labels, image.grid, maps, named, facts)
 
     def require(
         self, *, probabilities: bool = False, mirror: bool = False, crf: bool | None = None

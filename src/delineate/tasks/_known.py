@@ -16,7 +16,7 @@ from delineate.tasks._channels import read_channels, sources
 from delineate.tasks._lineage import TAUGHT, UNTOLD
 
 
-def flattery(parts: Mapping[str, str | None]) -> list[str]:
+def seen_in_training(parts: Mapping[str, str | None]) -> list[str]:
     """Of the scored cases, how many taught the model, or that this cannot be told.
 
     Args:

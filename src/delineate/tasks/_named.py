@@ -102,17 +102,17 @@ def evaluate_classes(
     summary = _classes.score(rows, classes, seed=seed, resamples=resamples)
     scored = {row["case"] for row in rows}
     parts = {one["id"]: one.get("part") for one in index["cases"] if one["id"] in scored}
-    flattery = _known.flattery(parts)
+    seen_in_training = _known.seen_in_training(parts)
     summary |= {
         "model": index.get("model"),
         "labels": str(labels),
         "failures": failures,
         "taught": [name for name, part in parts.items() if part in TAUGHT],
-        "notes": [*flattery, *summary["notes"]],
+        "notes": [*seen_in_training, *summary["notes"]],
     }
     _classes.write(out, summary, rows, lambda row: _picture(cases[row["case"]], row.get("slice")))
     say(_headline(summary))
-    for note in flattery:
+    for note in seen_in_training:
         say(note)
     if failures:
         raise PartialError(

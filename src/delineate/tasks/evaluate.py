@@ -128,7 +128,7 @@ def evaluate(
             code="all-failed",
         )
     scored = dict.fromkeys(row["case"] for row in rows)
-    flattery = _known.flattery({name: pairs.parts.get(name) for name in scored})
+    seen_in_training = _known.seen_in_training({name: pairs.parts.get(name) for name in scored})
     settings = {
         "tolerance_mm": tolerance_mm,
         "seed": seed,
@@ -153,7 +153,7 @@ def evaluate(
             "failures": failures,
             "taught": [name for name in scored if pairs.parts.get(name) in TAUGHT],
             "notes": [
-                *flattery,
+                *seen_in_training,
                 *_note_on_unlearnt(unlearnt),
                 *_note_on_unseen(rows),
                 *pairs.notes,
@@ -164,7 +164,7 @@ def evaluate(
     )
     _write(out, summary, rows, pairs)
     say(headline(summary))
-    for note in flattery:
+    for note in seen_in_training:
         say(note)
     if failures:
         raise PartialError(
