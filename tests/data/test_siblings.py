@@ -29,6 +29,9 @@ ONE_PERSON = {
     "numbers after a dash": "0001-01 0001-02 0002-01 0003-01 0003-02",
     "three digits": "GLI-00000-000 GLI-00000-001 GLI-00005-000 GLI-00005-001",
     "two endings": "p01_t0_L p01_t0_R p01_t1_L p01_t1_R p02_t0_L p02_t1_L p02_t1_R",
+    "dates": "p1_20200101 p1_20210101 p2_20200301 p2_2022-01-01",
+    "in the middle": "01_L_vessel 01_R_vessel 02_L_vessel 02_R_vessel 03_L_disc",
+    "visits in the middle": "sub-01_ses-01_T1w sub-01_ses-02_T1w sub-02_ses-01_T1w sub-02_ses-2_x",
     "in front": "left_001 right_001 left_002 right_002",
 }
 
@@ -69,6 +72,9 @@ def test_scans_of_one_person_are_suspected_and_the_pattern_joins_them(kind: str)
         "TCGA-02-0006 TCGA-02-0011 TCGA-06-0119",
         "0a 0b 0c 0d 0e 0f 1a 1b 1c 1d 1e 1f",
         "Image_01L Image_02L Image_03R",
+        "siteA_L_01 siteA_R_01 siteA_L_02 siteB_L_01 siteB_R_01",
+        "site1_L_01 site1_R_01 site2_L_01 site2_R_01",
+        "2020_01_05 2020_01_06 2020_02_01",
         "1_5 1_9 2_17 3_4",
         " ".join(f"{p}_{n}" for p in (1, 2) for n in range(1, 40)),
     ],

@@ -18,18 +18,23 @@ _SIDES = {
 _SIDE = "left|right|od|os|lt|rt|l|r"
 _VISIT = (
     r"(?:timepoint|time|visit|session|ses|scan|exam|study|year|month|week|day|frame|slice|view|"
-    r"baseline|followup|follow-up|repeat|rescan|retest|tp|fu|bl|t|v|m|y|w|d)-?\d+"
+    r"baseline|followup|follow-up|repeat|rescan|retest|mr|tp|fu|bl|t|v|m|y|w|d)-?\d+"
+    r"|(?:19|20)\d\d-?[01]\d-?[0-3]\d"
 )
 _WHEN = (
     "pre|post|before|after|baseline|followup|follow-up|bl|fu|test|retest|scan|rescan|"
     "ed|es|ap|pa|lat|lateral|cc|mlo|insp|exp"
 )
-#: What may follow the name of a person, and what is said of it. Numbers come last: they may count.
+_WHERE, _VISITS = "left and right", "the visit, view or time"
+#: What may follow the name of a person, and what is said of it; two may have something behind them.
+#: Numbers come last: they may count.
 _KINDS = (
-    ("left and right", rf"(?:{_SEP}|(?<=\d))(?:{_SIDE})"),
-    ("the visit, view or time", rf"{_SEP}(?:{_VISIT}|{_WHEN})"),
-    ("a last letter", rf"(?<=\d){_SEP}?[a-z]"),
-    ("a last number", rf"(?:{_SEP}\d{{1,3}}|{_SEP}?\(\d{{1,3}}\))"),
+    (_WHERE, rf"(?:{_SEP}|(?<=\d))(?:{_SIDE})", ""),
+    (_VISITS, rf"{_SEP}(?:{_VISIT}|{_WHEN})", ""),
+    (_WHERE, rf"{_SEP}(?:{_SIDE})", rf"{_SEP}.+"),
+    (_VISITS, rf"{_SEP}{_VISIT}", rf"{_SEP}.+"),
+    ("a last letter", rf"(?<=\d){_SEP}?[a-z]", ""),
+    ("a last number", rf"(?:{_SEP}\d{{1,3}}|{_SEP}?\(\d{{1,3}}\))", ""),
 )
 #: Words whose number tells a place or a group, not a person.
 _PLACE = re.compile(
@@ -69,9 +74,9 @@ def suspect(subjects: Mapping[str, str]) -> Suspicion | None:
         found = _ending(sorted(set(stems.values())))
         if found is None:
             break
-        what, tokens, shorter = found
+        what, ending, shorter = found
         differ.append(what)
-        endings.append(_joined(tokens))
+        endings.append(ending)
         stems = {name: shorter.get(stem, stem) for name, stem in stems.items()}
     pattern = "^(.+?)" + "".join(f"(?:{ending})?" for ending in reversed(endings)) + "$"
     candidates = [pattern, *(f"^(.+?)(?:(?:{ending}).*)?$" for ending in endings[:1])]
@@ -80,40 +85,46 @@ def suspect(subjects: Mapping[str, str]) -> Suspicion | None:
         if front is None:
             return None
         tokens, stems = front
-        differ, candidates = ["left and right"], [f"^(?:{_joined(tokens)})?(.+)$"]
+        differ, candidates = [_WHERE], [f"^(?:{_joined(tokens)})?(.+)$"]
     groups = _grouped(stems)
     fits = (p for p in candidates if _fits(p, {c: stems[s] for c, s in subjects.items()}))
     return Suspicion(groups, " and ".join(differ), next(fits, None))
 
 
-def _ending(names: Sequence[str]) -> tuple[str, set[str], dict[str, str]] | None:
-    """The first kind of ending that parts names which are else the same."""
-    for what, regex in _KINDS:
-        expression = re.compile(rf"^(.*[^_\-. ])({regex})$", re.I)
+def _ending(names: Sequence[str]) -> tuple[str, str, dict[str, str]] | None:
+    """The first kind of ending that parts names which are else the same.
+
+    Returns:
+        What it is, a regular expression of it, and the rest of every name that has it.
+    """
+    plain = set(names)
+    for what, regex, behind in _KINDS:
+        expression = re.compile(rf"^(.*?[^_\-. ])({regex}){behind}$", re.I)
         split = {name: (m[1], m[2]) for name in names if (m := expression.match(name))}
         groups: dict[str, dict[str, str]] = {}
         for name, (stem, token) in split.items():
             groups.setdefault(stem, {})[name] = token
-        plain = set(names)
-        good = {s: g for s, g in groups.items() if _one_person(what, s, list(g.values()), plain)}
+        good = {
+            stem: group
+            for stem, group in groups.items()
+            if _one_person(what, stem, list(group.values()), plain)
+            and (not behind or (re.search(r"\d", stem) and len(group) <= 2 * _MOST))
+        }
         if not good or not _not_counted(what, good, len(names)):
             continue
         tokens = {token for group in good.values() for token in group.values()}
         # The only eye or visit of a person has the same ending.
-        return (
-            what,
-            tokens,
-            {name: stem for name, (stem, token) in split.items() if token in tokens},
-        )
+        shorter = {name: stem for name, (stem, token) in split.items() if token in tokens}
+        return what, f"(?:{_joined(tokens)}).*" if behind else _joined(tokens), shorter
     return None
 
 
 def _one_person(what: str, stem: str, tokens: Sequence[str], names: set[str]) -> bool:
     """Whether names that differ in these endings alone may be of one person."""
     words = sorted(re.sub(rf"^{_SEP}|[()]", "", token).lower() for token in tokens)
-    if what == "left and right":
-        return len({_SIDES[word] for word in words}) == 2
-    several = len(words) + (stem in names) > 1
+    if what == _WHERE:
+        return len({_SIDES[word] for word in words}) == 2 and not _PLACE.search(stem)
+    several = len(set(words)) + (stem in names) > 1
     if what == "a last letter":
         run = [chr(ord("a") + n + (stem in names)) for n in range(len(words))]
         return several and len(words) < _MOST and words in (run, [chr(ord(c) - 1) for c in run])
@@ -133,7 +144,7 @@ def _not_counted(what: str, groups: Mapping[str, Mapping[str, str]], names: int)
         return numbered > 0 or len(groups) > 1
     if what == "a last number" and sum(map(len, groups.values())) < names / 2:
         return False
-    enough = 2 if what == "the visit, view or time" else 3
+    enough = 2 if what == _VISITS else 3
     return len(groups) > 1 and (numbered == len(groups) or len(groups) >= enough)
 
 
