@@ -208,7 +208,8 @@ def _raise_failed(cases: Sequence[Case], failed: Mapping[int, DelineateError]) -
     shown = "".join(f"\n  {cases[i].id}: {failed[i]}" for i in sorted(failed))
     raise PartialError(
         f"{len(failed)} of {len(cases)} cases could not be prepared:{shown}",
-        fix="correct these cases or leave them out; the others are kept in the cache",
+        fix="correct these cases, or leave them out: --exclude FILE, one id a line; the others are "
+        "kept in the cache",
         code="prepare-failed",
     ) from failed[min(failed)]
 

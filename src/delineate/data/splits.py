@@ -308,8 +308,8 @@ def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
             f"{len(parted)} subjects of the split {split.name!r} are in more than one part: "
             + _some(parted),
             where=cohort.root,
-            fix="split by subject (holdout, k_fold)"
-            + (", or allow the leak by name" if split.leaky else ""),
+            fix="move all cases of a subject to one part, or leave some out: --exclude FILE, one "
+            "id a line" + ("; or allow the leak by name" if split.leaky else ""),
             code="subject-in-two-parts",
         )
 

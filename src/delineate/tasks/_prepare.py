@@ -205,7 +205,7 @@ def _probe_all(cohort: Cohort, workers: int) -> list[dict[str, tuple[Grid, int]]
         raise PartialError(
             f"{len(failed)} of {len(found)} cases cannot be read:{''.join(failed)}",
             where=cohort.root,
-            fix="correct these cases or leave them out",
+            fix="correct these cases, or leave them out: --exclude FILE, one id a line",
             code="prepare-failed",
         )
     return [probe for probe in found if not isinstance(probe, DelineateError)]
@@ -223,7 +223,7 @@ def _require_alike(
             raise InputError(
                 f"expected the channels {_shown(usual)} as most cases have, got {_shown(kind)}",
                 where=case.id,
-                fix="leave such cases out, or choose the channels that all cases have",
+                fix="add the channels that are missing, or leave such cases out: --exclude FILE",
                 code="channels-differ",
             )
     flat = [
