@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from delineate.core.config import nearest
 from delineate.core.errors import ConfigError
 
 
@@ -37,10 +37,12 @@ def read(path: Path, ids: Collection[str]) -> dict[str, str]:
             name, _, reason = line.partition(" #")
             name = name.strip()
             if name not in ids:
+                near = difflib.get_close_matches(name, ids, n=1)
+                hint = f"did you mean {near[0]!r}? Else " if near else ""
                 raise ConfigError(
                     f"line {number}: expected the id of a case, got {name!r}",
                     where=path,
-                    fix=f"{nearest(name, ids)}; take the line out if the case is gone",
+                    fix=f"{hint}take the line out if the case is gone",
                     code="exclude-unknown",
                 )
             found[name] = reason.strip()
