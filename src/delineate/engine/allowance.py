@@ -25,19 +25,14 @@ LOOKS = 0.1
 #: Cases looked at.
 LOOKED_AT = 8
 #: Costs are measured on a few cases; others may take longer.
-_SLACK = 1.25
-#: Writing the pages and ending the process: seconds, and a share of the budget.
-_REPORT_SECONDS, _REPORT_SHARE = 8.0, 0.02
+_SLACK = 1.1
+#: Writing the pages and ending the process.
+REPORT_SECONDS = 8.0
 
 
-def promised(budget: float) -> float:
-    """Seconds after which a run of ``budget`` seconds has ended."""
-    return budget + max(GRACE_SECONDS, GRACE_SHARE * budget)
-
-
-def report_seconds(budget: float) -> float:
-    """Seconds set aside for the pages."""
-    return _REPORT_SECONDS + _REPORT_SHARE * budget
+def grace(budget: float) -> float:
+    """Seconds by which a run of ``budget`` seconds may be late."""
+    return max(GRACE_SECONDS, GRACE_SHARE * budget)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from delineate.core.errors import ConfigError
 from delineate.core.progress import Progress
 from delineate.data.cache import PreparedCase
 from delineate.engine.allowance import (
     LOOKS,
     MEASURING,
+    REPORT_SECONDS,
     Allotment,
     Clock,
     Costs,
     allot,
-    report_seconds,
     share_looks,
 )
 from delineate.engine.budget import Candidate, Choice, choose
@@ -25,6 +26,10 @@ from delineate.tasks._bench import Bench
 
 #: Seconds that must be left for measuring before a network is compiled on trial.
 _COMPILE_SECONDS = 60.0
+_AGAIN = (
+    "give the same command again: prepared cases are kept, and the time for them is saved; "
+    "or a longer --budget, or --steps"
+)
 
 
 @dataclass
@@ -70,13 +75,16 @@ class Chooser:
 
             steps = self.bench.chosen.steps
             if steps is None:
-                choice = choose(
-                    options,
-                    lambda: self.shares().training,
-                    measure,
-                    smaller=self.bench.smaller(options[0], self.cases),
-                    spare=lambda: self.spare,
-                )
+                smaller = self.bench.smaller(options[0], self.cases)
+                try:
+                    choice = choose(
+                        options, lambda: self.shares().training, measure,
+                        smaller=smaller, spare=lambda: self.spare,
+                    )  # fmt: skip
+                except ConfigError as error:
+                    if error.code == "budget-too-small":  # slower than the trial let expect
+                        error.fix = _AGAIN
+                    raise
             else:
                 taken = self._sized(options)
                 choice = Choice(taken, measure(taken), steps, ())
@@ -97,7 +105,7 @@ class Chooser:
         """
         looks, budget = self.bench.chosen.loop.validations, self.clock.budget
         if budget is not None:
-            seconds = self.clock.left - report_seconds(budget)
+            seconds = self.clock.left - REPORT_SECONDS
             return allot(
                 seconds, self.costs, validation=self.validation, held_out=self.held_out,
                 looks=looks,

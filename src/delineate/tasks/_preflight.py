@@ -22,7 +22,7 @@ from delineate.core.errors import ConfigError, DelineateError
 from delineate.core.progress import Progress, Say
 from delineate.data import readers
 from delineate.data.cohort import Cohort
-from delineate.engine.allowance import Clock, Costs
+from delineate.engine.allowance import REPORT_SECONDS, Clock, Costs
 from delineate.engine.budget import LEAST_STEPS, MODEST_STEPS
 from delineate.inference.predictor import choose_device
 from delineate.tasks import _devices, _targets
@@ -37,8 +37,6 @@ _CASES, _SECONDS = 2, 2.0
 _SLACK = 1.2
 #: Measuring the smallest network must fit into a tenth of the budget.
 _MEASURING = 10
-#: Writing the pages.
-_REPORT_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Estimate:
             "measuring": self.measuring,
             f"{2 * LEAST_STEPS} steps": 2 * LEAST_STEPS * self.step,
             "figures of one case": min(1, self.held_out) * self.costs.whole,
-            "report": _REPORT_SECONDS,
+            "report": REPORT_SECONDS,
         }
         return {name: seconds for name, seconds in found.items() if seconds > 0}
 

@@ -22,12 +22,11 @@ from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.engine.allowance import (
-    GRACE_SECONDS,
+    REPORT_SECONDS,
     Allotment,
     Clock,
     Costs,
-    promised,
-    report_seconds,
+    grace,
 )
 from delineate.engine.budget import Candidate, Choice, Pace
 from delineate.engine.loop import Loop, Outcome
@@ -237,7 +236,7 @@ class Job:
         seconds = choice.steps * choice.seconds_per_step
         times = f"about {_moment(seconds)}, then figures in about {_duration(shares.figures)}"
         if self.clock.budget is not None:
-            times += f"; all ends by {_moment(promised(self.clock.budget) - self.clock.spent)}"
+            times += f"; all ends by {_moment(self.clock.left + grace(self.clock.budget))}"
         self.say(
             f"plan: {self.chosen.network} of width {candidate.width} ({parameters:,} parameters), "
             f"patch {patch}, batch {candidate.batch}, {choice.steps} steps of "
@@ -347,12 +346,15 @@ class Job:
         if not ids:  # validation cases chose the clean-up: their figures would flatter
             return {}
         groups = _scoring.subjects(self.cohort, ids, self.chosen.seed)
-        clock, reserve = self.clock, report_seconds(self.clock.budget or 0.0)
-        left = clock.left - reserve
-        if len(groups[0]) * self.costs.whole > left + GRACE_SECONDS:
+        late = grace(self.clock.budget or 0.0) / 2  # the other half is for what comes after
+
+        def left() -> float:
+            return self.clock.left - REPORT_SECONDS + late
+
+        if len(groups[0]) * self.costs.whole > left():
             return {}  # told at the end, with the commands that make up for it
-        groups = groups[: _scoring.affordable(groups, left, self.costs)]
-        enough = _scoring.Enough(groups, lambda: clock.left - reserve, self.costs)
+        groups = groups[: _scoring.affordable(groups, left(), self.costs)]
+        enough = _scoring.Enough(groups, left, self.costs)
         summary, done, failure = _scoring.score(
             self.out / "model.safetensors", self.source, self.out / "validation", self.how,
             [name for group in groups for name in group], device=self.chosen.device,
