@@ -64,7 +64,7 @@ def _may_name(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in _SUFFIXES
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=8192, typed=True)  # a tuple is not what Masks of the same files are
 def _names(source: Source, version: object) -> Mapping[int, str] | None:
     """Names in a label file; one command opens the same cohort several times."""
     from delineate.data.readers import label_names
