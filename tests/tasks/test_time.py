@@ -19,6 +19,7 @@ from delineate.data.opening import Opening
 from delineate.data.phantom import generate
 from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate
+from delineate.inference import _walk
 from delineate.tasks import _planning, _scoring, _trained
 from delineate.tasks._choosing import Chooser
 from delineate.tasks._preflight import Estimate
@@ -164,20 +165,23 @@ def test_a_subject_that_is_begun_is_finished_and_no_other_is_begun_when_time_is_
     enough = _scoring.Enough(
         [["a"], ["b1", "b2"], ["c"]], lambda: left[0] - now[0], Costs(1.0, 1.0, 2.0), lambda: now[0]
     )
-    assert not enough()  # a: the first is always begun
+    assert not enough(0.0)  # a: the first is always begun
     now[0] = 20.0
-    assert not enough()  # b1: two cases of 20 s, and three scored in 1.5 x 2 s each: 49 of 80 s
+    assert not enough(0.0)  # b1: two cases of 20 s, and three scored in 1.5 x 2 s each: 49 of 80 s
     now[0] = 40.0
-    assert not enough()  # b2 belongs to b1
+    assert not enough(0.0)  # b2 belongs to b1
     now[0] = 60.0
-    assert not enough()  # c: 20 s and 12 s of 40
+    assert not enough(0.0)  # c: 20 s and 12 s of 40
     left[0] = 91.0
     assert enough.asked == 4
     again = _scoring.Enough([["a"], ["c"]], lambda: 91.0 - now[0], Costs(), lambda: now[0])
     now[0] = 60.0
-    assert not again()
+    assert not again(0.0)
     now[0] = 80.0
-    assert again()  # 20 s a case, 11 left
+    assert again(0.0)  # 20 s a case, 11 left
+    assert not again(0.5)
+    now[0] = 92.0
+    assert again(0.5), "a case is given up when nothing is left"
 
 
 def test_subjects_are_drawn_by_the_seed_and_whole(brains: Path) -> None:
@@ -213,21 +217,23 @@ def test_what_was_not_scored_for_want_of_time_is_counted_and_can_be_made_up_for(
 
 
 def test_predictions_say_what_was_left_out_when_somebody_had_enough(
-    brains: Path, config: Path, tmp_path: Path
+    brains: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(brains, steps=1, holdout=0.0, config=config, out=tmp_path / "run", audit=False)
-    asked: list[int] = []
+    model, asked = tmp_path / "run" / "model.safetensors", list[float]()
 
-    def enough() -> bool:
-        asked.append(1)
-        return len(asked) > 1
+    def enough(share: float) -> bool:
+        asked.append(share)
+        return asked.count(0.0) > 1
 
-    index = predict(
-        tmp_path / "run" / "model.safetensors", brains, tmp_path / "masks", enough=enough
-    )
+    index = predict(model, brains, tmp_path / "masks", enough=enough)
     assert len(index["cases"]) == 1
     assert len(index["left_out"]) == 9
     assert index["finished"]
+    monkeypatch.setattr(_walk, "_BATCH_VOXELS", {"cpu": 1})  # a window at a time
+    amid = predict(model, brains, tmp_path / "amid", enough=lambda share: share > 0)
+    assert amid["cases"] == []
+    assert len(amid["left_out"]) == 10
 
 
 # --------------------------------------------------------------------------------- hardly trained

@@ -114,10 +114,7 @@ def verdict(found: RunFolder, told: Sequence[str]) -> str:
         sentences.insert(0, trained)
     scored = as_dict(run.get("scored"))
     if scored.get("cases") and scored["cases"] < scored.get("of", 0):
-        sentences.append(
-            f"The figures are of {scored['cases']} of {scored['of']} held-out cases, drawn by the "
-            "seed, for want of time."
-        )
+        sentences.append(f"The figures are of {scored['cases']} of {scored['of']} held-out cases.")
     used, budget = duration(run.get("seconds")), duration(run.get("budget_seconds"))
     if used:
         sentences.append(f"It took {used}" + (f" of a budget of {budget}." if budget else "."))

@@ -42,7 +42,7 @@ def affordable(groups: Sequence[Sequence[str]], seconds: float, costs: Costs) ->
 
 @dataclass
 class Enough:
-    """Asked before each case whether the time is up; a subject that is begun is finished.
+    """Whether the time is up. A subject is begun if it can be finished, and given up if it cannot.
 
     Args:
         groups: Cases of every subject, in the order in which they come.
@@ -58,7 +58,9 @@ class Enough:
     asked: int = 0
     begun: float = 0.0
 
-    def __call__(self) -> bool:
+    def __call__(self, share: float) -> bool:
+        if share > 0:
+            return self.left() <= 0
         done, self.asked = self.asked, self.asked + 1
         if done == 0:
             self.begun = self.now()
@@ -79,7 +81,7 @@ def score(
     ids: Sequence[str],
     *,
     device: str,
-    enough: Callable[[], bool],
+    enough: Callable[[float], bool],
     say: Say,
     progress: Progress,
 ) -> tuple[dict[str, Any], list[str], PartialError | None]:
@@ -92,7 +94,7 @@ def score(
         how: How the data set is opened.
         ids: Cases, in the order in which they are predicted.
         device: To predict on.
-        enough: Asked before each case; once true the others are left out.
+        enough: See ``predict``.
         say: Told what a person should know.
         progress: Shows how far it is.
 
@@ -112,13 +114,15 @@ def score(
         )  # fmt: skip
     except PartialError as error:  # the others count
         failure = error
+    index = run.read_json(folder / "predictions" / INDEX) or {}
+    if not index.get("cases"):  # there was no time for any
+        return {}, [], failure
     try:
         evaluate(folder / "predictions", source, folder, say=say, progress=progress, **given)
     except PartialError as error:
         failure = failure or error
-    index = run.read_json(folder / "predictions" / INDEX) or {}
     summary = run.read_json(folder / "summary.json") or {}
-    done = [case["id"] for case in index.get("cases", ()) if not case.get("error")]
+    done = [case["id"] for case in index["cases"] if not case.get("error")]
     return summary, done, failure
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: One line a case and one at the end are said: the terminal need not show the index as well.
 SAID = True
+#: Whether nothing more is wanted, told the share of the present case that is done.
+Enough = Callable[[float], bool]
 #: The index is written again after this long, so that a crash loses little of it.
 _INDEX_SECONDS = 5.0
 
@@ -54,7 +56,7 @@ def predict(
     device: str = "auto",
     overwrite: bool = False,
     force: bool = False,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Enough = lambda share: False,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
@@ -92,7 +94,8 @@ def predict(
         overwrite: Replace predictions that are already in ``out``.
         force: Predict scans of another modality, or in other units, than the model was trained on,
             with a warning.
-        enough: Asked before each case; once true, it and all after it are left out.
+        enough: Asked before each case, and within it with the share that is done; once true, it
+            and all after it are left out.
         say: Told what a person should know.
         progress: Shows how far it is.
 
@@ -145,7 +148,7 @@ def _run(
     index: dict[str, Any],
     how: Mapping[str, Any],
     key: SiteKey | None,
-    enough: Callable[[], bool],
+    enough: Enough,
     say: Say,
     progress: Progress,
 ) -> list[DelineateError]:
@@ -156,14 +159,16 @@ def _run(
     _index.write(out, index)
     try:
         with progress.task(len(jobs), "predicting") as bar:
-            for job in itertools.takewhile(lambda _: not enough(), jobs):
+            for job in itertools.takewhile(lambda _: not enough(0.0), jobs):
                 record: dict[str, Any] = {"id": job.case.id, "subject": job.case.subject}
-                tick = _Ticker(bar)
+                tick = _Ticker(bar, enough)
                 try:
                     record |= _predict_one(job, predictor, out, how, key, tick)
                     for warning in record["facts"]["warnings"]:
                         say(f"{job.case.id}: {warning}")
                     say(_index.line(record))
+                except _EnoughError:
+                    break
                 except Exception as error:
                     for path in job.outputs:  # an older prediction must not pass for this one
                         path.unlink(missing_ok=True)
@@ -275,16 +280,22 @@ def _end(
     )
 
 
+class _EnoughError(Exception):
+    """The case at hand is to be left out."""
+
+
 class _Ticker:
     """Turns windows done into parts of one case on the bar."""
 
-    def __init__(self, bar: Bar) -> None:
-        self.bar, self.shown = bar, 0.0
+    def __init__(self, bar: Bar, enough: Enough) -> None:
+        self.bar, self.enough, self.shown = bar, enough, 0.0
 
     def __call__(self, done: int, total: int) -> None:
         step = done / total - self.shown
         self.shown += step
         self.bar.advance(step)
+        if done < total and self.enough(done / total):
+            raise _EnoughError
 
     def finish(self) -> None:
         if self.shown < 1:
