@@ -56,6 +56,7 @@ MISSPELT = [
     ("network_settings:\n  widht: 8", "run.yaml:2: network_settings.widht:", "'width'"),
     ("network: vnet\nnetwork_settings:\n  width: '8'", "run.yaml:3: network_settings.width:", ""),
     ("network: unet\nnetwork_settings:\n  norm: batsch", "run.yaml:3: network_settings.norm:", ""),
+    ("network_settings:\n  width: -1", "run.yaml:2: network_settings.width:", ""),
     ("loop:\n  ema_: 1", "run.yaml:2: loop.ema_:", "'ema'"),
     ("loop:\n  ema: 2", "run.yaml:2: loop.ema:", ""),
     ("loop:\n  warm_up: 2", "run.yaml:2: loop.warm_up: expected a warm_up from 0 to 1", ""),

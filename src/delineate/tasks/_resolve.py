@@ -77,7 +77,7 @@ def read(
             wins[f"{part}_settings"] = {}
             say(f"{document.at((f'{part}_settings',))}: {part}_settings of {before} are left out")
     width = base.network_settings.get("width") if "network_settings" not in wins else None
-    if base.width is None and "width" not in wins and isinstance(width, int):
+    if base.width is None and isinstance(width, int) and width > 0:
         wins["width"] = width  # said of the network alone, it is meant for the plan
     how = {**dict(base.opening.given()), **dict(opening.given())}
     return dataclasses.replace(base, **wins, opening=Opening(**how)), document
