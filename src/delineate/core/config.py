@@ -244,11 +244,13 @@ def _make(cls: type[T], data: Any, key: Key, document: Document) -> T:
         if error.where and document.name and error.where.startswith(document.name):
             raise
         raise document.error(
-            _meant(error.message, data, key), error.message, error.code, error.fix
+            _meant(error.message, data, key, document), error.message, error.code, error.fix
         ) from error
     except ValueError as error:
         message = str(error)
-        raise document.error(_meant(message, data, key), message, "config-value") from error
+        raise document.error(
+            _meant(message, data, key, document), message, "config-value"
+        ) from error
 
 
 def _with_preset(
@@ -292,11 +294,16 @@ def _members(room: str, data: Any, key: Key, document: Document) -> dict[str, An
     return found
 
 
-def _meant(message: str, data: Mapping[Any, Any], key: Key) -> Key:
-    """The key of the only setting of ``data`` that a message names, or cites; else of them all."""
+def _meant(message: str, data: Mapping[Any, Any], key: Key, document: Document) -> Key:
+    """The key of the only setting of ``data`` that a message names, or cites; else of them all.
+
+    Where several are named, those that stand in the document are meant, not what was derived.
+    """
     words = set(re.findall(r"[a-z_0-9]+", message))
     found = [name for name in data if name in words]
     found = found or [k for k, v in data.items() if isinstance(v, str) and repr(v) in message]
+    if len(found) > 1:
+        found = [name for name in found if (*key, name) in document.lines]
     return (*key, found[0]) if len(found) == 1 else key
 
 
