@@ -179,6 +179,7 @@ def test_a_model_survives_the_model_file(name: str, ndim: int, tmp_path: Path) -
     assert torch.equal(net(image(shape)), again.eval()(image(shape)))
 
 
+@pytest.mark.slow
 @every
 def test_it_exports_and_the_export_agrees(name: str, ndim: int) -> None:
     module, chosen, net = make(name, ndim)

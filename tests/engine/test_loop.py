@@ -130,6 +130,7 @@ def test_kill_nine_while_checkpointing_loses_nothing(tmp_path: Path, delay: floa
     assert len(list(folder.glob("checkpoints/step-*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_the_swapped_loss_of_the_printed_paper_inverts_the_critic(tmp_path: Path) -> None:
     """S1's A4: trained as printed, the critic learns to call predicted masks real."""
     margin = {}

@@ -98,6 +98,7 @@ def one_thread() -> Iterator[None]:
 # ------------------------------------------------------------------------------ what codes hold
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_sound_loss_parts_what_is_shared_from_what_is_not(engine: Callable[..., Any]) -> None:
     codes = Codes(trained(engine))
@@ -108,6 +109,7 @@ def test_the_sound_loss_parts_what_is_shared_from_what_is_not(engine: Callable[.
     assert codes.right > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_printed_cosine_drives_common_codes_apart(engine: Callable[..., Any]) -> None:
     codes = Codes(trained(engine, steps=80, cosine="printed"))  # and everything else sound
@@ -115,6 +117,7 @@ def test_the_printed_cosine_drives_common_codes_apart(engine: Callable[..., Any]
     assert codes.probe("common") > 0.9, "which sequence it is of is all over the common code"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_literal_sum_drives_them_apart_too(engine: Callable[..., Any]) -> None:
     assert Codes(trained(engine, steps=60, preset="literal")).same < -0.5

@@ -139,6 +139,7 @@ def test_a_block_adds_to_what_it_sees_whatever_the_heads() -> None:
     assert torch.equal(block(x), F.leaky_relu(x, 0.01))
 
 
+@pytest.mark.slow
 def test_a_mark_at_the_other_end_of_the_row_is_learnt_within_sixty_steps() -> None:
     """Out of a convolution's sight, and no mean of the image says which rows are marked."""
     torch.manual_seed(0)

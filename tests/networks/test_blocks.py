@@ -102,6 +102,7 @@ def blobs(steps: int) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_a_trivial_task_is_learnt_within_sixty_steps(name: str, options: dict[str, Any]) -> None:
     module = catalog.load("networks", name)

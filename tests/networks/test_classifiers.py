@@ -52,6 +52,7 @@ def draw(batch: int, size: tuple[int, ...], generator: torch.Generator) -> tuple
     return x + label.reshape(batch, 1, *[1] * len(size)) - 0.5, label
 
 
+@pytest.mark.slow
 @each
 def test_bright_is_told_from_dark_within_sixty_steps(
     name: str, settings: dict[str, Any], size: tuple[int, ...]

@@ -136,6 +136,7 @@ def test_the_attention_is_in_the_encoder() -> None:
 # ------------------------------------------------------------------------------------- networks
 
 
+@pytest.mark.slow
 def test_a_disc_is_found_within_sixty_steps() -> None:
     torch.manual_seed(0)
     net = resganet.build(resganet.Config(ndim=2, width=8, levels=3, deep_supervision=1), 1, 2)
@@ -155,6 +156,7 @@ def test_a_disc_is_found_within_sixty_steps() -> None:
     assert 2 * (found & label).sum() / (found.sum() + label.sum()) > 0.9
 
 
+@pytest.mark.slow
 def test_the_classifier_tells_bright_from_dark_within_sixty_steps() -> None:
     """Nothing but the mean of the image decides: an instance norm everywhere would hide it."""
     torch.manual_seed(0)

@@ -105,6 +105,7 @@ def test_one_patch_alone_is_refused_in_words() -> None:
         make(norm="layer")
 
 
+@pytest.mark.slow
 def test_it_learns_to_outline_a_bright_square() -> None:
     """With an overlap in the loss, as in use; the share of bright pixels alone would cost 1.1."""
     net = make().train()

@@ -73,6 +73,7 @@ def test_merging_patches_leaves_no_neighbour_out(nd: int) -> None:
     assert (x.grad.abs().sum(-1) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_disc_is_found_within_sixty_steps() -> None:
     net = make(depths=(2, 1, 1, 1))
     size = (32, 64)

@@ -193,6 +193,7 @@ def test_impossible_settings_and_sizes_are_refused() -> None:
     assert make()(torch.randn(1, 1, 8, 16))[0].shape == (1, 2, 8, 16)
 
 
+@pytest.mark.slow
 def test_it_learns_to_find_and_outline_a_square() -> None:
     net = make()
     losses = train(net, (64, 64), steps=100, batch=4)
@@ -208,6 +209,7 @@ def test_it_learns_to_find_and_outline_a_square() -> None:
     assert 2 * both / (found.sum() + label.sum()) > 0.8
 
 
+@pytest.mark.slow
 def test_it_learns_in_volumes() -> None:
     net, size = make(3, width=4, levels=2), (48, 32, 40)
     train(net, size, steps=50, batch=2)

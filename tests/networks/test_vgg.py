@@ -61,6 +61,7 @@ def discs(seed: int, batch: int, size: tuple[int, ...]) -> tuple[Tensor, Tensor]
     return image, label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize(
     ("name", "shape"),
