@@ -20,7 +20,7 @@ from delineate.data.phantom import generate
 from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate
 from delineate.inference import _walk
-from delineate.tasks import _planning, _scoring, _trained
+from delineate.tasks import _devices, _planning, _scoring, _trained
 from delineate.tasks._choosing import Chooser
 from delineate.tasks._preflight import Estimate
 from delineate.tasks._stop import Stop, Tick, TimeUpError
@@ -155,6 +155,15 @@ def test_smaller_candidates_keep_what_the_user_fixed() -> None:
     assert small[0].work * 16 == first.work
     fixed = _planning.candidates((40, 40, 40), 3, patch=(16, 16, 16), batch=2)[0]
     assert _planning.smaller(fixed, (40, 40, 40), 3, patch=(16, 16, 16), batch=2) == []
+
+
+def test_fewer_threads_are_taken_where_they_are_clearly_faster() -> None:
+    busy = {8: 2.0, 4: 1.0, 1: 0.3}
+    assert _devices.fastest([8, 4, 1], busy.__getitem__) == 1
+    idle = {8: 0.1, 4: 0.2, 1: 0.7}
+    assert _devices.fastest([8, 4, 1], idle.__getitem__) == 8
+    alike = {2: 0.10, 1: 0.09}
+    assert _devices.fastest([2, 1, 1], alike.__getitem__) == 2, "repeated runs do not waver"
 
 
 # --------------------------------------------------------------------------------- held-out cases

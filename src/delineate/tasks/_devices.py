@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+
+#: Fewer threads are taken if they need less than this share of the time.
+_CLEARLY = 0.75
+#: Pieces of work that threads are timed with.
+_TRIES = 12
 
 
 def precision(wanted: str, device: torch.device) -> str:
@@ -21,3 +28,37 @@ def fabric(device: torch.device, precision: Any) -> Fabric:
     if device.type == "cuda":
         return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)
     return Fabric(accelerator=device.type, devices=1, precision=precision)
+
+
+def fastest(counts: Sequence[int], seconds: Callable[[int], float]) -> int:
+    """How many threads to compute with: the first count, unless a later one is clearly faster.
+
+    Where other programs use the processor too, threads that wait for each other can make a step
+    take ten times as long as one thread alone would.
+
+    Args:
+        counts: To try, the usual one first.
+        seconds: That a piece of work takes with so many threads.
+    """
+    times = {count: seconds(count) for count in dict.fromkeys(counts)}
+    best = min(times, key=lambda count: times[count])
+    return best if times[best] < _CLEARLY * times[counts[0]] else counts[0]
+
+
+def settle_threads() -> int:
+    """Compute with as many threads as are of use on this processor now; how many."""
+    usual = torch.get_num_threads()
+    image, weight = torch.zeros(8, 16, 64, 64), torch.zeros(16, 16, 3, 3)
+
+    def seconds(count: int) -> float:
+        torch.set_num_threads(count)
+        torch.conv2d(image, weight)  # the first starts the threads
+        begun = time.perf_counter()
+        for _ in range(_TRIES):
+            torch.conv2d(image, weight)
+        return time.perf_counter() - begun
+
+    with torch.inference_mode():
+        count = fastest([usual, max(1, usual // 2), 1], seconds)
+    torch.set_num_threads(count)
+    return count

@@ -137,7 +137,9 @@ def require(
     cached = sum(1 for _ in cache.glob("*/case.json"))
     try:
         with progress.task(None, "trying some cases"):
-            found = estimate(chosen, cohort, weights, out, clock, audit=audit, cached=cached)
+            found = estimate(
+                chosen, cohort, weights, out, clock, audit=audit, cached=cached, say=say
+            )
     except DelineateError as error:  # the run will tell it better
         say(f"what the run will take was not measured: {error.message}")
         return {}
@@ -154,6 +156,7 @@ def estimate(
     *,
     audit: bool,
     cached: int,
+    say: Say,
 ) -> Estimate:
     """Try some cases and the smallest network.
 
@@ -165,10 +168,18 @@ def estimate(
         clock: Of the run.
         audit: Whether the run will audit the cohort.
         cached: Cases that lie in the cache already, of whatever preparation.
+        say: Told if fewer threads than usual are faster.
 
     Raises:
         DelineateError: A fault in the data or the settings, which the run itself tells better.
     """
+    device = choose_device(chosen.device)
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    elif device.type == "cpu":
+        usual = torch.get_num_threads()
+        if (threads := _devices.settle_threads()) < usual:
+            say(f"the processor is busy: computing with {threads} of {usual} threads is faster")
     usable = _targets.usable(chosen.target, cohort)
     held_out = held_out_cases(chosen, usable)
     tried = usable.with_cases(_some(chosen, usable))
@@ -190,9 +201,6 @@ def estimate(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".trial-") as scratch:
         cases = prepare_cohort(tried, plan, Path(scratch))
         prepared = lap() / len(tried)
-        if chosen.threads is not None:
-            torch.set_num_threads(chosen.threads)
-        device = choose_device(chosen.device)
         fabric = _devices.fabric(device, _devices.precision(chosen.precision, device))
         target = _targets.of(chosen.target, chosen, cohort, plan)
         bench = Bench(chosen, target, plan, weights, fabric)

@@ -188,6 +188,7 @@ class Job:
         """Measure candidates and share out the time; a resumed run keeps what it had."""
         kept = self.record.get("plan")
         if kept is not None and "allotted" in self.record:
+            torch.set_num_threads(kept.get("threads", torch.get_num_threads()))
             candidate = Candidate(kept["width"], tuple(kept["patch"]), kept["batch"])
             choice = Choice(candidate, kept["seconds_per_step"], kept["steps"], ())
             return choice, Allotment(**self.record["allotted"])
@@ -218,6 +219,7 @@ class Job:
             "steps": choice.steps,
             "seconds_per_step": round(choice.seconds_per_step, 4),
             "precision": self.precision,
+            "threads": torch.get_num_threads(),
             "compile": compiled,
             "tried": [
                 f"width {c.width}, patch {'x'.join(map(str, c.patch))}, batch {c.batch}: {s:.3f} s"
