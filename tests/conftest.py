@@ -32,3 +32,10 @@ def own_site_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site_key, "_home", lambda: home)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_key_of_another_test(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keys are looked for in all folders above the data, which tests share."""
+    for folder in (tmp_path_factory.getbasetemp(), tmp_path_factory.getbasetemp().parent):
+        (folder / site_key.NAME).unlink(missing_ok=True)
