@@ -34,6 +34,28 @@ def test_two_grids_differ_by_their_furthest_corner() -> None:
     assert grid.difference_mm(Grid((5, 11, 5), np.eye(4))) == np.inf
 
 
+def test_what_six_digits_of_a_text_header_lose_is_no_other_place() -> None:
+    """A whole-body CT: 512 x 512 x 150 voxels of 0.7 x 0.7 x 5 mm, oblique, far from the origin."""
+    a, b = np.radians([7.3, 23.7])
+    tilt = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    turn = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ tilt * (0.7031249, 0.7031249, 5)
+    affine[:3, 3] = -249.51171875, -149.51171875, -1345.71234
+    text = np.array([[float(f"{x:.6g}") for x in row] for row in affine])
+    shape = (512, 512, 150)
+    exact, rounded = Grid(shape, affine), Grid(shape, text)
+    assert 1e-3 < exact.difference_mm(rounded) < 0.01
+    assert exact.same_as(rounded)
+    assert rounded.same_as(exact)
+    elsewhere = affine.copy()
+    elsewhere[0, 3] += 0.05
+    assert not exact.same_as(Grid(shape, elsewhere))
+    assert not Grid((40, 40, 20), np.eye(4)).same_as(
+        Grid((40, 40, 20), np.eye(4) + np.eye(4)[:, [3, 0, 1, 2]] * 0.002)
+    )
+
+
 @pytest.mark.parametrize(
     ("shape", "affine", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def drawing(front: int, back: int) -> np.ndarray:
     found[0, 2:5, 2:5, 2:5] = front
     found[0, 5:9, 6:11, 2:7] = back
     return found
+
+
+def test_one_name_in_composed_and_decomposed_unicode_is_one_structure(tmp_path: Path) -> None:
+    for case, form in enumerate(("NFC", "NFD")):
+        name = unicodedata.normalize(form, "Läsion")
+        seg_nrrd(tmp_path / f"c{case}.seg.nrrd", drawing(1, 0), named(name))
+        assert label_names(tmp_path / f"c{case}.seg.nrrd") == {1: "L\u00e4sion"}
+    declared = Schema((Label(unicodedata.normalize("NFD", "Läsion"), 4),))
+    assert declared.meaning({1: "L\u00e4sion"}) == {0: 0, 1: 1}
 
 
 def image(path: Path) -> None:
@@ -264,7 +274,7 @@ def test_a_declaration_that_overrules_names_is_told(tmp_path: Path) -> None:
     assert (by_name, by_value) == (2, 1)
     [finding] = [f for f in examine(found)["findings"] if f["code"] == "label-names-overruled"]
     assert finding["where"] == ["c1"]
-    assert "'V', 'H'" in finding["message"]
+    assert "'H', 'V'" in finding["message"]
 
 
 def test_a_file_for_each_structure_of_an_image(tmp_path: Path) -> None:

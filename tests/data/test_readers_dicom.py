@@ -31,6 +31,7 @@ from delineate.core.errors import (
     GeometryError,
     LabelError,
     MissingExtraError,
+    ReadError,
 )
 from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
@@ -135,6 +136,25 @@ def test_rescaling_is_that_of_each_slice(tmp_path: Path) -> None:
         np.testing.assert_allclose(image.array[0, ..., k], stored * (k + 0.5) - 10 * k)
     objects[1].RescaleSlope = "0"
     refused(save(tmp_path / "series", objects), "dicom-damaged")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_bits_below_a_pixel_are_told_by_high_bit_if_they_are_free(
+    tmp_path: Path, signed: bool
+) -> None:
+    low = -2000 if signed else 0
+    values = np.linspace(low, low + 4000, 24).astype(np.int16).reshape(6, 4)
+    for name, stored in (("up", values << 4), ("down", values)):  # "down": HighBit alone is wrong
+        data = make(CT, "CT", stored.view(np.uint16))
+        data.BitsStored, data.HighBit, data.PixelRepresentation = 12, 15, int(signed)
+        save(tmp_path / name, [data])
+        np.testing.assert_array_equal(read(tmp_path / name).array[0], values)
+    data.PixelData = (values.view(np.uint16) | 0x8001).tobytes()
+    data.PixelRepresentation = 0
+    save(tmp_path / "both", [data])
+    with pytest.raises(ReadError, match="HighBit 15") as caught:
+        read(tmp_path / "both")
+    assert caught.value.code == "dicom-high-bit"
 
 
 @pytest.mark.parametrize("signed", [False, True])

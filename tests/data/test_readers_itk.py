@@ -54,6 +54,22 @@ def test_vectors_are_channels_and_flat_images_have_rows_first(tmp_path: Path) ->
         read_label(tmp_path / "rgb.mha")
 
 
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_a_fourth_axis_of_length_1_is_dropped_as_in_nifti(tmp_path: Path, name: str) -> None:
+    labels = sitk.Cast(volume() > 0, sitk.sitkUInt8)
+    labels.CopyInformation(volume())
+    sitk.WriteImage(labels, str(tmp_path / f"flat_{name}"))
+    sitk.WriteImage(sitk.JoinSeries([labels]), str(tmp_path / name), True)
+    plain, found = read_label(tmp_path / f"flat_{name}"), read_label(tmp_path / name)
+    np.testing.assert_array_equal(found.array, plain.array)
+    assert found.grid.same_as(plain.grid, 1e-9)
+    assert probe(tmp_path / name)[0].same_as(plain.grid, 1e-9)
+    assert "singleton" in found.meta["notes"][0]
+    sitk.WriteImage(sitk.JoinSeries([labels, labels]), str(tmp_path / name))
+    with pytest.raises(ReadError, match="4, 5, 6, 2"):
+        read(tmp_path / name)
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 @pytest.mark.parametrize("shape", [(1, 4, 5, 6), (3, 4, 5, 6), (1, 4, 5), (3, 4, 5)])

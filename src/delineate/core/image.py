@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from delineate.core.errors import GeometryError
 
 FloatArray = NDArray[np.float64]
-#: Two grids are the same if no voxel corner differs by more than this (mm).
+#: Two grids are the same if no voxel corner differs by more than this (mm); see ``slack_mm``.
 TOLERANCE_MM = 1e-3
+#: Half a unit in the last of the six significant digits that text headers keep.
+_SIX_DIGITS = 5e-6
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,10 @@ class Grid:
         points = np.vstack([corners, np.ones(corners.shape[1])])
         return float(np.linalg.norm(((self.affine - other.affine) @ points)[:3], axis=0).max())
 
-    def same_as(self, other: Grid, tolerance_mm: float = TOLERANCE_MM) -> bool:
-        """Same shape, and no corner further apart than ``tolerance_mm``."""
+    def same_as(self, other: Grid, tolerance_mm: float | None = None) -> bool:
+        """Same shape, no corner further apart than ``tolerance_mm``, by default ``slack_mm``."""
+        if tolerance_mm is None:
+            tolerance_mm = max(slack_mm(grid.affine, grid.shape) for grid in (self, other))
         return self.difference_mm(other) <= tolerance_mm
 
 
@@ -126,6 +130,17 @@ class Image:
             grid=self.grid if grid is None else grid,
             history=(*self.history, {"step": name, **facts}),
         )
+
+
+def slack_mm(affine: FloatArray, shape: tuple[int, ...]) -> float:
+    """How far apart two headers of one grid may put a corner voxel, mm.
+
+    ``TOLERANCE_MM``, or what rounding to six significant digits, as in the text headers of NRRD
+    and MetaImage, can move it: more where a volume is long or lies far from the origin.
+    """
+    last = np.array([n - 1 for n in (*shape, 1, 1)[:3]])
+    reach = np.abs(affine[:3, :3]) @ last + np.abs(affine[:3, 3])
+    return max(TOLERANCE_MM, _SIX_DIGITS * float(np.linalg.norm(reach)))
 
 
 def flat_grid(shape: tuple[int, ...], spacing_mm: tuple[float, ...] | None = None) -> Grid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,11 +90,13 @@ class Schema:
         """File value -> index, of every value that means something.
 
         Args:
-            names: Value -> structure, where the file itself says so. Values are then found by
-                name; where the file shares no name with a schema that declares values, as declared.
+            names: Value -> structure, where the file itself says so, in composed Unicode. Values
+                are then found by name; where the file shares no name with a schema that declares
+                values, as declared.
         """
         declared = {0: 0, **{label.value: i + 1 for i, label in enumerate(self.labels)}}
-        by_name = {label.name: i + 1 for i, label in enumerate(self.labels)}
+        composed = [unicodedata.normalize("NFC", label.name) for label in self.labels]
+        by_name = {name: i + 1 for i, name in enumerate(composed)}
         if self.ignore is not None:
             declared[self.ignore] = by_name[IGNORE] = IGNORED
         if names is None:

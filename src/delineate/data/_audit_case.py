@@ -179,9 +179,9 @@ def _channel_grid(grids: Mapping[str, Grid], channel: str, where: str) -> list[F
 
 def _apart(image: Grid, other: Grid) -> str:
     """How two grids differ, empty where they do not."""
-    off = image.difference_mm(other)
-    if off <= TOLERANCE_MM:
+    if image.same_as(other):
         return ""
+    off = image.difference_mm(other)
     if math.isinf(off):
         return f"expected the shape {_times(image.shape)}, got {_times(other.shape)}"
     return f"up to {off:.3g} mm away"
@@ -201,6 +201,9 @@ def _label(
         if label.meta.get("partial"):
             same, apart = True, "its voxels do not lie on those of the image"
         faults.append(Fault("label-affine" if same else "label-shape", where, apart))
+    notes = tuple(label.meta.get("notes", ()))
+    if image is not None and TOLERANCE_MM < image.difference_mm(label.grid) < math.inf:
+        notes += ("off its image by what rounding of the header explains",) * (not faults)
     names = label.meta.get("names")
     voxels = _count(label.array)
     if strange := schema.unknown(voxels, names):
@@ -216,7 +219,7 @@ def _label(
         digest(_ras(array, label.grid)),
         ignored,
         None if names is None else frozenset(names.values()),
-        tuple(label.meta.get("notes", ())),
+        notes,
     )
     return facts, faults
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from delineate.core.schema import IGNORE
@@ -23,7 +24,7 @@ def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
             notes.setdefault(note, []).append(record.case.id)
         if record.label.names is not None:
             named += 1
-            for name in record.label.names:
+            for name in sorted(record.label.names):
                 owners.setdefault(name, []).append(record.case.id)
     findings = _alike(owners) + _overruled(cohort, owners)
     rare = {name: found for name, found in owners.items() if len(found) < named}
@@ -49,7 +50,7 @@ def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
 def _overruled(cohort: Cohort, owners: Mapping[str, Sequence[str]]) -> list[Finding]:
     """Names that the data set's own declaration does not know: its values count, if all are."""
     schema = cohort.schema
-    declared = {IGNORE, *(label.name for label in schema.labels)}
+    declared = {IGNORE, *(unicodedata.normalize("NFC", label.name) for label in schema.labels)}
     other = {name: found for name, found in owners.items() if name not in declared}
     if not other or schema.named or schema.nameless:
         return []

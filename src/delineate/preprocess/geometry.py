@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.errors import GeometryError
-from delineate.core.image import TOLERANCE_MM, Grid, Image
+from delineate.core.image import Grid, Image
 from delineate.preprocess import crop, orient, resample
 
 #: Steps of a history that change the grid.
@@ -36,8 +36,8 @@ def apply_label(label: Image, like: Image) -> NDArray[Any]:
     """
     steps = _steps(like.history)
     grid = _grid_before(steps[0], like.grid) if steps else like.grid
-    off = label.grid.difference_mm(grid)
-    if off > TOLERANCE_MM:
+    if not label.grid.same_as(grid):
+        off = label.grid.difference_mm(grid)
         raise GeometryError(
             f"expected the label on the grid of its image, {grid.shape}, got {label.grid.shape}"
             + (f", up to {off:.3g} mm away" if np.isfinite(off) else ""),
@@ -82,8 +82,8 @@ def stack_channels(images: Sequence[Image], names: Sequence[str] | None = None) 
     """
     first = images[0]
     for i, image in enumerate(images[1:], start=1):
-        off = image.grid.difference_mm(first.grid)
-        if off > TOLERANCE_MM:
+        if not image.grid.same_as(first.grid):
+            off = image.grid.difference_mm(first.grid)
             shown = [names[k] if names else str(k) for k in (0, i)]
             raise GeometryError(
                 f"expected channel {shown[1]!r} on the grid of channel {shown[0]!r}, "

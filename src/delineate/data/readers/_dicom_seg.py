@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +168,7 @@ def _files(headers: Sequence[tuple[Path, pydicom.Dataset]]) -> list[_File]:
 def _name(item: pydicom.Dataset) -> str:
     for text in (item.get("SegmentLabel"), item.get("SegmentDescription")):
         if text and str(text).strip():
-            return str(text).strip()
+            return unicodedata.normalize("NFC", str(text).strip())
     kind = item.get("SegmentedPropertyTypeCodeSequence")
     return str(kind[0].get("CodeMeaning") or "").strip() if kind else ""
 

@@ -137,7 +137,9 @@ def _stored(dataset: pydicom.Dataset, path: Path) -> NDArray[Any]:
     except NotImplementedError:
         available = False
     if available:
-        return pixel_array(dataset)
+        if syntax.is_compressed:
+            return pixel_array(dataset)
+        return pixel_array(dataset, correct_unused_bits=False)  # ``_own_bits`` knows better
     jpeg = syntax.startswith(_JPEG_FAMILY)
     raise MissingExtraError(
         f"no installed codec reads {syntax.name}",
@@ -159,17 +161,33 @@ def _jpeg(dataset: pydicom.Dataset) -> NDArray[Any]:
 
 
 def _own_bits(stored: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
-    """Stored values as the low BitsStored bits say, with their sign.
+    """Stored values as their BitsStored bits say, with their sign.
 
     What lies above them (overlay planes, in older files) is no part of a pixel, and codecs hand it
-    on as it is.
+    on as it is. Files of the years before 2014 may also leave bits below free.
+
+    Raises:
+        ReadError: Which bits are the pixel's, the file does not tell.
     """
     spare = 8 * stored.itemsize - int(dataset.BitsStored)
     if stored.dtype.kind not in "iu" or spare <= 0:
         return stored
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     kind, size = "iu"[int(dataset.PixelRepresentation) == 0], stored.itemsize
-    own: NDArray[Any] = (stored.view(f"u{size}") << spare).view(f"{kind}{size}") >> spare
+    bits = stored.view(f"u{size}")
+    own: NDArray[Any] = (bits << spare).view(f"{kind}{size}") >> spare
+    below = int(dataset.get("HighBit", 0)) + 1 - int(dataset.BitsStored)
+    if below <= 0 or dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return own
+    if not (bits & (2**below - 1)).any():
+        own = (bits << (spare - below)).view(f"{kind}{size}") >> spare
+    elif (own != stored).any():  # else HighBit alone is wrong, as it often is
+        raise ReadError(
+            f"HighBit {dataset.HighBit} puts {dataset.BitsStored} bits above {below} free ones, "
+            "but those are not free",
+            fix="export the series again, with HighBit one less than BitsStored",
+            code="dicom-high-bit",
+        )
     return own
 
 

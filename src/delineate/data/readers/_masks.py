@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from delineate.core.case import Masks
 from delineate.core.errors import GeometryError, LabelError
-from delineate.core.image import TOLERANCE_MM, Image
+from delineate.core.image import Image
 from delineate.data.readers._placing import onto, union
 
 
@@ -35,8 +35,7 @@ def unite(masks: Sequence[Image], source: Masks) -> Image:
     masks = [onto(mask, whole) for mask in masks]
     united = masks[0].array
     for path, mask in zip(source[1:], masks[1:], strict=True):
-        ours, theirs = masks[0].grid, mask.grid
-        if ours.shape != theirs.shape or ours.difference_mm(theirs) > TOLERANCE_MM:
+        if not masks[0].grid.same_as(mask.grid):
             raise GeometryError(
                 f"expected the grid of {source[0].name}, got another",
                 where=path,

@@ -15,7 +15,7 @@ import numpy as np
 
 from delineate.core.case import Geometry
 from delineate.core.errors import GeometryError
-from delineate.core.image import TOLERANCE_MM, FloatArray
+from delineate.core.image import TOLERANCE_MM, FloatArray, slack_mm
 
 #: b, c and d may be off by this much: four steps of a 32-bit float below 1.
 _STEP = 4 * float(np.finfo(np.float32).eps)
@@ -58,7 +58,7 @@ def place(
         _note_choice(qform, sform, shape, "qform", notes)
         return qform
     gap = gap_mm(sform, qform, shape)
-    if gap <= TOLERANCE_MM:
+    if gap <= slack_mm(sform, shape):
         return sform
     if not np.isfinite(sform).all() or not _rounded(sform, raw, shape):
         raise GeometryError(
@@ -127,7 +127,7 @@ def _rounded(sform: FloatArray, raw: Any, shape: tuple[int, ...]) -> bool:
         return False
     left, _, right = np.linalg.svd(sform[:3, :3] / zooms * (1, 1, _handed(raw)))
     rotation = left @ right  # the nearest: an sform is rounded too
-    if gap_mm(sform, _compose(raw, rotation), shape) > TOLERANCE_MM:
+    if gap_mm(sform, _compose(raw, rotation), shape) > slack_mm(sform, shape):
         return False  # another voxel size, another place, or a shear
     a, *exact = _turn.mat2quat(rotation)
     exact, stored = np.array(exact) * (1 if a >= 0 else -1), _imaginary(raw)

@@ -8,6 +8,7 @@ layers of their own, each with values of its own; before Slicer 4.11 every segme
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def segments(path: Path) -> tuple[tuple[Segment, ...], int]:
     for number, told in sorted(fields.items()):
         try:
             layer = int(told.get("Layer", number if layered else 0))
-            found.append(Segment(told.get("Name", ""), int(told.get("LabelValue", 1)), layer))
+            name = unicodedata.normalize("NFC", told.get("Name", ""))
+            found.append(Segment(name, int(told.get("LabelValue", 1)), layer))
         except ValueError:
             raise LabelError(
                 f"expected whole numbers as value and layer of segment {number}, got {told}",

@@ -82,7 +82,8 @@ def read_label(path: Path) -> Image:
     array, notes = whole(array, path)
     array = array if layers == 1 else _seg_nrrd.merge(array, found, path)
     one_channel(len(array), path)
-    meta |= {"names": _seg_nrrd.names(found, layers), "partial": True, "notes": notes}
+    meta |= {"names": _seg_nrrd.names(found, layers), "partial": True}
+    meta["notes"] = (*meta["notes"], *notes)
     return Image(array, grid, meta=meta)
 
 
@@ -142,11 +143,15 @@ def _load(path: Path) -> tuple[NDArray[Any], Grid, dict[str, Any]]:
         reader, layout = _open(path)
         grid = _grid(reader, layout, path)
         _check_payload(reader, layout, path)
+        shape = reader.GetSize()
+        if len(shape) > 3:
+            reader.SetExtractSize([*shape[:3], *[0] * (len(shape) - 3)])
+        notes = (f"singleton axes of {shape} dropped",) if len(shape) > 3 else ()
         image = reader.Execute()
         array = sitk.GetArrayFromImage(image)  # (K, J, I[, C]) or (J, I[, C])
         array = array if image.GetNumberOfComponentsPerPixel() > 1 else array[..., None]
         order = (2, 0, 1) if grid.ndim == 2 else (3, 2, 1, 0)
-        return np.ascontiguousarray(array.transpose(order)), grid, {"format": "itk", "notes": ()}
+        return np.ascontiguousarray(array.transpose(order)), grid, {"format": "itk", "notes": notes}
 
 
 def _open(path: Path) -> tuple[Any, _Layout]:
@@ -160,7 +165,8 @@ def _open(path: Path) -> tuple[Any, _Layout]:
     reader.ReadImageInformation()
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     channels = reader.GetNumberOfComponents()
-    if reader.GetDimension() not in (2, 3) or channels > MAX_CHANNELS or "complex" in kind:
+    volume = reader.GetDimension() >= 2 and set(reader.GetSize()[3:]) <= {1}
+    if not volume or channels > MAX_CHANNELS or "complex" in kind:
         raise ReadError(
             f"expected 2 or 3 dimensions and up to {MAX_CHANNELS} real channels, "
             f"got {reader.GetSize()}, {channels} x {kind}",
@@ -183,7 +189,8 @@ def _grid(reader: Any, layout: _Layout, path: Path) -> Grid:
     values, size = _expected(reader)
     on_disk = layout.data.stat().st_size if layout.data.is_file() else 0
     check_size(values, size, on_disk if layout.packed else None, path)
-    spacing, shape = np.array(reader.GetSpacing()), reader.GetSize()
+    ndim = reader.GetDimension()
+    spacing, shape = np.array(reader.GetSpacing()[:3]), reader.GetSize()[:3]
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise GeometryError(
             f"expected positive voxel sizes, got {spacing.tolist()}",
@@ -196,8 +203,8 @@ def _grid(reader: Any, layout: _Layout, path: Path) -> Grid:
     if len(shape) == 2:
         return flat_grid(shape[::-1], tuple(spacing[::-1]) if known else None)
     affine = np.eye(4)
-    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * spacing
-    affine[:3, 3] = reader.GetOrigin()
+    affine[:3, :3] = np.array(reader.GetDirection()).reshape(ndim, ndim)[:3, :3] * spacing
+    affine[:3, 3] = reader.GetOrigin()[:3]
     return Grid(
         shape,
         _LPS_TO_RAS @ affine,
