@@ -267,6 +267,27 @@ def test_an_inverted_mask_and_a_mask_of_another_case(sound: Path) -> None:
     assert set(grave(result).values()) == {"warning"}
 
 
+def test_palettes_that_number_colours_differently_are_no_labels(tmp_path: Path) -> None:
+    """In one file white has index 1, in another index 0: as indices, that mask is inverted."""
+    black_white, rng = [0, 0, 0, 255, 255, 255], np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    drawn = np.zeros((16, 16), np.uint8)
+    drawn[4:9, 5:12] = 1
+    for n in range(5):
+        picture = rng.integers(0, 255, (16, 16)).astype(np.uint8)
+        Picture.fromarray(picture).save(tmp_path / f"images/c{n}.png")
+        mask = Picture.fromarray(1 - drawn if n == 3 else drawn).convert("P")
+        mask.putpalette(black_white[::-1] if n == 3 else black_white)
+        mask.save(tmp_path / f"masks/c{n}.png")
+    found = finding(audit(tmp_path), "label-palettes")
+    assert (found["severity"], found["where"]) == ("blocking", ["c3"])
+    assert "#ffffff is 0 or 1" in found["message"] or "#000000 is 0 or 1" in found["message"]
+    (tmp_path / "images/c3.png").unlink()
+    (tmp_path / "masks/c3.png").unlink()
+    assert "label-palettes" not in {f["code"] for f in audit(tmp_path)["findings"]}
+
+
 def test_masks_in_two_styles(tmp_path: Path) -> None:
     for n in range(4):
         save(tmp_path / f"images/c{n}.nii.gz", scan(n))

@@ -86,7 +86,9 @@ def test_a_palette_is_colour_for_images_and_index_for_labels(tmp_path: Path) -> 
     picture.putpalette(colours.ravel().tolist())
     for name in ("a.png", "a.bmp", "a.tif"):
         picture.save(tmp_path / name)
-        np.testing.assert_array_equal(read_label(tmp_path / name).array[0], index)
+        label = read_label(tmp_path / name)
+        np.testing.assert_array_equal(label.array[0], index)
+        assert label.meta["colours"] == {0: "#000000", 1: "#fa0a14", 2: "#1e28c8"}
         image = read(tmp_path / name)
         np.testing.assert_array_equal(np.moveaxis(image.array, 0, -1), colours[index])
         assert probe(tmp_path / name)[1] == 3

@@ -100,3 +100,14 @@ def test_no_pattern_is_given_that_would_join_others() -> None:
     assert len({re.search(found.pattern, n)[1] for n in ("01L", "control", "contro")}) == 3  # type: ignore[index]
     blind = suspect(names("01L 01R 02L 02R 02"))  # 02 might be anyone
     assert blind is not None
+
+
+def test_pictures_that_are_counted_in_each_class_folder_are_of_different_people() -> None:
+    for classes in (("benign", "malignant", "normal"), ("0", "1"), ("grade 1", "grade 2")):
+        for name in ("{}_{}", "{} ({})", "train_{}_{}"):
+            ids = [name.format(label, n) for label in classes for n in range(1, 6)]
+            assert suspect({i: i for i in ids}, classes) is None
+    eyes = [f"{label}_{n}_{side}" for label in ("0", "1") for n in (11, 12, 13) for side in "LR"]
+    found = suspect({i: i for i in eyes}, ("0", "1"))
+    assert found is not None
+    assert len(found.groups) == 6

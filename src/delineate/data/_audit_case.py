@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class LabelFacts:
         ignored: Voxels that nobody has annotated.
         names: Structures that the file names; None where it names none.
         notes: What was decided on reading it.
+        colours: Value -> colour, of a picture with a palette.
     """
 
     grid: Grid
@@ -91,6 +92,7 @@ class LabelFacts:
     ignored: int = 0
     names: frozenset[str] | None = None
     notes: tuple[str, ...] = ()
+    colours: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def foreground(self) -> int:
@@ -220,6 +222,7 @@ def _label(
         ignored,
         None if names is None else frozenset(names.values()),
         notes,
+        label.meta.get("colours", {}),
     )
     return facts, faults
 

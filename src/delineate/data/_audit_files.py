@@ -164,7 +164,8 @@ def siblings(cohort: Cohort) -> Finding | None:
     """Subjects that look like one person by their names, where the layout only guesses subjects."""
     if not {OWN_SUBJECT, FOLDER_SUBJECT} & set(cohort.notes):
         return None
-    found = suspect({case.id: case.subject for case in cohort.cases})
+    classes = {case.klass for case in cohort.cases if case.klass}
+    found = suspect({case.id: case.subject for case in cohort.cases}, classes)
     if found is None:
         return None
     used = trained_on(cohort)

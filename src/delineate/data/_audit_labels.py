@@ -28,7 +28,7 @@ def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
                 "export the labels again, then run `delineate audit` once more" if every else "",
             )
         )  # fmt: skip
-    findings += _ignored(cohort, found)
+    findings += _ignored(cohort, found) + _palettes(found)
     values = Counter(v for _, label in found for v in label.voxels)
     names = {entry.value: entry.name for entry in cohort.schema.labels}
     absent = [name for value, name in names.items() if not values[value]]
@@ -95,6 +95,33 @@ def _ignored(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> list
             )
         )  # fmt: skip
     return findings
+
+
+def _palettes(found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
+    """Pictures whose palettes number the same colours differently: an index is no label then."""
+    every = {}
+    for record, label in found:
+        once = Counter(label.colours.values())  # a colour of two indices tells nothing
+        if once:
+            every[record.case.id] = {c: i for i, c in label.colours.items() if once[c] == 1}
+    index_of: dict[str, Counter[int]] = {}
+    for colours in every.values():
+        for colour, index in colours.items():
+            index_of.setdefault(colour, Counter())[index] += 1
+    usual = {colour: seen.most_common(1)[0][0] for colour, seen in index_of.items()}
+    others = [
+        name for name, colours in every.items()
+        if any(index != usual[colour] for colour, index in colours.items())
+    ]  # fmt: skip
+    if not others:
+        return []
+    colour = next(c for c, seen in index_of.items() if len(seen) > 1)
+    message = (
+        f"the palettes of {count(len(every), 'mask')} number colours differently ({colour} is "
+        f"{' or '.join(map(str, sorted(index_of[colour])))}), so that an index is no label"
+    )
+    fix = "store label values without a palette, or give all masks the same one"
+    return [Finding("label-palettes", "blocking", message, tuple(others), fix, tuple(others))]
 
 
 def _copied_labels(found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:

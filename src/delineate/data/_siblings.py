@@ -61,17 +61,21 @@ class Suspicion:
     pattern: str | None
 
 
-def suspect(subjects: Mapping[str, str]) -> Suspicion | None:
+def suspect(subjects: Mapping[str, str], classes: Iterable[str] = ()) -> Suspicion | None:
     """What speaks for several subjects being one person, if anything does.
 
     Args:
         subjects: Case id -> subject, as its layout gives it.
+        classes: Classes that names may begin with, as ``benign_1`` and ``benign (2)`` do: what
+            only follows a class counts its pictures.
     """
+    group = "|".join(map(re.escape, sorted(classes)))
+    counts = re.compile(rf"\D*(?:{group})" if group else r"(?!)", re.I)
     stems = {name: name for name in subjects.values()}
     differ: list[str] = []
     endings: list[str] = []
     for _ in range(3):  # 01_pre_L has two endings, and perhaps a third
-        found = _ending(sorted(set(stems.values())))
+        found = _ending(sorted(set(stems.values())), counts)
         if found is None:
             break
         what, ending, shorter = found
@@ -91,7 +95,9 @@ def suspect(subjects: Mapping[str, str]) -> Suspicion | None:
     return Suspicion(groups, " and ".join(differ), next(fits, None))
 
 
-def _ending(names: Sequence[str]) -> tuple[str, str, dict[str, str]] | None:
+def _ending(
+    names: Sequence[str], counts: re.Pattern[str]
+) -> tuple[str, str, dict[str, str]] | None:
     """The first kind of ending that parts names which are else the same.
 
     Returns:
@@ -107,7 +113,8 @@ def _ending(names: Sequence[str]) -> tuple[str, str, dict[str, str]] | None:
         good = {
             stem: group
             for stem, group in groups.items()
-            if _one_person(what, stem, list(group.values()), plain)
+            if not counts.fullmatch(stem)
+            and _one_person(what, stem, list(group.values()), plain)
             and (not behind or (re.search(r"\d", stem) and len(group) <= 2 * _MOST))
         }
         if not good or not _not_counted(what, good, len(names)):

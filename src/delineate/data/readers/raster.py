@@ -54,6 +54,8 @@ def read(path: Path) -> Image:
 def read_label(path: Path) -> Image:
     """Read a label map as ``(1, *S)`` integers; a palette's indices are the labels.
 
+    ``meta["colours"]`` then says which colour each index has in this file, as ``#rrggbb``.
+
     Stored values count, not how they look: a mask in which white is zero is not turned.
 
     Raises:
@@ -66,7 +68,7 @@ def read_label(path: Path) -> Image:
     jpeg = meta["format"] == "jpeg" or "jpeg" in meta
     # the channels of a grey JPEG may differ by what was lost
     coloured = bool(np.ptp(labels, axis=0).max() > (DARK if jpeg else 0))
-    if not coloured and not meta.get("palette"):
+    if not coloured and "colours" not in meta:
         labels, lossy = lossless(labels, jpeg, path)
         notes += lossy
         coloured = bool((labels != labels[:1]).any())
@@ -206,7 +208,8 @@ def _load_pillow(path: Path, label: bool) -> tuple[NDArray[Any], dict[str, Any]]
             depth, colour = data[24], data[25]
         if picture.mode in ("P", "PA") and label:
             pixels = np.asarray(picture.getchannel("P") if picture.mode == "PA" else picture)
-            meta["palette"] = True
+            colours = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+            meta["colours"] = _colours(pixels, colours)
         elif depth == 16 and colour != 0:  # Pillow would cut 16-bit colours down to 8 bits
             pixels = np.asarray(imagecodecs.png_decode(data))
             pixels = _opaque(pixels, 65535, path) if colour & 4 else pixels
@@ -217,6 +220,12 @@ def _load_pillow(path: Path, label: bool) -> tuple[NDArray[Any], dict[str, Any]]
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)), meta
+
+
+def _colours(indices: NDArray[Any], palette: NDArray[np.uint8]) -> dict[int, str]:
+    """Index -> colour, of the indices that a picture holds; ``palette`` is ``(N, 3)``."""
+    found = np.unique(indices).tolist()
+    return {i: "#" + palette[i].tobytes().hex() for i in found if i < len(palette)}
 
 
 def _values(picture: PIL.Image.Image, path: Path) -> NDArray[Any]:
@@ -345,10 +354,14 @@ def _load_tiff(path: Path, label: bool) -> tuple[NDArray[Any], dict[str, Any]]:
                     )
                 pixels = (2**bits - 1 - pixels).astype(pixels.dtype)
                 meta["inverted"] = True
-            if page.photometric.name == "PALETTE" and not label:
+            if page.photometric.name == "PALETTE":
                 colours = np.asarray(page.colormap)
                 shift = 8 if (colours % 257 == 0).all() or colours.max() > 255 else 0
-                pixels = np.moveaxis(colours[:, pixels[..., 0]] >> shift, 0, -1)
+                palette = (colours.T >> shift).astype(np.uint8)
+                if label:
+                    meta["colours"] = meta.get("colours", {}) | _colours(pixels, palette)
+                else:
+                    pixels = palette[pixels[..., 0]]
             planes.append(np.moveaxis(pixels, -1, 0))
     array = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
     if array.dtype.kind not in "iuf":
