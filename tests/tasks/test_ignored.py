@@ -18,7 +18,7 @@ from delineate.data.audit import examine
 from delineate.data.labels import presence
 from delineate.data.opening import Opening
 from delineate.metrics.case import score_case
-from delineate.tasks import _targets
+from delineate.tasks import _target_outlines
 from delineate.tasks._cleanup import choose_rules
 from delineate.tasks._feed import mean_dice
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
@@ -127,11 +127,12 @@ def test_the_clean_up_is_judged_where_there_is_a_truth() -> None:
 
 
 def test_a_look_at_cases_without_annotation_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_targets, "outline", lambda *_: truth())
+    monkeypatch.setattr(_target_outlines, "outline", lambda *_: truth())
     target: Any = SimpleNamespace(schema=SCHEMA, outputs=["background", "a", "b"])
     blank, whole = (SimpleNamespace(label=a) for a in (np.full(SHAPE, IGNORED), truth()))
-    assert _targets.Outlines.look(target, None, [blank], None, "cpu") == {}
-    assert _targets.Outlines.look(target, None, [blank, whole], None, "cpu") == {"val_dice": 1.0}
+    look = _target_outlines.Outlines.look
+    assert look(target, None, [blank], None, "cpu") == {}
+    assert look(target, None, [blank, whole], None, "cpu") == {"val_dice": 1.0}
 
 
 def test_presence_is_known_where_it_was_looked_for() -> None:

@@ -28,7 +28,9 @@ from delineate.networks._transfer import Transfer, freeze
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _planning, _resolve, _weights
 from delineate.tasks._settings import RunConfig
-from delineate.tasks._targets import AnyFeed, Classes, Outlines
+from delineate.tasks._target_classes import Classes
+from delineate.tasks._target_outlines import Outlines
+from delineate.tasks._targets import AnyFeed
 from delineate.tasks._weights import Weights
 
 #: Steps timed of a candidate; the first warms up.

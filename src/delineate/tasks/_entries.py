@@ -26,7 +26,7 @@ from delineate.tasks import _planning
 from delineate.tasks._settings import RunConfig
 from delineate.tasks._stop import Stop
 from delineate.tasks._suite import Arm, Suite
-from delineate.tasks._targets import Classes
+from delineate.tasks._target_classes import Classes
 from delineate.tasks._training import Job
 
 #: Start, scoring and report of one training run, in seconds, before the first has been seen.
