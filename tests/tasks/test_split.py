@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from delineate.core import model_file
 from delineate.core.errors import InputError
+from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
 from delineate.tasks import _split
 from delineate.tasks._settings import RunConfig
@@ -46,8 +48,8 @@ def scans(root: Path, cysts: tuple[int, ...], count: int = 8, test: tuple[int, .
     return root / "cases.csv"
 
 
-def take(data: Path, out: Path, **settings: Any) -> tuple[dict[str, Any], list[str], Any]:
-    cohort = Cohort.open(data)
+def take(data: Path | Cohort, out: Path, **settings: Any) -> tuple[dict[str, Any], list[str], Any]:
+    cohort = data if isinstance(data, Cohort) else Cohort.open(data)
     out.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"hashes": {}}
     said: list[str] = []
@@ -77,6 +79,26 @@ def test_a_structure_that_the_declared_test_part_alone_shows_is_told_each_time(
         record, said, _ = take(data, tmp_path / "run")
         assert record["unlearnt"] == ["label 2"]
         assert any("'label 2' is in no training case (only in test)" in line for line in said)
+
+
+def test_a_structure_that_is_declared_and_never_drawn_cannot_be_learnt(tmp_path: Path) -> None:
+    cohort = Cohort.open(scans(tmp_path / "data", cysts=()))
+    declared = dataclasses.replace(cohort, schema=Schema((Label("organ", 1), Label("cyst", 2))))
+    record, said, _ = take(declared, tmp_path / "run")
+    assert record["unlearnt"] == ["cyst"]
+    assert "'cyst' is in no case: it cannot be learnt, and is not scored" in said
+    record, _, _ = take(declared, tmp_path / "presence", target="presence")
+    assert record["unlearnt"] == []
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_where_all_cases_are_declared_for_another_part_that_is_the_error(
+    tmp_path: Path, part: str
+) -> None:
+    data = scans(tmp_path / "data", cysts=(), count=3, test=(0, 1, 2))
+    data.write_text(data.read_text().replace(",test", f",{part}"))
+    with pytest.raises(InputError, match=f"none of 3 labelled cases .*: the data .* 3 for {part}"):
+        take(data, tmp_path / "run")
 
 
 def test_what_was_not_learnt_is_not_scored_and_model_and_report_say_so(tmp_path: Path) -> None:

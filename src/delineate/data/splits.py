@@ -96,14 +96,14 @@ def holdout(
         train.add(min(subjects[rarest]))
 
 
-def unlearnt(split: Split, shown: Shown) -> dict[str, list[str]]:
-    """What is shown somewhere, but by no training case: name -> the parts that show it."""
+def unlearnt(split: Split, shown: Shown, declared: Iterable[str] = ()) -> dict[str, list[str]]:
+    """What is declared or shown, but by no training case: name -> the parts that show it."""
     every = {
         part: {thing for name in ids for thing in shown.get(name, ())}
         for part, ids in split.parts.items()
     }
     taught = every.get("train", set())
-    things = sorted(set().union(*every.values()) - taught)
+    things = sorted(set().union(declared, *every.values()) - taught)
     return {thing: [part for part, found in every.items() if thing in found] for thing in things}
 
 
@@ -206,11 +206,20 @@ def planned(
     is set aside for validation.
 
     Raises:
-        InputError: Too few subjects for what must be drawn.
+        InputError: Too few subjects for what must be drawn, or all are declared for other parts.
     """
     names = ("validation", "test")
     given = {part: _sorted(c.id for c in cohort.cases if c.split == part) for part in names}
     parts = {"train": _sorted(case.id for case in cohort.cases if case.split not in names)}
+    if cohort.cases and not parts["train"]:
+        raise InputError(
+            f"none of {len(cohort.cases)} labelled cases is left to train on: the data declare "
+            + " and ".join(f"{len(ids)} for {part}" for part, ids in given.items() if ids),
+            where=cohort.root,
+            fix="declare some of them for training, or take the declaration away (the column "
+            "split, the lists or the folders that name parts)",
+            code="split-no-train",
+        )
     people = len({case.subject for case in cohort.subset(parts["train"])})
     validate = not given["validation"] and validation_share > 0
     judge = folds is not None or (not given["test"] and test_share > 0)

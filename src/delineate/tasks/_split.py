@@ -61,7 +61,8 @@ def take(
     record["hashes"]["split"] = split.hash()
     told = ", ".join(f"{len(ids)} {name}" for name, ids in split.parts.items())
     say(f"split by subject: {told}")
-    lost = splits.unlearnt(split, shown)
+    declared = [label.name for label in cohort.schema.labels if chosen.target == "outline"]
+    lost = splits.unlearnt(split, shown, declared)
     if lost and chosen.target == "class":
         raise InputError(
             f"expected every class among the training cases, got none of {', '.join(lost)}",
@@ -96,8 +97,9 @@ def _notes(
     owners = {(thing, subject[name]) for name, things in shown.items() for thing in things}
     people = Counter(thing for thing, _ in owners)
     notes = [
-        f"{thing!r} is in no training case (only in {' and '.join(parts)}): it cannot be learnt, "
-        "and is not scored"
+        f"{thing!r} is in no "
+        + (f"training case (only in {' and '.join(parts)})" if parts else "case")
+        + ": it cannot be learnt, and is not scored"
         for thing, parts in lost.items()
     ]
     for thing in splits.unjudged(split, shown):
