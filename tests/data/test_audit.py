@@ -288,6 +288,27 @@ def test_palettes_that_number_colours_differently_are_no_labels(tmp_path: Path) 
     assert "label-palettes" not in {f["code"] for f in audit(tmp_path)["findings"]}
 
 
+def test_label_files_that_are_listed_as_images_are_told(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / f"p{n}/CT.nii.gz", scan(n))
+        save(tmp_path / f"p{n}/GTV.nii.gz", (mask(n) > 0) * np.uint8(1))
+    found = finding(audit(tmp_path), "label-as-image")
+    assert (found["severity"], found["where"]) == ("warning", ["p0_GTV", "p1_GTV", "p2_GTV"])
+    assert "3 of 6" in found["message"]
+
+
+def test_files_of_a_kind_that_is_not_read_are_told(tmp_path: Path) -> None:
+    """As the masks of DRIVE are."""
+    for n in range(3):
+        save(tmp_path / f"images/c{n}.nii.gz", scan(n))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Picture.new("L", (8, 8)).save(tmp_path / f"masks/c{n}.GIF")
+    found = finding(audit(tmp_path), "kind-not-read")
+    assert found["message"] == "3 files of a kind that is not read: 3 .gif"
+    assert found["where"][0] == "masks/c0.GIF"
+    assert "PNG" in found["fix"]
+
+
 def test_masks_in_two_styles(tmp_path: Path) -> None:
     for n in range(4):
         save(tmp_path / f"images/c{n}.nii.gz", scan(n))

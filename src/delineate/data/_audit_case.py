@@ -24,6 +24,8 @@ from delineate.data import readers
 
 #: Percentiles are taken of about this many voxels, evenly spread.
 SAMPLE = 100_000
+#: A label map holds this many values at most, an image more.
+FEW = 12
 #: Side of the thumbnail that two images are compared by: of flat images, of volumes.
 SIDE = {2: 64, 3: 24}
 # nibabel says nothing of the types of these.
@@ -61,6 +63,7 @@ class Plane:
         level: 99.5th percentile of the magnitude of voxels other than 0.
         digest: Hash of the voxels in RAS+ order, whatever the file format.
         thumbnail: Small float16 copy, None where constant or not finite.
+        few: It holds some few whole numbers, 0 the smallest, as label maps do.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Plane:
     level: float
     digest: bytes
     thumbnail: NDArray[np.float16] | None
+    few: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +282,17 @@ def _plane(array: NDArray[np.float32], grid: Grid, name: str, channel: str) -> P
     floor, ceiling = np.percentile(sample, (0.5, 99.5))
     if floor == ceiling:
         floor, ceiling = low, high
-    return Plane(name, channel, low, high, level, digest(turned), thumbnail(turned, floor, ceiling))
+    few = low == 0 and high == np.rint(high) and _few_whole(array)
+    small = thumbnail(turned, floor, ceiling)
+    return Plane(name, channel, low, high, level, digest(turned), small, few)
+
+
+def _few_whole(array: NDArray[np.float32]) -> bool:
+    part = np.unique(array.reshape(-1)[: 4 * FEW])  # most images end here
+    if len(part) > FEW or (part != np.rint(part)).any():
+        return False
+    values = np.unique(array)
+    return len(values) <= FEW and bool((values == np.rint(values)).all())
 
 
 def _ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:

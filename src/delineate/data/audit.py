@@ -26,6 +26,7 @@ from delineate.data._audit_finding import Finding, count
 from delineate.data._audit_images import geometry, intensities
 from delineate.data._audit_labels import labels
 from delineate.data._audit_names import names
+from delineate.data._audit_overlooked import overlooked
 from delineate.data._audit_twins import duplicates, surplus
 from delineate.data.cohort import Cohort
 
@@ -34,7 +35,7 @@ EXCLUDE = "exclude.txt"
 SEVERITIES = ("blocking", "warning", "note")
 #: Each looks at one matter; they are given the cohort and what was kept of every case.
 RULES: tuple[Callable[[Cohort, Sequence[Record]], list[Finding]], ...] = (
-    faults, pairing, people, duplicates, geometry, labels, names, intensities,
+    faults, pairing, people, duplicates, geometry, labels, names, overlooked, intensities,
 )  # fmt: skip
 #: Times that a case is held while it is looked at: image, bytes read, turned copy, finite voxels.
 _COPIES = 4

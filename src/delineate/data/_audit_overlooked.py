@@ -1,0 +1,59 @@
+"""What an audit says of files that may not have been taken for what they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from delineate.data._audit_case import Record
+from delineate.data._audit_finding import Finding, count
+from delineate.data.cohort import Cohort
+from delineate.data.layouts._listing import files, relative
+
+#: Suffixes of pictures and volumes that no reader here reads.
+_NOT_READ = (
+    ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".heic", ".svs", ".ndpi",
+    ".czi", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".mgz", ".mgh", ".mnc", ".img", ".hdr",
+    ".vtk", ".zst",
+)  # fmt: skip
+
+
+def overlooked(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
+    """Label files that were listed as images, and files of kinds that are not read."""
+    return _label_like(records) + _not_read(cohort)
+
+
+def _label_like(records: Sequence[Record]) -> list[Finding]:
+    like = [
+        record.case.id
+        for record in records
+        if record.case.label is None and record.planes and all(p.few for p in record.planes)
+    ]
+    if not like or len(like) == len(records):
+        return []
+    message = (
+        f"{len(like)} of {count(len(records), 'image')} hold few whole numbers, as label files do: "
+        "label files whose names do not say so?"
+    )
+    return [
+        Finding(
+            "label-as-image", "warning", message, tuple(like),
+            "name them as their images with _mask or _seg behind, or write a table with the "
+            "columns image and label",
+        )
+    ]  # fmt: skip
+
+
+def _not_read(cohort: Cohort) -> list[Finding]:
+    if cohort.layout == "table" or not cohort.root.is_dir():
+        return []
+    every = files(cohort.root, images=False)
+    found = [path for path in every if path.suffix.lower() in _NOT_READ]
+    if not found:
+        return []
+    kinds = Counter(path.suffix.lower() for path in found)
+    told = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+    message = f"{count(len(found), 'file')} of a kind that is not read: {told}"
+    places = tuple(relative(cohort.root, path) for path in found)
+    fix = "if they belong to the data, store pictures as PNG or TIFF and volumes as .nii.gz"
+    return [Finding("kind-not-read", "warning", message, places, fix)]
