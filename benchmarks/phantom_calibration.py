@@ -16,9 +16,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from delineate.data._phantom_anatomy import template_folder
-from delineate.data._phantom_draw import Recipe
-from delineate.data.phantom import simulate
+from delineate.phantoms._anatomy import template_folder
+from delineate.phantoms._draw import Recipe
+from delineate.phantoms.generate import simulate
 
 REGIONS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}
 

@@ -38,7 +38,7 @@ def test_import_is_quick_and_without_torch() -> None:
     assert float(seconds) < 0.3
 
 
-@pytest.mark.parametrize("room", ["core", "data", "tasks", "cli"])
+@pytest.mark.parametrize("room", ["core", "data", "findings", "phantoms", "tasks", "cli"])
 def test_no_room_but_those_that_compute_imports_torch(room: str) -> None:
     members = "\n".join(f"import delineate.{room}.{name}" for name in catalog.members(room))
     heavy = "('torch', 'monai', 'sklearn', 'matplotlib')"

@@ -14,9 +14,9 @@ import pytest
 from delineate.core.case import Case
 from delineate.core.errors import ConfigError, InputError, LayoutError
 from delineate.core.schema import Label, Schema
-from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
+from delineate.findings.examine import examine
 
 
 def nifti(path: Path, value: int = 0) -> Path:

@@ -11,8 +11,8 @@ import pytest
 from delineate.core.case import Reading
 from delineate.core.errors import ReadError
 from delineate.data import colour, readers
-from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
+from delineate.findings.examine import examine
 
 RNG = np.random.default_rng(0)
 

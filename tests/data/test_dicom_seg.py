@@ -16,10 +16,10 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from delineate.core.errors import DelineateError, LabelError
 from delineate.core.schema import Label
-from delineate.data.audit import examine
 from delineate.data.labels import read_indices
 from delineate.data.opening import Opening
 from delineate.data.readers import label_names, probe, read_label
+from delineate.findings.examine import examine
 from delineate.tasks.evaluate import evaluate
 
 ROWS, COLUMNS, SLICES = 9, 7, 6  # a frame of 63 bits does not end with a byte

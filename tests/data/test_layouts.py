@@ -469,7 +469,7 @@ def test_phantom_twins_are_one_subject_and_incomplete_scans_are_left_out(tmp_pat
 def test_phantoms_made_by_the_generator_are_recognised(
     tmp_path: Path, kind: str, layout: str
 ) -> None:
-    from delineate.data.phantom import generate
+    from delineate.phantoms.generate import generate
 
     root = generate(tmp_path / "p", 4, 6.0, anatomy="ellipsoid", layout=kind, twins=0.5)
     cohort = Cohort.open(root)

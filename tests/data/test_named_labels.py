@@ -16,11 +16,11 @@ from delineate.core.case import Masks
 from delineate.core.errors import GeometryError, LabelError
 from delineate.core.image import Grid, Image
 from delineate.core.schema import IGNORED, Label, Schema
-from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
 from delineate.data.labels import read_indices
 from delineate.data.opening import Opening
 from delineate.data.readers import label_names, onto, read_label, union, write
+from delineate.findings.examine import examine
 
 SHAPE = (10, 12, 8)
 

@@ -33,9 +33,9 @@ from delineate.core.errors import (
     MissingExtraError,
     ReadError,
 )
-from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
 from delineate.data.readers import dicom, probe, read, read_label
+from delineate.findings.examine import examine
 
 CT, MR, PET = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "128"))
 CR, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.4.1"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from delineate.data._siblings import suspect
+from delineate.data.siblings import suspect
 
 
 def names(text: str) -> dict[str, str]:

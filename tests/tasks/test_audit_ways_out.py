@@ -16,11 +16,11 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from scipy.ndimage import gaussian_filter
 
-import delineate.data
+import delineate.findings
 from delineate.core.errors import AuditError, ConfigError, InputError
-from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
+from delineate.findings.examine import examine
 from delineate.tasks.audit import audit
 from delineate.tasks.train import train
 
@@ -162,7 +162,7 @@ def test_a_blocking_finding_names_what_settles_it_and_that_settles_it(
 
 def test_every_code_that_can_block_is_tried_here() -> None:
     """Codes that stand in the source beside a severity that may be blocking."""
-    text = "".join(p.read_text() for p in Path(delineate.data.__path__[0]).glob("_audit*.py"))
+    text = "".join(p.read_text() for p in Path(delineate.findings.__path__[0]).glob("*.py"))
     severity = r'(?:"blocking"|severity|"blocking" if every else "note")'
     codes = set(re.findall(rf'"([a-z-]+)"(?: if every else "[a-z-]+")?,\s*{severity}', text))
     codes -= {"modality-mismatch"}  # a warning or a note

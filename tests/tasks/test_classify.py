@@ -15,8 +15,8 @@ from delineate.core.errors import ConfigError, InputError
 from delineate.core.image import Grid, Image
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.data.phantom import generate
 from delineate.data.readers import write
+from delineate.phantoms.generate import generate
 from delineate.tasks._class_feed import ClassFeed
 from delineate.tasks._settings import RunConfig
 from delineate.tasks._targets import complete

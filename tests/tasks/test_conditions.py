@@ -14,7 +14,7 @@ from PIL import Image
 from delineate.core.errors import InputError, OutputError
 from delineate.data import readers
 from delineate.data.cohort import Cohort
-from delineate.data.phantom import generate
+from delineate.phantoms.generate import generate
 from delineate.tasks import _class_standings, _conditions, _suite
 from delineate.tasks._conditions import Condition
 from delineate.tasks._runs import Run

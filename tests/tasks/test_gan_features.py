@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from delineate.core import model_file
-from delineate.data.phantom import generate
+from delineate.phantoms.generate import generate
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train

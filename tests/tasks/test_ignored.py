@@ -14,9 +14,9 @@ import pytest
 from delineate.core.errors import DelineateError
 from delineate.core.schema import IGNORED, Label, Schema
 from delineate.data import cache, sampling
-from delineate.data.audit import examine
 from delineate.data.labels import presence
 from delineate.data.opening import Opening
+from delineate.findings.examine import examine
 from delineate.metrics.case import score_case
 from delineate.tasks import _target_outlines
 from delineate.tasks._cleanup import choose_rules

@@ -12,8 +12,8 @@ import torch
 
 from delineate.core import model_file
 from delineate.core.image import Grid, Image
-from delineate.data.phantom import generate
 from delineate.data.readers import write
+from delineate.phantoms.generate import generate
 from delineate.tasks import _planning
 from delineate.tasks._class_feed import ClassFeed
 from delineate.tasks._settings import RunConfig

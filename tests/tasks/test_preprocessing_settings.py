@@ -18,8 +18,8 @@ from delineate.core.case import Case
 from delineate.core.errors import ConfigError, InputError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
-from delineate.data.phantom import generate
 from delineate.inference.predictor import Predictor
+from delineate.phantoms.generate import generate
 from delineate.preprocess import autoencoder, bias, presets
 from delineate.tasks import _fitted
 from delineate.tasks._channels import read_channels

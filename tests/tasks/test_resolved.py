@@ -12,8 +12,8 @@ import pytest
 from delineate.core import catalog, model_file
 from delineate.core import config as settings
 from delineate.core.errors import ConfigError
-from delineate.data.phantom import generate
 from delineate.methods import _game
+from delineate.phantoms.generate import generate
 from delineate.tasks import _suite
 from delineate.tasks._settings import RunConfig
 from delineate.tasks.train import train

@@ -16,10 +16,10 @@ import torch
 from delineate.core import model_file
 from delineate.core.errors import ConfigError
 from delineate.data.opening import Opening
-from delineate.data.phantom import generate
 from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate
 from delineate.inference import _walk
+from delineate.phantoms.generate import generate
 from delineate.tasks import _devices, _planning, _scoring, _trained
 from delineate.tasks._choosing import Chooser
 from delineate.tasks._preflight import Estimate

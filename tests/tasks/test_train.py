@@ -16,7 +16,7 @@ import pytest
 
 from delineate.core import model_file
 from delineate.core.errors import ConfigError, DelineateError, InputError, OutputError
-from delineate.data.phantom import generate
+from delineate.phantoms.generate import generate
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 

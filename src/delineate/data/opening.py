@@ -14,7 +14,7 @@ from delineate.core import catalog
 from delineate.core.case import Case, Geometry, Reading
 from delineate.core.errors import ConfigError, LayoutError
 from delineate.core.progress import Say, silent
-from delineate.data import _excluded, _renamed, site_key
+from delineate.data import _renamed, excluded, site_key
 from delineate.data.cohort import Cohort
 from delineate.data.layouts import _lists
 from delineate.data.layouts._listing import OWN_SUBJECT, Listing
@@ -120,7 +120,7 @@ class Opening:
         )
         if self.exclude is None:
             return cohort
-        return cohort.without(_excluded.read(self.exclude, [case.id for case in cases]))
+        return cohort.without(excluded.read(self.exclude, [case.id for case in cases]))
 
     def _list(self, name: str, root: Path, strays: Sequence[str]) -> Listing:
         """What a layout lists; there is a case at least."""

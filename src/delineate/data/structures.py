@@ -14,7 +14,7 @@ from delineate.core.atomic import atomic_write_text
 from delineate.core.case import Case
 from delineate.core.errors import DelineateError
 from delineate.core.progress import QUIET, Progress
-from delineate.data import _threads
+from delineate.data import capacity
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes, content_hash
 from delineate.data.labels import read_indices
@@ -59,7 +59,7 @@ def shown(
             return "", []
         return key, [names[index - 1] for index in found.tolist() if 0 < index <= len(names)]
 
-    with threads.pool(_threads.fitting(cohort, _COPIES)) as pool:
+    with threads.pool(capacity.threads(cohort, _COPIES)) as pool:
         looks = pool.map(look, cohort.cases)
         found = list(progress.track(looks, "structures", len(cohort)))
     hashes.save()

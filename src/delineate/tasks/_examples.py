@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation
 from delineate.core.case import Case
 from delineate.core.errors import DelineateError
 from delineate.core.image import Grid
-from delineate.data._siblings import suspect
+from delineate.data.siblings import suspect
 from delineate.metrics.case import structures
 from delineate.metrics.ignored import without_ignored
 from delineate.metrics.surface import bounding_box

@@ -20,7 +20,7 @@ from delineate.core.case import Case, Source
 from delineate.core.errors import DelineateError, GeometryError, InputError, LayoutError
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.core.schema import Schema
-from delineate.data import _excluded, _renamed
+from delineate.data import _renamed, excluded
 from delineate.data.layouts._listing import (
     files,
     is_dicom,
@@ -239,7 +239,7 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
             fix="name the folder that holds the label files",
             code="no-labels",
         )
-    left_out = _excluded.read(how.exclude, flat) if how.exclude else {}
+    left_out = excluded.read(how.exclude, flat) if how.exclude else {}
     cases = tuple(
         Case(key, key, {}, path, reading=how.reading)
         for key, path in flat.items()

@@ -222,7 +222,7 @@ def estimate(
 
 
 def _audit(cohort: Cohort) -> float:
-    from delineate.data.audit import examine
+    from delineate.findings.examine import examine
 
     lap = _Lap()
     examine(cohort)

@@ -18,7 +18,7 @@ from delineate.core.errors import DelineateError, GeometryError, InputError, Par
 from delineate.core.image import Grid, Image
 from delineate.core.progress import QUIET, Progress
 from delineate.core.schema import IGNORED, Schema
-from delineate.data import _threads, cache, readers
+from delineate.data import cache, capacity, readers
 from delineate.data.cache import PreparedArrays, PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.labels import read_indices
@@ -127,7 +127,7 @@ def prepare_cohort(
         recipe_key(preparation, schema),
         lambda case: _prepare_named(case, preparation, schema),
         folder,
-        workers=workers or _threads.fitting(cohort, _COPIES),
+        workers=workers or capacity.threads(cohort, _COPIES),
         progress=progress,
         verify=verify,
     )

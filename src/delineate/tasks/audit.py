@@ -127,8 +127,8 @@ def _examine(
     cohort: Cohort, out: Path, drop_duplicates: bool, say: Say, progress: Progress
 ) -> dict[str, Any]:
     """Examine, write the files and say in a line what came out."""
-    from delineate.data import _excluded
-    from delineate.data.audit import EXCLUDE, examine
+    from delineate.data import excluded
+    from delineate.findings.examine import EXCLUDE, examine
     from delineate.reports import audit as page
 
     out = writable_folder(out)
@@ -137,7 +137,7 @@ def _examine(
     atomic_write_text(out / "audit.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     page.write(out / "audit.html", result)
     if result["exclude"]:
-        atomic_write_text(out / EXCLUDE, _excluded.text(result["exclude"]))
+        atomic_write_text(out / EXCLUDE, excluded.text(result["exclude"]))
     else:
         (out / EXCLUDE).unlink(missing_ok=True)  # of an earlier audit
     say(
@@ -196,7 +196,7 @@ def _raise_blocking(result: Mapping[str, Any], cohort: Cohort, out: Path) -> NoR
 
 def _way_out(finding: Mapping[str, Any], out: Path) -> str:
     """How to settle a finding, with the place of the list as it can be copied."""
-    from delineate.data.audit import EXCLUDE
+    from delineate.findings.examine import EXCLUDE
 
     fix = finding["fix"].replace(f"--exclude {EXCLUDE}", f"--exclude {out / EXCLUDE}")
     return f"\n    -> {fix}" if fix else ""

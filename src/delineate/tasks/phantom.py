@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from delineate.core.progress import QUIET, Progress, Say, silent
-from delineate.data._phantom_draw import Contrast
+from delineate.phantoms._draw import Contrast
 
 
 def phantom(
@@ -44,8 +44,8 @@ def phantom(
     Returns:
         The folder, with ``participants.tsv`` and ``phantom.json``.
     """
-    from delineate.data._phantom_anatomy import template_folder
-    from delineate.data.phantom import generate
+    from delineate.phantoms._anatomy import template_folder
+    from delineate.phantoms.generate import generate
 
     if anatomy == "auto" and template_folder() is None:
         say('heads are ellipsoids; pip install "delineate[atlas]" for real ones')

@@ -159,7 +159,8 @@ def _audit(
     cohort: Cohort, out: Path, wanted: bool, drop_duplicates: bool, say: Say, progress: Progress
 ) -> Cohort:
     """Look for faults once a run; blocking ones stop it. What is left out is written down."""
-    from delineate.data import _audit_files, _excluded
+    from delineate.data import excluded
+    from delineate.findings import files
     from delineate.tasks.audit import audit_cohort, passed
 
     before = len(cohort)
@@ -168,10 +169,10 @@ def _audit(
         cohort = passed(cohort, out, **drop) or audit_cohort(
             cohort, out, **drop, say=say, progress=progress
         )
-    elif suspected := _audit_files.siblings(cohort):
+    elif suspected := files.siblings(cohort):
         say(f"{suspected.message}\n  -> {suspected.fix}")
     if cohort.excluded:
-        atomic_write_text(out / "excluded.txt", _excluded.text(cohort.excluded))
+        atomic_write_text(out / "excluded.txt", excluded.text(cohort.excluded))
         say(f"{len(cohort.excluded)} cases are left out, see {out / 'excluded.txt'}")
     if len(cohort) < before:
         run.write_json(out / "cohort.json", cohort.to_dict())

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from delineate.data._audit_case import Plane, Record
-from delineate.data._audit_finding import Finding, count
 from delineate.data.cohort import Cohort
+from delineate.findings._case import Plane, Record
+from delineate.findings._finding import Finding, count
 
 #: Least correlation of the coarse thumbnails (16 x 16, 8 x 8 x 8), and then of the fine ones.
 COARSE, FINE = 0.995, 0.998

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from delineate.core.case import Case
-from delineate.data._audit_case import Fault, Record
-from delineate.data._audit_finding import Finding, count, trained_on
-from delineate.data._siblings import suspect
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import FOLDER_SUBJECT, OWN_SUBJECT
 from delineate.data.layouts._recognise import FOLLOW
+from delineate.data.siblings import suspect
+from delineate.findings._case import Fault, Record
+from delineate.findings._finding import Finding, count, trained_on
 
 #: Files of one error that get a finding each; further ones share one.
 MOST_EACH = 25

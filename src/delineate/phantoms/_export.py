@@ -5,19 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.atomic import atomic_write_text
-from delineate.data._phantom_draw import Plan, Recipe
-
-if TYPE_CHECKING:
-    from delineate.data.phantom import Volumes
+from delineate.phantoms._draw import Plan, Recipe
 
 WATERMARK = "Delineate phantom, synthetic"
 _ABSENT = "n/a"
@@ -42,6 +40,24 @@ def scan_name(drawn: Plan, recipe: Recipe) -> str:
 
 def _patient(drawn: Plan) -> str:
     return f"TCGA_S{drawn.scan.site[-1]}_X{drawn.index + 1:03d}"
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """One simulated scan.
+
+    Args:
+        plan: What was drawn for it.
+        images: Sequence -> ``(I, J, K)`` int16, 0 outside the brain and positive inside. A
+            sequence that the recipe left out is missing here too.
+        labels: ``(I, J, K)`` uint8 of the BraTS values {0, 1, 2, 4}.
+        affine: ``(4, 4)`` voxel index -> RAS+ mm.
+    """
+
+    plan: Plan
+    images: Mapping[str, NDArray[np.int16]]
+    labels: NDArray[np.uint8]
+    affine: NDArray[np.float64]
 
 
 def write_volumes(folder: Path, volumes: Volumes) -> None:

@@ -14,9 +14,8 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,8 +35,8 @@ from delineate.core.errors import ConfigError, OutputError
 from delineate.core.lock import HOLDER_NAME, LOCK_NAME, folder_lock
 from delineate.core.progress import QUIET, Progress
 from delineate.core.schema import brats_schema
-from delineate.data import _phantom_anatomy, _phantom_export, _phantom_signal, _phantom_tumour
-from delineate.data._phantom_draw import (
+from delineate.phantoms import _anatomy, _export, _signal, _tumour
+from delineate.phantoms._draw import (
     HELD_OUT_SITE,
     SITES,
     Contrast,
@@ -45,8 +44,9 @@ from delineate.data._phantom_draw import (
     Recipe,
     plan,
 )
-from delineate.data._phantom_field import Stream, stream
-from delineate.data._phantom_signal import TISSUES
+from delineate.phantoms._export import Volumes
+from delineate.phantoms._field import Stream, stream
+from delineate.phantoms._signal import TISSUES
 
 #: Changes whenever the same recipe would give other voxels.
 VERSION = 1
@@ -57,24 +57,6 @@ _PARTIAL = ".partial-"
 orientations: Any = _orientations  # nibabel does not type them
 _SPACING_MM = (0.8, 6.0)
 _HEAD_MM3 = 4.5e6
-
-
-@dataclass(frozen=True)
-class Volumes:
-    """One simulated scan.
-
-    Args:
-        plan: What was drawn for it.
-        images: Sequence -> ``(I, J, K)`` int16, 0 outside the brain and positive inside. A
-            sequence that the recipe left out is missing here too.
-        labels: ``(I, J, K)`` uint8 of the BraTS values {0, 1, 2, 4}.
-        affine: ``(4, 4)`` voxel index -> RAS+ mm.
-    """
-
-    plan: Plan
-    images: Mapping[str, NDArray[np.int16]]
-    labels: NDArray[np.uint8]
-    affine: NDArray[np.float64]
 
 
 def generate(
@@ -123,7 +105,7 @@ def generate(
         MissingExtraError: ``anatomy="icbm152"`` without nilearn.
     """
     if anatomy == "auto":
-        anatomy = "icbm152" if _phantom_anatomy.template_folder() else "ellipsoid"
+        anatomy = "icbm152" if _anatomy.template_folder() else "ellipsoid"
     recipe = Recipe(spacing_mm, seed, contrast, controls, twins, missing, anatomy, layout)
     _check(recipe, subjects, workers)
     folder = writable_folder(out)
@@ -139,7 +121,7 @@ def generate(
         text = json.dumps(_description(recipe, plans), indent=1, ensure_ascii=False)
         atomic_write_text(folder / DESCRIPTION_FILE, text + "\n")
         _write_all(folder, recipe, todo, workers, progress)
-        _phantom_export.write_tables(folder, recipe, plans)
+        _export.write_tables(folder, recipe, plans)
     return folder
 
 
@@ -147,23 +129,23 @@ def simulate(recipe: Recipe, index: int) -> Volumes:
     """Simulate one scan in memory; see ``generate`` for what the recipe means."""
     drawn = plan(recipe, index)
     seed, spacing = recipe.seed, recipe.spacing_mm
-    template = _phantom_anatomy.load_template(recipe.anatomy, spacing)
+    template = _anatomy.load_template(recipe.anatomy, spacing)
     rng = stream(seed, Stream.WARP, drawn.source)
-    head = _phantom_anatomy.build(template, drawn.person, drawn.tumour, spacing, rng)
+    head = _anatomy.build(template, drawn.person, drawn.tumour, spacing, rng)
     labels = np.zeros(head.shape, np.uint8)
     growth = None
     if drawn.tumour is not None:
         rng = stream(seed, Stream.GROWTH, drawn.source)
-        growth = _phantom_tumour.grow(head, drawn.tumour, rng)
+        growth = _tumour.grow(head, drawn.tumour, rng)
         labels[growth.box] = growth.labels
     rng = stream(seed, Stream.TISSUE, drawn.source)
-    body = _phantom_signal.body(head, drawn.person, growth, rng)
+    body = _signal.body(head, drawn.person, growth, rng)
     crop, affine = _field_of_view(head, drawn)
     images = {}
     for place, series in enumerate(drawn.scan.series):
         if not series.missing:
             rng = stream(seed, Stream.RENDER, 4 * index + place)
-            image = _phantom_signal.render(body, drawn.scan, series, rng)[crop]
+            image = _signal.render(body, drawn.scan, series, rng)[crop]
             whole = np.clip(np.rint(image), 1, 32767) * head.mask[crop]
             images[series.modality] = whole.astype(np.int16)
     return Volumes(drawn, images, labels[crop], affine)
@@ -241,21 +223,19 @@ def _description(recipe: Recipe, plans: list[Plan]) -> dict[str, Any]:
         "Not for clinical use; no claim of clinical realism.",
         "version": VERSION,
         "delineate": __version__,
-        "notice": _phantom_anatomy.NOTICE if atlas else "",
+        "notice": _anatomy.NOTICE if atlas else "",
         "subjects": len(plans),
         "recipe": asdict(recipe),
         "held_out_site": HELD_OUT_SITE,
         "schema": brats_schema().to_dict(),
         "tissues": {name: asdict(tissue) for name, tissue in TISSUES.items()},
         "sites": [asdict(site) for site in SITES],
-        "scans": {
-            _phantom_export.scan_name(p, recipe): {"subject": p.subject, **asdict(p)} for p in plans
-        },
+        "scans": {_export.scan_name(p, recipe): {"subject": p.subject, **asdict(p)} for p in plans},
     }
 
 
 def _folder_of(drawn: Plan, folder: Path, recipe: Recipe) -> Path:
-    return folder / _phantom_export.scan_name(drawn, recipe)
+    return folder / _export.scan_name(drawn, recipe)
 
 
 def _write_all(
@@ -263,7 +243,7 @@ def _write_all(
 ) -> None:
     """Simulate and write what is missing; on an error what is finished stays."""
     if todo:  # once, before the threads would each do it
-        _phantom_anatomy.load_template(recipe.anatomy, recipe.spacing_mm)
+        _anatomy.load_template(recipe.anatomy, recipe.spacing_mm)
     with (
         progress.task(len(todo), "phantom") as bar,
         ThreadPoolExecutor(min(workers, max(1, len(todo)))) as pool,
@@ -285,9 +265,9 @@ def _write_one(folder: Path, recipe: Recipe, drawn: Plan) -> None:
     try:
         partial.mkdir()
         if recipe.layout == "kaggle":
-            _phantom_export.write_slices(partial, final.name, volumes, recipe.spacing_mm)
+            _export.write_slices(partial, final.name, volumes, recipe.spacing_mm)
         else:
-            _phantom_export.write_volumes(partial, _turned(volumes))
+            _export.write_volumes(partial, _turned(volumes))
         for path in partial.iterdir():
             sync(path)
         partial.rename(final)
@@ -299,7 +279,7 @@ def _write_one(folder: Path, recipe: Recipe, drawn: Plan) -> None:
 
 
 def _field_of_view(
-    head: _phantom_anatomy.Anatomy, drawn: Plan
+    head: _anatomy.Anatomy, drawn: Plan
 ) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
     """Box around the brain with this scan's own margins, and its affine (RAS+)."""
     inside = np.argwhere(head.mask)

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from delineate.core import threads
 from delineate.core.progress import QUIET, Progress
-from delineate.data import _threads
-from delineate.data._audit_case import Record, look, orientation, spacing
-from delineate.data._audit_files import faults, pairing, people
-from delineate.data._audit_finding import Finding, count
-from delineate.data._audit_images import geometry, intensities
-from delineate.data._audit_labels import labels
-from delineate.data._audit_names import names
-from delineate.data._audit_overlooked import overlooked
-from delineate.data._audit_twins import duplicates, surplus
+from delineate.data import capacity
 from delineate.data.cohort import Cohort
+from delineate.findings._case import Record, look, orientation, spacing
+from delineate.findings._finding import Finding, count
+from delineate.findings.files import faults, pairing, people
+from delineate.findings.images import geometry, intensities
+from delineate.findings.labels import labels
+from delineate.findings.names import names
+from delineate.findings.overlooked import overlooked
+from delineate.findings.twins import duplicates, surplus
 
 #: Name of the list that leaves out the cases of blocking findings, beside the page.
 EXCLUDE = "exclude.txt"
@@ -66,7 +66,7 @@ def examine(
         blocking findings that have such cases are settled (id -> why).
     """
     begun = time.monotonic()
-    records = _look_at_all(cohort, workers or _threads.fitting(cohort, _COPIES), progress)
+    records = _look_at_all(cohort, workers or capacity.threads(cohort, _COPIES), progress)
     if drop_duplicates and (copies := surplus(records)):
         cohort = cohort.without(copies)
         records = [record for record in records if record.case.id not in copies]

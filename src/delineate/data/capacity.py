@@ -15,7 +15,7 @@ _CASES = 16
 _MOST = 8
 
 
-def fitting(cohort: Cohort, copies: int) -> int:
+def threads(cohort: Cohort, copies: int) -> int:
     """Threads that the processors allow, and half of the free memory for the largest of some cases.
 
     Args:

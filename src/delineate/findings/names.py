@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from delineate.core.schema import IGNORE
-from delineate.data._audit_case import Record
-from delineate.data._audit_finding import Finding, count
 from delineate.data.cohort import Cohort
+from delineate.findings._case import Record
+from delineate.findings._finding import Finding, count
 
 
 def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:

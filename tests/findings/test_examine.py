@@ -17,8 +17,8 @@ from PIL import Image as Picture
 from scipy.ndimage import gaussian_filter
 
 from delineate.data import readers
-from delineate.data.audit import examine
 from delineate.data.cohort import Cohort
+from delineate.findings.examine import examine
 
 SHAPE = (20, 22, 24)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

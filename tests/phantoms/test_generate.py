@@ -15,11 +15,11 @@ import SimpleITK as sitk  # noqa: N813
 
 from delineate.core.errors import ConfigError, LockedError, OutputError
 from delineate.core.lock import folder_lock
-from delineate.data import _phantom_anatomy, _phantom_signal, phantom
-from delineate.data._phantom_draw import MODALITIES, Recipe, plan
-from delineate.data._phantom_tumour import _react_and_diffuse
 from delineate.data.cohort import Cohort
-from delineate.data.phantom import generate, simulate
+from delineate.phantoms import _anatomy, _signal
+from delineate.phantoms._draw import MODALITIES, Recipe, plan
+from delineate.phantoms._tumour import _react_and_diffuse
+from delineate.phantoms.generate import VERSION, generate, simulate
 from delineate.tasks.phantom import phantom as phantom_task
 
 SUBJECTS = 8
@@ -154,7 +154,7 @@ def test_a_scan_that_fails_leaves_no_folder(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("delineate.data._phantom_export.write_volumes", full)
+    monkeypatch.setattr("delineate.phantoms._export.write_volumes", full)
     with pytest.raises(OutputError) as caught:
         generate(tmp_path / "full", 2, 6.0, anatomy="ellipsoid")
     assert caught.value.code == "disk-full"
@@ -245,15 +245,15 @@ def test_a_threshold_cannot_solve_it_and_the_tumour_can_be_seen(cohort: Path) ->
 
 
 def test_spin_echo_and_flair_by_hand() -> None:
-    white = _phantom_signal.TISSUES["wm"]
+    white = _signal.TISSUES["wm"]
     assert (white.pd, white.t1, white.t2) == (0.70, 850, 75)
     t1, t2 = np.array(850.0), np.array(75.0)
     # 0.7 (1 - e^(-550/850)) e^(-10/75) = 0.7 * 0.47644 * 0.87517
-    assert _phantom_signal.spin_echo(0.7, t1, t2, 550, 10) == pytest.approx(0.2919, abs=2e-4)
+    assert _signal.spin_echo(0.7, t1, t2, 550, 10) == pytest.approx(0.2919, abs=2e-4)
     # Fluid of T1 4200 ms is nulled near TI = 4200 ln(2 / (1 + e^(-9000/4200))) = 2447 ms.
     fluid = (np.array(4200.0), np.array(1800.0))
-    assert _phantom_signal.flair(1.0, *fluid, 9000, 120, 2447) == pytest.approx(0, abs=1e-3)
-    assert _phantom_signal.flair(1.0, *fluid, 9000, 120, 2100) > 0.05
+    assert _signal.flair(1.0, *fluid, 9000, 120, 2447) == pytest.approx(0, abs=1e-3)
+    assert _signal.flair(1.0, *fluid, 9000, 120, 2100) > 0.05
 
 
 def test_growth_without_diffusion_is_logistic_and_stays_in_tissue() -> None:
@@ -274,22 +274,20 @@ def test_a_motion_free_thin_slice_series_is_the_plain_image_shifted_by_nothing()
         plan(Recipe(), 0).scan.series[0],
         motion=False, kept=1.0, shift_mm=(0.0, 0.0, 0.0), thickness_mm=1.0,
     )  # fmt: skip
-    same = _phantom_signal._k_space(image, series, 2.0, rng)
+    same = _signal._k_space(image, series, 2.0, rng)
     assert np.allclose(same, image, atol=1e-5)
-    assert _phantom_signal._slices(image, series, 2.0) is image
+    assert _signal._slices(image, series, 2.0) is image
     moved = dataclasses.replace(series, shift_mm=(2.0, 0.0, 0.0))
-    assert np.allclose(
-        _phantom_signal._k_space(image, moved, 2.0, rng), np.roll(image, 1, 0), atol=1e-5
-    )
+    assert np.allclose(_signal._k_space(image, moved, 2.0, rng), np.roll(image, 1, 0), atol=1e-5)
     thick = dataclasses.replace(series, thickness_mm=4.0, axis=2)
     ramp = np.broadcast_to(np.arange(9, dtype=np.float32), (10, 12, 9))
-    assert np.allclose(_phantom_signal._slices(ramp, thick, 2.0)[:, :, 1:7], ramp[:, :, 1:7])
+    assert np.allclose(_signal._slices(ramp, thick, 2.0)[:, :, 1:7], ramp[:, :, 1:7])
 
 
 def test_without_nilearn_an_analytic_head_takes_the_atlas_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_phantom_anatomy, "template_folder", lambda: None)
+    monkeypatch.setattr(_anatomy, "template_folder", lambda: None)
     out = generate(tmp_path / "plain", 1, 5.0)
     document = json.loads((out / "phantom.json").read_text())
     assert document["recipe"]["anatomy"] == "ellipsoid"
@@ -353,4 +351,4 @@ def test_the_task_says_what_it_wrote(tmp_path: Path) -> None:
     out = phantom_task(tmp_path / "task", 1, 6.0, anatomy="ellipsoid", say=said.append)
     assert out == tmp_path / "task"
     assert said == [f"1 synthetic scans at 6 mm in {out}"]
-    assert json.loads((out / "phantom.json").read_text())["version"] == phantom.VERSION
+    assert json.loads((out / "phantom.json").read_text())["version"] == VERSION

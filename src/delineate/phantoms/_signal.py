@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
-from delineate.data._phantom_anatomy import Anatomy
-from delineate.data._phantom_draw import Person, Scan, Series
-from delineate.data._phantom_field import Field, noise
-from delineate.data._phantom_tumour import Growth
+from delineate.phantoms._anatomy import Anatomy
+from delineate.phantoms._draw import Person, Scan, Series
+from delineate.phantoms._field import Field, noise
+from delineate.phantoms._tumour import Growth
 
 #: Relaxivities of a gadolinium chelate, 1 / (mmol/l s).
 R1, R2 = 4.3, 5.0

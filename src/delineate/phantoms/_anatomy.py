@@ -19,8 +19,8 @@ from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
 from delineate.core.errors import MissingExtraError
-from delineate.data._phantom_draw import Person, Tumour
-from delineate.data._phantom_field import Field, Stream, noise, stream
+from delineate.phantoms._draw import Person, Tumour
+from delineate.phantoms._field import Field, Stream, noise, stream
 
 NOTICE = (
     "Anatomy derived from the ICBM 152 nonlinear symmetric 2009a template, Copyright (C) 1993-2009 "

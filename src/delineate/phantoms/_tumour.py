@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from delineate.data._phantom_anatomy import Anatomy
-from delineate.data._phantom_draw import Tumour
-from delineate.data._phantom_field import Field, noise
+from delineate.phantoms._anatomy import Anatomy
+from delineate.phantoms._draw import Tumour
+from delineate.phantoms._field import Field, noise
 
 Box = tuple[slice, slice, slice]
 

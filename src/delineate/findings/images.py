@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from delineate.core.image import Grid
-from delineate.data._audit_case import Plane, Record, orientation, spacing
-from delineate.data._audit_finding import Finding, count, trained_on
-from delineate.data._audit_twins import copied_channels
 from delineate.data.cohort import Cohort
+from delineate.findings._case import Plane, Record, orientation, spacing
+from delineate.findings._finding import Finding, count, trained_on
+from delineate.findings.twins import copied_channels
 
 #: A voxel size this many times larger or smaller than the cohort's median stands out.
 SPACING_FACTOR = 3.0

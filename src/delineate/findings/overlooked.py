@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from delineate.data._audit_case import Record
-from delineate.data._audit_finding import Finding, count
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import files, relative
+from delineate.findings._case import Record
+from delineate.findings._finding import Finding, count
 
 #: Suffixes of pictures and volumes that no reader here reads.
 _NOT_READ = (

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
-from delineate.data._audit_case import LabelFacts, Record
-from delineate.data._audit_finding import Finding, count
 from delineate.data.cohort import Cohort
+from delineate.findings._case import LabelFacts, Record
+from delineate.findings._finding import Finding, count
 
 
 def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from delineate.data._phantom_field import Stream, stream
+from delineate.phantoms._field import Stream, stream
 
 Contrast = Literal["physics", "random", "mixed"]
 MODALITIES = ("t1", "t1gd", "t2", "flair")
@@ -147,7 +147,7 @@ class Plan:
 class Recipe:
     """What a cohort is made of; two recipes that differ make two phantoms.
 
-    Raises nothing itself: ``delineate.data.phantom`` checks the values.
+    Raises nothing itself: ``phantoms.generate`` checks the values.
     """
 
     spacing_mm: float = 2.0

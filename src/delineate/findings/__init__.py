@@ -1,0 +1,1 @@
+"""What is wrong with a cohort before anyone trains on it: one file a kind of finding."""

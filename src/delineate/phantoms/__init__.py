@@ -1,0 +1,1 @@
+"""Synthetic cohorts with exact truth."""
