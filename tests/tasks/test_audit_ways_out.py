@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import delineate.findings
@@ -107,6 +108,18 @@ def named_nearly_alike(folder: Path) -> None:
         change(folder, n, label=f"files/l{n}.seg.nrrd")
 
 
+def two_palettes(folder: Path) -> None:
+    red, green = (255, 0, 0), (0, 255, 0)
+    for n in range(6):
+        grey = Image.fromarray((scan(n)[..., 5] // 4).astype(np.uint8))
+        grey.save(folder / f"files/i{n}.png")
+        both = np.maximum(mask()[..., 5], np.roll(mask(2)[..., 5], 4, axis=0))
+        label = Image.fromarray(both)
+        label.putpalette([0, 0, 0, *(red + green if n < 5 else green + red)])
+        label.save(folder / f"files/l{n}.png")
+        change(folder, n, image=f"files/i{n}.png", label=f"files/l{n}.png")
+
+
 #: By code: what brings the finding about.
 BLOCKING: dict[str, Callable[[Path], object]] = {
     "subjects-suspected": two_eyes,
@@ -120,6 +133,7 @@ BLOCKING: dict[str, Callable[[Path], object]] = {
     ),
     "labels-all-empty": all_empty,
     "label-names-alike": named_nearly_alike,
+    "label-palettes": two_palettes,
     "label-shape": lambda f: save(f / "files/l5.nii", mask(shape=(12, 12, 11))),
     "voxels-not-finite": lambda f: save(f / "files/i5.nii", np.full(SHAPE, np.nan, np.float32)),
     "image-constant": lambda f: save(f / "files/i5.nii", np.ones(SHAPE, np.float32)),
