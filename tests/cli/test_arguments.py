@@ -106,7 +106,7 @@ def test_an_option_keeps_its_word_when_the_argument_is_forgotten() -> None:
     [
         ("", "the following arguments are required: data"),
         ("d --seed x", "--seed: expected a whole number, got 'x'"),
-        ("d --network sw", "--network: expected 'unet' or 'swin', got 'sw'"),
+        ("d --network sw", "--network: expected unet or swin, got 'sw'"),
         ("d --folds 1 x", "--folds: expected a whole number, got 'x'"),
         ("d --size 3", "expected 2 arguments"),
         ("d --sed 3", "did you mean '--seed'?"),
@@ -130,7 +130,7 @@ def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert "How long training may take, at most 100 % of it. (default: 40m)" in text
     assert "--network {unet,swin}" in text
     assert "Where randomness starts. (default: 0)" in text
-    assert "Do not: mirror patches at random." in text
+    assert "Do not mirror patches at random." in text
     assert "--progress" not in text
 
 

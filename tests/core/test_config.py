@@ -265,3 +265,20 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match="expected a size such as"):
         config.parse_bytes(text)
+
+
+def test_a_word_of_the_command_line_gets_its_choices_and_the_nearest():
+    with pytest.raises(ConfigError) as caught:
+        config.convert_word("outlines", Literal["outline", "class", "presence"] | None, "--target")
+    assert caught.value.message == "--target: expected outline, class or presence, got 'outlines'"
+    assert caught.value.fix == "did you mean 'outline'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [("60", "write 60s or 60m"), ("60x", "write a number with its unit: h, m or s")],
+)
+def test_a_duration_without_a_unit_is_told_how_to_write_it(text, fix):
+    with pytest.raises(ConfigError) as caught:
+        config.parse_duration(text)
+    assert caught.value.fix == fix

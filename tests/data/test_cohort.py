@@ -48,6 +48,7 @@ def test_subset_keeps_the_order_asked_for_and_names_unknown_ids(tmp_path: Path) 
     with pytest.raises(InputError, match="nobody") as caught:
         cohort.subset(["a", "nobody"])
     assert caught.value.code == "case-unknown"
+    assert caught.value.fix
 
 
 def test_labelled(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_a_sound_data_set(data: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "out/audit.json").read_text())
     assert written["facts"]["labels"][0]["cases"] == 4
     assert [f["code"] for f in written["findings"]] == [f["code"] for f in result["findings"]]
-    assert len(said) == 1
     assert "0 blocking" in said[0]
+    assert [line[:8] for line in said[1:]] == ["  note: ", "    -> n"]
     assert passed(Cohort.open(data), tmp_path / "out")
 
 
@@ -97,7 +97,10 @@ def test_at_the_command_line(
     monkeypatch.chdir(here)
     assert main(["audit", str(data)]) == 0
     assert (here / "audit-study/audit.html").is_file()
-    assert "subjects-unknown" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "note: every file is taken as its own subject" in shown.err
+    assert "[subjects-unknown]\n    -> name subjects with --subject-pattern" in shown.err
     (data / "imagesTr/c2.nii").write_bytes(b"damaged")
     assert main(["audit", str(data), "--out", "again", "--layout", "msd"]) == 2
     assert "imagesTr/c2.nii" in capsys.readouterr().err

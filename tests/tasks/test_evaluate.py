@@ -92,6 +92,9 @@ def test_foreign_predictions_against_a_folder_of_labels(flat, page):
     assert json.loads((flat / "out" / "summary.json").read_text()) == summary
     assert len(table(flat / "out" / "subjects.csv")) == 10
     assert "mean Dice" in said[0]
+    assert said[1].startswith("  label 1  mean Dice ")
+    assert "in 5 of 5 cases, median HD95 " in said[2]
+    assert said[-1] == f"scores: {flat / 'out/report.html'}"
     assert "Worst: case_4" in page()
     assert "Best: case_0" in page()
 

@@ -275,3 +275,13 @@ def test_the_rules_of_critics_are_made_definite() -> None:
     assert [_game.Rules().complete(n).critic_layers for n in (2, 3)] == [3, 2]
     assert _game.Rules(critic_layers=5).complete(2).critic_layers == 5
     assert json.dumps(settings.to_dict(_game.Rules()))
+
+
+def test_a_setting_of_a_part_at_the_top_is_told_where_such_settings_go(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("steps: 5\nlearning_rate: 0.01\n")
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path, config=file, out=tmp_path / "run")
+    assert "expected a setting of a run" in caught.value.message
+    assert caught.value.where == f"{file}:2"
+    assert "below method_settings or network_settings" in str(caught.value.fix)

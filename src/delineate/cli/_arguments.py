@@ -216,7 +216,7 @@ def _parser(
 def _help(argument: _Argument) -> str:
     text = argument.help.replace("``", "").replace("%", "%%")
     if argument.default is True:  # the option is --no-NAME, the text says what NAME does
-        return f"Do not: {text[:1].lower()}{text[1:]}"
+        return f"Do not {text[:1].lower()}{text[1:]}"
     if (
         argument.required
         or isinstance(argument.default, bool)

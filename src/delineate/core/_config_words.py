@@ -17,7 +17,9 @@ def dotted(key: Key) -> str:
 
 
 def title(cls: Any) -> str:
-    """Name of a settings class: where it is called as all are, that of its file."""
+    """Name of a settings class: what it says of itself, or that of its file where all share one."""
+    if title := getattr(cls, "TITLE", None):
+        return str(title)
     name = str(getattr(cls, "__name__", cls))
     return str(cls.__module__).rpartition(".")[2] if name == "Config" else name
 

@@ -5,10 +5,11 @@ defaults are the defaults, and ``field(metadata={"help": ...})`` is the comment 
 Settings name parts; they never hold import paths. Nothing is converted silently: ``"3"`` is not a
 number and ``1`` is not true; only a whole number may stand where a float is expected.
 
-Two things more can be said of a settings class. A class variable ``PRESETS`` holds tables of
+More can be said of a settings class. A class variable ``PRESETS`` holds tables of
 settings by name: the key ``preset`` puts one of them in place of the defaults, what is given beside
 it wins, and the instance knows nothing of it. ``field(metadata={"room": "losses"})`` marks a
-mapping of names of that room to their settings (its ``Config``), or to a weight alone.
+mapping of names of that room to their settings (its ``Config``), or to a weight alone. ``TITLE``
+is what messages call it, ``HINT`` what they add where a key is unknown.
 """
 
 from __future__ import annotations
@@ -111,7 +112,23 @@ def convert_word(word: str, expected: Any, key: str, where: str = "") -> Any:
             return convert(value, expected, key, where)
         except ConfigError:
             pass  # Text that looks like a number; if that is wrong, the next line says so.
+    kinds = [kind for kind in _alternatives(expected) if kind is not type(None)]
+    choices = [str(one) for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
+    if len(kinds) == 1 and choices and word not in choices:
+        raise Document(where).error(
+            (key,), f"expected {_either(choices)}, got {word!r}", "config-type",
+            nearest(word, choices),
+        )  # fmt: skip
     return convert(word, expected, key, where)
+
+
+def _alternatives(expected: Any) -> tuple[Any, ...]:
+    union = get_origin(expected) in (Union, types.UnionType)
+    return get_args(expected) if union else (expected,)
+
+
+def _either(choices: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -133,7 +150,11 @@ def parse_duration(text: str) -> float:
     total = 3600 * hours + 60 * minutes + seconds
     if total <= 0:
         raise ConfigError(
-            f"expected a duration such as 90s, 40m or 1h30m, got {text!r}", code="config-duration"
+            f"expected a duration such as 90s, 40m or 1h30m, got {text!r}",
+            fix=f"write {text.strip()}s or {text.strip()}m"
+            if re.fullmatch(r"[1-9]\d*", text.strip())
+            else "write a number with its unit: h, m or s",
+            code="config-duration",
         )
     return total
 
@@ -220,11 +241,12 @@ def _make(cls: type[T], data: Any, key: Key, document: Document) -> T:
     settings = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for name in data:
         if name not in settings:
+            known = [*settings, *(("preset",) if hasattr(cls, "PRESETS") else ())]
             raise document.error(
                 (*key, name),
                 f"expected a setting of {title(cls)}, got an unknown key",
                 "config-unknown-key",
-                nearest(str(name), [*settings, *(("preset",) if hasattr(cls, "PRESETS") else ())]),
+                "; ".join(filter(None, (nearest(str(name), known), getattr(cls, "HINT", "")))),
             )
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -389,5 +411,8 @@ def _text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(
-            f"expected a readable YAML file, got: {reason}", where=path, code="config-file"
+            f"expected a readable YAML file, got: {reason}",
+            where=path,
+            fix="check the path",
+            code="config-file",
         ) from error

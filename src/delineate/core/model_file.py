@@ -188,9 +188,9 @@ def _check_start(start: bytes, path: Path) -> None:
         )
     if len(start) < 9:
         raise ModelFileError(
-            f"expected a .safetensors file, got {len(start)} bytes",
+            f"expected a model file, got one of {len(start)} bytes",
             where=path,
-            fix=_AGAIN,
+            fix="give the model.safetensors of a run; if this is one, " + _AGAIN,
             code="model-file-truncated",
         )
     if int.from_bytes(start[:8], "little") > MAX_HEADER_BYTES or start[8:9] != b"{":

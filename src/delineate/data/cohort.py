@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
@@ -72,7 +73,7 @@ class Cohort:
     def __getitem__(self, name: str) -> Case:
         found = next((case for case in self.cases if case.id == name), None)
         if found is None:
-            raise _unknown({name}, self.root)
+            raise _unknown({name}, (case.id for case in self.cases), self.root)
         return found
 
     @staticmethod
@@ -126,7 +127,7 @@ class Cohort:
         """
         table, ids = {case.id: case for case in self.cases}, list(ids)
         if missing := set(ids) - table.keys():
-            raise _unknown(missing, self.root)
+            raise _unknown(missing, table, self.root)
         return self.with_cases(table[name] for name in ids)
 
     def without(self, excluded: Mapping[str, str]) -> Cohort:
@@ -212,9 +213,15 @@ class Cohort:
         }
 
 
-def _unknown(ids: Iterable[str], root: Path) -> InputError:
+def _unknown(ids: Iterable[str], known: Iterable[str], root: Path) -> InputError:
+    missing, known = sorted(ids), list(known)
+    near = difflib.get_close_matches(missing[0], known, n=1)
+    some = f"its cases are called {', '.join(known[:3])}" + (" …" if len(known) > 3 else "")
     return InputError(
-        f"no such case: {', '.join(sorted(ids)[:5])}", where=root, code="case-unknown"
+        f"no such case: {', '.join(missing[:5])}",
+        where=root,
+        fix=f"did you mean {near[0]!r}?" if near else some,
+        code="case-unknown",
     )
 
 

@@ -243,7 +243,7 @@ def _fillings(records: Sequence[Record]) -> list[Finding]:
             f"{count(len(ids), 'case')}: a missing scan filled up with another, so that a model "
             "would learn from what is not there"
         )
-        fix = "leave such cases out, or train without the channels in question"
+        fix = "leave such cases out with --exclude FILE, one id a line"
         findings.append(Finding("channel-duplicated", "warning", message, tuple(ids), fix))
     return findings
 

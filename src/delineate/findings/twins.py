@@ -75,7 +75,7 @@ def duplicates(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         Finding(
             f"duplicate-{what}-differs", "warning",
             f"{count(len(found), 'image')} with several copies, and a different {what} for each",
-            _names(records, found), f"keep one copy with the right {what}",
+            _names(records, found), f"leave those of the wrong {what} out with --exclude FILE",
         )
         for what, found in unlike.items() if found
     ]  # fmt: skip

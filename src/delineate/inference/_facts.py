@@ -29,11 +29,19 @@ def spacing_warnings(grid: Grid, provenance: Mapping[str, Any]) -> list[str]:
     if not seen or not grid.spacing_known or len(seen["min"]) != grid.ndim:
         return []
     spacing = orient.ras_grid(grid).spacing_mm
+    outside = [
+        not low / (1 + SPACING_MARGIN) <= mm <= high * (1 + SPACING_MARGIN)
+        for mm, low, high in zip(spacing, seen["min"], seen["max"], strict=True)
+    ]
+    if not any(outside):
+        return []
+    ranges = (
+        f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+        for low, high in zip(seen["min"], seen["max"], strict=True)
+    )
     return [
-        f"voxels of {mm:.3g} mm along axis {axis} (RAS+) are outside the training range "
-        f"{low:.3g}-{high:.3g} mm"
-        for axis, (mm, low, high) in enumerate(zip(spacing, seen["min"], seen["max"], strict=True))
-        if not low / (1 + SPACING_MARGIN) <= mm <= high * (1 + SPACING_MARGIN)
+        f"voxels of {' × '.join(f'{mm:.3g}' for mm in spacing)} mm, "
+        f"where the model was trained on {' × '.join(ranges)} mm"
     ]
 
 

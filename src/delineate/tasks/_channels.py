@@ -43,7 +43,8 @@ def read_channels(case: Case, channels: Iterable[str]) -> Image:
         raise InputError(
             f"expected the channels {', '.join(wanted)}, got {', '.join(names or case.images)}",
             where=case.id,
-            fix=f"add {', '.join(missing)}, or name the channels as the model does",
+            fix=f"give scans of the model's kind, with {', '.join(missing)}; if only names differ, "
+            "name the channels as the model does",
             code="channels",
         )
     stacked = stack_channels(list(images.values()), list(images))

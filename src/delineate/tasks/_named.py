@@ -111,9 +111,8 @@ def evaluate_classes(
         "notes": [*seen_in_training, *summary["notes"]],
     }
     _classes.write(out, summary, rows, lambda row: _picture(cases[row["case"]], row.get("slice")))
-    say(_headline(summary))
-    for note in seen_in_training:
-        say(note)
+    for line in (_headline(summary), *seen_in_training, f"scores: {out / 'report.html'}"):
+        say(line)
     if failures:
         raise PartialError(
             f"{len(failures)} of {len(index['cases'])} cases could not be scored: "

@@ -125,6 +125,28 @@ def headline(summary: Mapping[str, Any]) -> str:
     return f"{', '.join(words)}; {', '.join(counts)}"
 
 
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """A line a structure, none where there is one alone: the headline is its line."""
+    regions = summary["regions"]
+    if len(regions) < 2:
+        return []
+    width = max(map(len, regions))
+    return [f"  {name:<{width}}  " + ", ".join(_figures(entry)) for name, entry in regions.items()]
+
+
+def _figures(entry: Mapping[str, Any]) -> list[str]:
+    states, present, hd95 = entry["states"], entry["cases_with_it"], entry["hd95_mm"]["median"]
+    elsewhere = entry["cases"] - present
+    words = [f"mean Dice {entry['dice']['mean']:.3f}", f"in {present} of {entry['cases']} cases"]
+    if hd95 is not None:
+        words.append(f"median HD95 {hd95:.1f} mm")
+    if states["missed"]:
+        words.append(f"missed {states['missed']} of {present}")
+    if states["false alarm"]:
+        words.append(f"false alarm in {states['false alarm']} of {elsewhere}")
+    return words
+
+
 def _census(rows: Sequence[Row], states: Sequence[str]) -> dict[str, int]:
     counts = Counter(row["state"] for row in rows)
     return {state: counts[state] for state in states}

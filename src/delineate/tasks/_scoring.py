@@ -104,6 +104,10 @@ def score(
     from delineate.tasks.evaluate import evaluate
     from delineate.tasks.predict import predict
 
+    def figures(line: str) -> None:
+        if "--observer" not in line:  # said when the data were opened
+            say(line)
+
     given = dict(how.given())
     where = {k: v for k, v in given.items() if k not in _OF_LABELS}
     failure: PartialError | None = None
@@ -118,7 +122,7 @@ def score(
     if not index.get("cases"):  # there was no time for any
         return {}, [], failure
     try:
-        evaluate(folder / "predictions", source, folder, say=say, progress=progress, **given)
+        evaluate(folder / "predictions", source, folder, say=figures, progress=progress, **given)
     except PartialError as error:
         failure = failure or error
     summary = run.read_json(folder / "summary.json") or {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from delineate.core.config import parse_duration
 from delineate.core.errors import ConfigError
@@ -19,6 +19,9 @@ PRESENCE = ("absent", "present")
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run. What is null is derived from the data and the budget."""
+
+    TITLE: ClassVar = "a run"
+    HINT: ClassVar = "those of a part go below method_settings or network_settings"
 
     budget: str | None = field(default="40m", metadata={"help": "wall-clock time, all included"})
     steps: int | None = field(default=None, metadata={"help": "fixed number of steps instead"})
@@ -134,9 +137,11 @@ class RunConfig:
         if self.clusters != "auto" and not 2 <= self.clusters <= 16:
             raise ConfigError(f"expected 2 to 16 clusters, got {self.clusters}")
         if not 0 <= self.holdout < 0.9 or not 0 <= self.validation < 0.9:
+            name = "validation" if 0 <= self.holdout < 0.9 else "holdout"
             raise ConfigError(
-                "expected holdout and validation from 0 to 0.9, "
-                f"got {self.holdout} and {self.validation}"
+                f"expected a share of subjects from 0 to below 0.9 as {name}, "
+                f"got {getattr(self, name):g}",
+                fix="0.2 sets a fifth of them aside",
             )
         if self.folds is not None and not (self.folds >= 2 and 0 <= self.fold < self.folds):
             raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,8 @@ from delineate.tasks._outputs import refuse_inside, say_notes
 
 #: Findings of one severity that the terminal is told of; the page has all.
 _MOST_SAID = 12
+#: Findings are said as they are found: the terminal need not show them again.
+SAID = True
 
 
 def audit(
@@ -79,9 +81,10 @@ def audit(
     refuse_inside(out, cohort.root)
     say_notes(cohort.notes, say)
     result = _examine(cohort, out, drop_duplicates, say, progress)
-    if _of(result, "blocking"):  # else the findings are returned, and the door shows them
-        _say_warnings(result, say)
+    _say_findings(_of(result, "warning"), "warning", say)
+    if _of(result, "blocking"):
         _raise_blocking(result, cohort, out)
+    _say_findings(_of(result, "note"), "note", say)
     return _summary(result, out)
 
 
@@ -103,7 +106,7 @@ def audit_cohort(
         OutputError: ``out`` cannot be written.
     """
     result = _examine(cohort, out, drop_duplicates, say, progress)
-    _say_warnings(result, say)
+    _say_findings(_of(result, "warning"), "warning", say)
     if _of(result, "blocking"):
         _raise_blocking(result, cohort, out)
     return _without(cohort, result)
@@ -141,14 +144,18 @@ def _examine(
     else:
         (out / EXCLUDE).unlink(missing_ok=True)  # of an earlier audit
     say(
-        f"audit of {cohort.root.name}: {result['cases']:,} cases of {result['subjects']:,} "
-        f"subjects read in {result['seconds']:.1f} s; findings: "
+        f"audit of {cohort.root.name}: {_counted(result['cases'], 'case')} of "
+        f"{_counted(result['subjects'], 'subject')} read in {result['seconds']:.1f} s; findings: "
         f"{len(_of(result, 'blocking'))} blocking, {len(_of(result, 'warning'))} to look at, "
         f"{len(_of(result, 'note'))} to know; see {out / 'audit.html'}"
     )
     if result["excluded"]:
         say(f"left out: {_named(result['excluded'])}")
     return result
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def _named(excluded: Mapping[str, str]) -> str:
@@ -172,12 +179,13 @@ def _summary(result: Mapping[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-def _say_warnings(result: Mapping[str, Any], say: Say) -> None:
-    warnings = _of(result, "warning")
-    for finding in warnings[:_MOST_SAID]:
-        say(f"  warning: {finding['message']} [{finding['code']}]")
-    if len(warnings) > _MOST_SAID:
-        say(f"  and {len(warnings) - _MOST_SAID} more warnings")
+def _say_findings(findings: Sequence[Mapping[str, Any]], kind: str, say: Say) -> None:
+    for finding in findings[:_MOST_SAID]:
+        say(f"  {kind}: {finding['message']} [{finding['code']}]")
+        if finding["fix"]:
+            say(f"    -> {finding['fix']}")
+    if len(findings) > _MOST_SAID:
+        say(f"  and {len(findings) - _MOST_SAID} more {kind}s")
 
 
 def _raise_blocking(result: Mapping[str, Any], cohort: Cohort, out: Path) -> NoReturn:

@@ -29,9 +29,11 @@ from delineate.tasks._lineage import TAUGHT
 from delineate.tasks._named import evaluate_classes, named
 from delineate.tasks._outputs import say_notes
 from delineate.tasks._pairs import Pairs, load, pair
-from delineate.tasks._scores import METRICS, RULES, by_subjects, headline, statistics
+from delineate.tasks._scores import METRICS, RULES, by_subjects, headline, lines, statistics
 from delineate.tasks._tables import document, plain, table
 
+#: The figures are said: the terminal need not show all of ``summary.json`` as well.
+SAID = True
 _TOLERANCE_MM = 1.0
 
 
@@ -85,7 +87,7 @@ def evaluate(
         missing_as_empty: Score a missing prediction as one that found nothing, instead of
             reporting it as an error.
         resamples: Number of bootstrap resamples.
-        say: Told one line at the end.
+        say: Told the figures, a line a structure.
         progress: Shows how far the work is.
 
     Returns:
@@ -163,9 +165,9 @@ def evaluate(
         }
     )
     _write(out, summary, rows, pairs)
-    say(headline(summary))
-    for note in seen_in_training:
-        say(note)
+    for line in (headline(summary), *lines(summary), *seen_in_training):
+        say(line)
+    say(f"scores: {out / 'report.html'}")
     if failures:
         raise PartialError(
             f"{len(failures)} of {len(pairs.cases)} cases could not be scored; {_listed(failures)}",

@@ -273,8 +273,7 @@ def _end(
             code="all-failed",
         )  # fmt: skip
     raise PartialError(
-        f"{len(faults)} of {total} cases failed ({codes}), the other {total - len(faults)} are "
-        f"{done}",
+        f"{len(faults)} of {total} cases failed ({codes}), {total - len(faults)} {done}",
         where=where,
         fix=fix,
     )

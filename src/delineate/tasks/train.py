@@ -20,6 +20,9 @@ from delineate.tasks import _record
 from delineate.tasks._outputs import refuse_inside, say_notes
 from delineate.tasks._stop import Stop
 
+#: What came out is said line by line; all of ``run.json`` is for ``--json``.
+SAID = True
+
 
 def train(
     data: Path,
@@ -89,7 +92,7 @@ def train(
         holdout: Share of subjects that are never trained on and give the figures (0: none).
         device: auto, cpu, cuda, cuda:1 or mps.
         cache: Folder of prepared cases, may be shared by runs; by default in the run folder.
-        audit: Look for faults in the data first; blocking ones stop the run (exit code 2).
+        audit: Look for faults in the data first, of which blocking ones stop the run (exit code 2).
         drop_duplicates: Keep one copy of every image that the audit finds twice or more, and leave
             out the others; ``excluded.txt`` of the run names them.
         finish: End a run that was stopped with the model that it has, instead of going on.
