@@ -192,8 +192,11 @@ def test_nnunet_joins_channels(tmp_path: Path) -> None:
     assert cohort.schema.regions == {}
 
 
-def test_nnunet_regions_are_unions_and_the_ignore_label_is_told(tmp_path: Path) -> None:
-    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "active": 3, "ignore": 4}
+@pytest.mark.parametrize("ignore", ["ignore", "Ignore"])
+def test_nnunet_regions_are_unions_and_the_ignore_label_is_told(
+    tmp_path: Path, ignore: str
+) -> None:
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "active": 3, ignore: 4}
     nnunet(tmp_path, labels, (1, 2, 3))
     cohort = Cohort.open(tmp_path)
     assert [label.value for label in cohort.schema.labels] == [1, 2, 3]
@@ -205,6 +208,14 @@ def test_nnunet_regions_are_unions_and_the_ignore_label_is_told(tmp_path: Path) 
     }
     assert cohort.schema.ignore == 4
     assert any("value 4 are not annotated" in note for note in cohort.notes)
+
+
+@pytest.mark.parametrize("name", ["val.csv", "Test.json", "splits_final.json"])
+def test_a_list_of_a_kind_that_is_not_read_is_told(tmp_path: Path, name: str) -> None:
+    nnunet(tmp_path, {"background": 0, "cyst": 1}, (1,))
+    (tmp_path / name).write_text("x_1\nx_2\n")
+    cohort = Cohort.open(tmp_path)
+    assert any(note.startswith(f"{name} declares no parts here") for note in cohort.notes)
 
 
 def test_nnunet_leaves_out_a_case_that_lacks_a_channel(tmp_path: Path) -> None:

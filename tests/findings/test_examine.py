@@ -309,6 +309,21 @@ def test_files_of_a_kind_that_is_not_read_are_told(tmp_path: Path) -> None:
     assert "PNG" in found["fix"]
 
 
+@pytest.mark.parametrize(("value", "asked"), [(255, True), (-1, True), (2, False)])
+def test_a_value_that_often_means_not_annotated_is_asked_about(
+    tmp_path: Path, value: int, asked: bool
+) -> None:
+    for n in range(3):
+        save(tmp_path / f"images/c{n}.nii.gz", scan(n))
+        drawn = (mask(n) > 0).astype(np.int16)
+        drawn[:2] = value
+        save(tmp_path / f"masks/c{n}.nii.gz", drawn)
+    found = {f["code"]: f for f in audit(tmp_path)["findings"]}
+    assert ("label-unannotated" in found) == asked
+    if asked:
+        assert f"--ignore-label {value}" in found["label-unannotated"]["fix"]
+
+
 def test_masks_in_two_styles(tmp_path: Path) -> None:
     for n in range(4):
         save(tmp_path / f"images/c{n}.nii.gz", scan(n))

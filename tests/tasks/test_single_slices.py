@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from delineate.core import model_file
+from delineate.core.errors import InputError
 from delineate.core.image import Grid, Image
 from delineate.data import readers
 from delineate.tasks.predict import predict
@@ -57,6 +58,10 @@ def test_volumes_of_one_slice_train_and_come_home(
     assert document["input"]["slice_axis"] == axis
     assert document["input"]["neighbours"] == 0
     predict(run / "model.safetensors", data / "images", masks)
+    if suffix == ".nrrd":  # coronal
+        across = cohort(tmp_path / "across", suffix, (32, 30, 1)) / "images"
+        with pytest.raises(InputError, match=r"expected coronal slices.*got a single axial slice"):
+            predict(run / "model.safetensors", across, tmp_path / "none")
     for number, shape in enumerate(shapes):
         mask = readers.read_label(masks / f"p{number}{suffix}")
         assert mask.array.shape == (1, *shape)

@@ -83,7 +83,8 @@ class Opening:
         unpaired = (*listing.unpaired, *strays)
         base = root.parent if root.is_file() else root
         cases, listed = _lists.declared(root, listing.cases)
-        notes = (*listing.notes, *listed)
+        others = _lists.not_read(root) if name != "table" else []
+        notes = (*listing.notes, *listed, *others)
         if strays:
             notes = (*notes, f"{len(strays)} links were not followed, see unpaired; {FOLLOW}")
         cases = tuple(map(_composed, cases))

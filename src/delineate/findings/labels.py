@@ -28,7 +28,7 @@ def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
                 "export the labels again, then run `delineate audit` once more" if every else "",
             )
         )  # fmt: skip
-    findings += _ignored(cohort, found) + _palettes(found)
+    findings += _ignored(cohort, found) + _unannotated(cohort, found) + _palettes(found)
     values = Counter(v for _, label in found for v in label.voxels)
     names = {entry.value: entry.name for entry in cohort.schema.labels}
     absent = [name for value, name in names.items() if not values[value]]
@@ -95,6 +95,28 @@ def _ignored(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> list
             )
         )  # fmt: skip
     return findings
+
+
+def _unannotated(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
+    """A value below 0, or 255 beside small ones, of which nobody has said what it means."""
+    if any(label.name != f"label {label.value}" for label in cohort.schema.labels):
+        return []  # declared
+    odd: dict[int, list[str]] = {}
+    for record, label in found:
+        drawn = [value for value in label.voxels if value]
+        others = [value for value in drawn if 0 < value < 128]
+        for value in drawn:
+            if others and (value < 0 or (value == 255 and len(drawn) == len(others) + 1)):
+                odd.setdefault(value, []).append(record.case.id)
+    return [
+        Finding(
+            "label-unannotated", "warning",
+            f"{count(len(names), 'label map')} with the value {value} beside others: voxels that "
+            "nobody has annotated? It is taken for a structure",
+            tuple(names), f"if it is none: --ignore-label {value}",
+        )
+        for value, names in odd.items()
+    ]  # fmt: skip
 
 
 def _palettes(found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from delineate.core.errors import ResourceError
+from delineate.core.errors import InputError, ResourceError
 from delineate.core.image import Grid
 from delineate.core.schema import Schema
 from delineate.preprocess import orient
@@ -43,6 +43,35 @@ def spacing_warnings(grid: Grid, provenance: Mapping[str, Any]) -> list[str]:
         f"voxels of {' × '.join(f'{mm:.3g}' for mm in spacing)} mm, "
         f"where the model was trained on {' × '.join(ranges)} mm"
     ]
+
+
+def check_slices(grid: Grid, axis: int | None, oriented: bool) -> None:
+    """Refuse a volume that the model's slices would cut into lines.
+
+    Args:
+        grid: Of the image as read.
+        axis: Along which the model cuts volumes into slices, None where it does not.
+        oriented: The model turns images to right, anterior, superior first.
+
+    Raises:
+        InputError: An axis within the slices has length 1.
+    """
+    if axis is None or grid.ndim != 3:
+        return
+    shape = (orient.ras_grid(grid) if oriented else grid).shape
+    if shape[axis] == 1 or min(shape) > 1:
+        return
+    cut = (
+        ("sagittal", "coronal", "axial")
+        if oriented and grid.oriented
+        else ("first", "second", "third")
+    )
+    raise InputError(
+        f"expected {cut[axis]} slices, which the model was trained on, got a single "
+        f"{cut[shape.index(1)]} slice of shape {grid.shape}",
+        fix="use a model that was trained on such slices",
+        code="slice-axis",
+    )
 
 
 def sizes(indices: NDArray[np.uint8], grid: Grid, schema: Schema) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from delineate.core.image import Grid, Image
 from delineate.core.schema import Schema
 from delineate.inference import crf as dense_crf
 from delineate.inference._contract import contradictions, measure
-from delineate.inference._facts import peak_memory, sizes, spacing_warnings
+from delineate.inference._facts import check_slices, peak_memory, sizes, spacing_warnings
 from delineate.inference._loading import build, fill
 from delineate.inference._walk import Walk
 from delineate.inference.classes import classify
@@ -242,7 +242,7 @@ class Predictor:
         """Refuse an image that the model cannot take; say where it leaves the training range.
 
         Raises:
-            InputError: Wrong number of channels or dimensions.
+            InputError: Wrong number of channels or dimensions, or a single slice that lies across.
         """
         if channels != len(self.channels):
             raise InputError(
@@ -259,6 +259,7 @@ class Predictor:
                 fix="use a model that was trained on such images",
                 code="dimensions",
             )
+        check_slices(grid, axis, self.document["preparation"]["orient"])
         return spacing_warnings(grid, self.document.get("provenance", {}))
 
 

@@ -12,6 +12,8 @@ from delineate.core.errors import LayoutError
 from delineate.data.layouts._listing import SPLITS, relative, stem
 
 KINDS = (".txt", ".list", ".lst")
+#: Kinds of file that may declare parts too, but are not read as lists.
+OTHERS = (".csv", ".tsv", ".json", ".xlsx")
 
 
 def declared(root: Path, cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[str]]:
@@ -61,6 +63,22 @@ def _lists(root: Path) -> list[Path]:
         for path in root.iterdir()
         if path.suffix.lower() in KINDS and path.stem.lower() in SPLITS and path.is_file()
     )
+
+
+def not_read(root: Path) -> list[str]:
+    """Notes on files that are named as lists are, and not read as such."""
+    names = [p.name for p in root.iterdir() if _declares(p)] if root.is_dir() else []
+    return [
+        f"{name} declares no parts here: a list is a .txt of names, one a line, a table has a "
+        "column image"
+        for name in sorted(names)
+    ]
+
+
+def _declares(path: Path) -> bool:
+    """Whether a table or JSON file is named as a list of a part, or as folds of nnU-Net."""
+    kind, name = path.suffix.lower(), path.stem.lower()
+    return (kind in OTHERS and name in SPLITS) or path.name == "splits_final.json"
 
 
 def _read(path: Path) -> list[str]:

@@ -39,7 +39,7 @@ def cases(root: Path) -> Listing:
     document = load_json(root / "dataset.json") or {}
     channels = _named(root, document, "modality")
     labels = {v: n for v, n in _named(root, document, "labels").items() if v != 0}
-    ignored = next((value for value, name in labels.items() if name == IGNORE), None)
+    ignored = next((value for value, name in labels.items() if name.casefold() == IGNORE), None)
     labels.pop(ignored or 0, None)
     found: list[Case] = []
     unpaired: list[str] = []

@@ -202,7 +202,8 @@ def _schema(root: Path, labels: dict[str, Any]) -> tuple[Schema, list[str]]:
 
 def _ignored(root: Path, values: dict[str, tuple[int, ...]]) -> int | None:
     """Takes the value of the ignore label out of ``values``."""
-    ignored = values.pop(IGNORE, None)
+    name = next((name for name in values if name.casefold() == IGNORE), IGNORE)
+    ignored = values.pop(name, None)
     if ignored is None:
         return None
     others = {value for group in values.values() for value in group}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from delineate.core.errors import (
     ReadError,
     ResourceError,
 )
+from delineate.core.schema import IGNORE
 
 #: Most values (voxels times channels) that one image may hold; checked before anything is read.
 MAX_VALUES = 2**30
@@ -99,6 +101,12 @@ def one_channel(channels: int, path: Path) -> None:
             fix="merge the channels into one map of label values",
             code="label-channels",
         )
+
+
+def structure_name(text: str) -> str:
+    """A name as label files give it, in one form: composed Unicode, ``ignore`` in small letters."""
+    name = unicodedata.normalize("NFC", text.strip())
+    return IGNORE if name.casefold() == IGNORE else name
 
 
 def replace_file(path: Path, save: Callable[[Path], object]) -> None:

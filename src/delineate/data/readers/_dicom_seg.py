@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from pydicom.pixels.utils import iter_pixels
 
 from delineate.core.errors import LabelError, MissingExtraError, ReadError
 from delineate.core.image import Grid, Image
-from delineate.data.readers._common import check_size, parsing
+from delineate.data.readers._common import check_size, parsing, structure_name
 from delineate.data.readers._dicom_frames import frames_of
 from delineate.data.readers._dicom_grid import SPACING_TOLERANCE
 from delineate.data.readers._dicom_seg_planes import lattice
@@ -168,7 +167,7 @@ def _files(headers: Sequence[tuple[Path, pydicom.Dataset]]) -> list[_File]:
 def _name(item: pydicom.Dataset) -> str:
     for text in (item.get("SegmentLabel"), item.get("SegmentDescription")):
         if text and str(text).strip():
-            return unicodedata.normalize("NFC", str(text).strip())
+            return structure_name(str(text))
     kind = item.get("SegmentedPropertyTypeCodeSequence")
     return str(kind[0].get("CodeMeaning") or "").strip() if kind else ""
 

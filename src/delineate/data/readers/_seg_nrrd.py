@@ -8,7 +8,6 @@ layers of their own, each with values of its own; before Slicer 4.11 every segme
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.errors import LabelError
+from delineate.data.readers._common import structure_name
 
 _FIELD = re.compile(r"^Segment(\d+)_(Name|LabelValue|Layer):=(.*)$", re.M)
 #: What Slicer and others call a segment that nobody has named.
@@ -58,7 +58,7 @@ def segments(path: Path) -> tuple[tuple[Segment, ...], int]:
     for number, told in sorted(fields.items()):
         try:
             layer = int(told.get("Layer", number if layered else 0))
-            name = unicodedata.normalize("NFC", told.get("Name", ""))
+            name = structure_name(told.get("Name", ""))
             found.append(Segment(name, int(told.get("LabelValue", 1)), layer))
         except ValueError:
             raise LabelError(
