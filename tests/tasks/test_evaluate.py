@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 import json
 
+import nibabel as nib
 import numpy as np
+import PIL.Image
 import pytest
 
 from delineate.core.errors import (
@@ -469,3 +471,40 @@ def test_predictions_json_cannot_reach_out_of_its_folder(flat):
     (flat / "predictions" / "predictions.json").write_text('{"cases": [1]}')
     with pytest.raises(LayoutError, match=r"predictions\.json"):
         run(flat)
+
+
+def test_a_flat_file_and_a_volume_of_one_slice_are_scored(tmp_path):
+    """nibabel and nnU-Net store flat masks as (48, 40, 1), other tools as (48, 40)."""
+    affine = np.diag([-0.5, -0.5, 3, 1])
+    disc = np.zeros((48, 40), np.uint8)
+    disc[10:20, 12:22] = 1
+    moved = np.roll(disc, 4, axis=0)
+    for folder, array in (("ref", disc[..., None]), ("pred", moved)):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / folder / "a.nii.gz")
+    for pred, ref in (("pred", "ref"), ("ref", "pred")):
+        scores = evaluate(tmp_path / pred, tmp_path / ref, tmp_path / f"scores-{pred}")
+        region = scores["regions"]["foreground"]
+        assert region["dice"]["mean"] == pytest.approx(0.6)
+        assert region["hd95_mm"]["mean"] == pytest.approx(2.0)
+    elsewhere = nib.Nifti1Image(moved, np.diag([-0.5, 0.5, 3, 1]))
+    nib.save(elsewhere, tmp_path / "pred/a.nii.gz")
+    with pytest.raises(InputError, match="grid-mismatch"):
+        evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "none")
+
+
+def test_masks_whose_palettes_number_colours_differently_are_not_scored(tmp_path):
+    black_white = [0, 0, 0, 255, 255, 255]
+    drawn = np.zeros((16, 16), np.uint8)
+    drawn[4:9, 5:12] = 1
+    for folder, palette, array in (
+        ("ref", black_white, drawn),
+        ("pred", black_white[::-1], 1 - drawn),
+    ):
+        (tmp_path / folder).mkdir()
+        picture = PIL.Image.fromarray(array).convert("P")
+        picture.putpalette(palette)
+        picture.save(tmp_path / folder / "a.png")
+    with pytest.raises(InputError, match="label-palettes") as caught:
+        evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "scores")
+    assert "without a palette" in str(caught.value)

@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.case import Case, Source
-from delineate.core.errors import DelineateError, GeometryError, InputError, LayoutError
+from delineate.core.errors import (
+    DelineateError,
+    GeometryError,
+    InputError,
+    LabelError,
+    LayoutError,
+)
 from delineate.core.image import TOLERANCE_MM, Grid, Image
 from delineate.core.schema import Schema
 from delineate.data import _renamed, excluded
@@ -152,7 +158,10 @@ def load(
     indices = pairs.schema.to_index(truth.array[0], _name(case.label), truth.meta.get("names"))
     if prediction is None or source is None:
         return np.zeros_like(indices), indices, truth.grid
+    if not prediction.meta.get("partial"):
+        prediction = onto(prediction, truth.grid)
     _same_grid(prediction, truth, _name(source), _name(case.label))
+    _same_palette(prediction, truth, _name(source), _name(case.label))
     predicted = pairs.predicted_schema.to_index(
         prediction.array[0], _name(source), prediction.meta.get("names")
     )
@@ -203,6 +212,21 @@ def _same_grid(prediction: Image, truth: Image, source: str, label: str) -> None
         "nothing is resampled here",
         code="grid-mismatch",
     )
+
+
+def _same_palette(prediction: Image, truth: Image, source: str, label: str) -> None:
+    """Refuse two pictures whose palettes number a colour differently: no index means the same."""
+    ours, theirs = ({c: i for i, c in image.meta.get("colours", {}).items()}
+                    for image in (prediction, truth))  # fmt: skip
+    for colour in ours.keys() & theirs.keys():
+        if ours[colour] != theirs[colour]:
+            raise LabelError(
+                f"expected {colour} at index {theirs[colour]} of the palette, as in {label}, "
+                f"got it at {ours[colour]}",
+                where=source,
+                fix="store label values without a palette, or give both the same one",
+                code="label-palettes",
+            )
 
 
 def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[str]]:

@@ -126,7 +126,7 @@ def evaluate(
             f"none of {len(pairs.cases)} cases could be scored; "
             + (_listed(failures) if failures else "; ".join(remarks)),
             where=predictions,
-            fix="mend the first one and run again",
+            fix=(failures and failures[0].get("fix")) or "mend the first one and run again",
             code="all-failed",
         )
     scored = dict.fromkeys(row["case"] for row in rows)

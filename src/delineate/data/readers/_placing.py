@@ -26,13 +26,14 @@ def onto(label: Image, grid: Grid, where: object = None) -> Image:
         where: The file, for errors.
 
     Left as it is where its file holds all of its grid, or where its voxels do not lie on those of
-    ``grid``: whoever compares the two grids says so.
+    ``grid``: whoever compares the two grids says so. A flat image is a volume of one slice, and
+    the other way round, where both say how they lie in the body.
 
     Raises:
         GeometryError: Something is drawn outside of ``grid``.
     """
     if not label.meta.get("partial"):
-        return label
+        return _of_one_slice(label, grid)
     if label.grid.ndim == 2 and not label.grid.oriented and label.grid.shape == grid.shape:
         return dataclasses.replace(label, grid=grid, meta=_whole(label))  # pixel by pixel
     steps = _steps(label.grid, grid, float(label.meta.get("slack_mm", 0.0)))
@@ -73,6 +74,17 @@ def union(one: Grid, other: Grid) -> Grid:
     affine = one.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ low
     return Grid(tuple(high - low), affine, one.oriented, one.spacing_known)
+
+
+def _of_one_slice(label: Image, grid: Grid) -> Image:
+    shapes = {len(g.shape): g.shape for g in (label.grid, grid)}
+    known = label.grid.oriented and grid.oriented
+    if not known or len(shapes) < 2 or shapes[3] != (*shapes[2], 1):
+        return label
+    deep = [Grid(shapes[3], g.affine, True, g.spacing_known) for g in (label.grid, grid)]
+    if not deep[0].same_as(deep[1]):
+        return label
+    return dataclasses.replace(label, array=label.array.reshape(1, *grid.shape), grid=grid)
 
 
 def _whole(label: Image) -> dict[str, object]:
