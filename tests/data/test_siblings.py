@@ -32,6 +32,7 @@ ONE_PERSON = {
     "dates": "p1_20200101 p1_20210101 p2_20200301 p2_2022-01-01",
     "in the middle": "01_L_vessel 01_R_vessel 02_L_vessel 02_R_vessel 03_L_disc",
     "visits in the middle": "sub-01_ses-01_T1w sub-01_ses-02_T1w sub-02_ses-01_T1w sub-02_ses-2_x",
+    "numbered, and counted on": "person1_virus_7 person1_virus_8 person2_virus_9 IM-0115-0001",
     "in front": "left_001 right_001 left_002 right_002",
 }
 

@@ -42,6 +42,11 @@ _PLACE = re.compile(
     r"test|val)[_\-. ]?\d+$",
     re.I,
 )
+#: The number of a person by its word, or else the whole name.
+_NUMBERED = (
+    r"^((?:.*?(?<![A-Za-z])(?:[Pp]erson|[Pp]atient|[Ss]ubject|[Pp]articipant|[Vv]olunteer)"
+    r"[_\-. ]?\d+)(?=\D)|.+)"
+)
 #: One person seldom has more scans than this that are told apart by a number or letter alone.
 _MOST = 6
 
@@ -87,7 +92,7 @@ def suspect(subjects: Mapping[str, str], classes: Iterable[str] = ()) -> Suspici
     if not endings:
         front = _front(sorted(set(stems.values())))
         if front is None:
-            return None
+            return _numbered(subjects)
         tokens, stems = front
         differ, candidates = [_WHERE], [f"^(?:{_joined(tokens)})?(.+)$"]
     groups = _grouped(stems)
@@ -168,6 +173,19 @@ def _front(names: Sequence[str]) -> tuple[set[str], dict[str, str]] | None:
     stems = {name: split[name][0] if name in split and split[name][0] in both else name
              for name in names}  # fmt: skip
     return {token for stem, token in split.values() if stem in both}, stems
+
+
+def _numbered(subjects: Mapping[str, str]) -> Suspicion | None:
+    """Names that number a person, and then something else: ``person3_bacteria_11``."""
+    stems = {}
+    for name in subjects.values():
+        match = re.search(_NUMBERED, name)
+        stems[name] = match[1] if match else name
+    groups = _grouped(stems)
+    if not groups:
+        return None
+    fits = _fits(_NUMBERED, {case: stems[who] for case, who in subjects.items()})
+    return Suspicion(groups, "what follows the number of a person", _NUMBERED if fits else None)
 
 
 def _grouped(stems: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
