@@ -508,3 +508,14 @@ def test_masks_whose_palettes_number_colours_differently_are_not_scored(tmp_path
     with pytest.raises(InputError, match="label-palettes") as caught:
         evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "scores")
     assert "without a palette" in str(caught.value)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(1, 255), (255, 1)])
+def test_masks_of_1_against_masks_of_255_are_told_as_such(tmp_path, ours, theirs):
+    drawn = np.zeros((16, 16), np.uint8)
+    drawn[4:9, 5:12] = 1
+    for folder, value in (("pred", ours), ("ref", theirs)):
+        (tmp_path / folder).mkdir()
+        PIL.Image.fromarray(drawn * np.uint8(value)).save(tmp_path / folder / "a.png")
+    with pytest.raises(InputError, match="write every mask with one value"):
+        evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "scores")

@@ -152,6 +152,11 @@ class Schema:
         if strange := self.unknown(present.tolist(), names):
             by_name = self.named or names is not None
             structures = [label.name for label in self.labels]
+            correct = "declare the labels in the data set's own file, correct the label file, or, "
+            correct += "where nobody has annotated such voxels, give their value as --ignore-label"
+            if known.keys() | set(present.tolist()) == {0, 1, 255}:
+                correct = "write every mask with one value: this one has 1 where others have 255, "
+                correct += "or the other way round"
             raise LabelError(
                 f"expected the structures {structures} by name, got {strange}"
                 if by_name
@@ -159,8 +164,7 @@ class Schema:
                 where=where,
                 fix="name the segments of every file alike, and every segment"
                 if by_name
-                else "declare the labels in the data set's own file, correct the label file, or, "
-                "where nobody has annotated such voxels, give their value as --ignore-label",
+                else correct,
                 code="label-names" if by_name else "label-unknown",
             )
         indices = np.array([known[v] for v in present.tolist()], dtype=np.uint8)
