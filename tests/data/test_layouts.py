@@ -738,6 +738,15 @@ def test_msd_validation_lists_are_a_part(tmp_path: Path) -> None:
     assert not Cohort.open(tmp_path).unpaired
 
 
+def test_a_table_may_write_paths_as_windows_does(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        nifti(tmp_path / folder / "a.nii.gz")
+    (tmp_path / "t.csv").write_text("image,label\nimages\\a.nii.gz,labels\\a.nii.gz\n")
+    (case,) = Cohort.open(tmp_path / "t.csv")
+    assert case.images["image"] == tmp_path / "images/a.nii.gz"
+    assert case.label == tmp_path / "labels/a.nii.gz"
+
+
 def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"image,site\na.nii.gz,K\xf6ln\n")
     with pytest.raises(LayoutError, match="UTF-8"):

@@ -256,7 +256,10 @@ def load_table(path: Path) -> list[dict[str, str]]:
             lines = list(csv.reader(stream, delimiter=separator))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise LayoutError(
-            f"expected a CSV or TSV table in UTF-8, got: {error}", where=path, code="table-broken"
+            f"expected a CSV or TSV table in UTF-8, got: {error}",
+            where=path,
+            fix="save it as UTF-8 (in Excel: CSV UTF-8)",
+            code="table-broken",
         ) from None
     header = [name.strip() for name in lines[0]] if lines else []
     if not header or len(set(header)) != len(header):

@@ -263,6 +263,8 @@ def _file(folder: Path, text: str, column: str) -> Source:
 
 def _one(folder: Path, text: str, column: str) -> Path:
     path = spelt(Path(os.path.normpath(folder / text)))
+    if not path.exists() and "\\" in text:  # as Windows writes paths
+        path = spelt(Path(os.path.normpath(folder / text.replace("\\", "/"))))
     if not path.exists():
         raise InputError(f"{column}: no such file: {relative(folder, path)}")
     return path
