@@ -9,7 +9,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -324,3 +326,24 @@ def test_facts_are_plain_json_with_content_hashes(tmp_path: Path, cases: list[Ca
     facts = json.loads((entry / "case.json").read_text(encoding="utf-8").partition("\n")[2])
     assert set(facts["sources"]) == {"image", ""}
     assert set(facts["files"]) == {"image.npy", "label.npy", "samples.npz"}
+
+
+def test_headers_of_arrays_are_parsed_by_one_thread_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 now and then fails to parse a literal while another thread does."""
+    load, inside, most = np.load, [0], [0]
+
+    def slow(*given: Any, **named: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.002)
+        inside[0] -= 1
+        return load(*given, **named)
+
+    monkeypatch.setattr(np, "load", slow)
+    np.save(tmp_path / "a.npy", np.zeros((4, 5, 6), np.float32))
+    with ThreadPoolExecutor(8) as pool:
+        shapes = list(pool.map(lambda n: cache._mapped(tmp_path / "a.npy", n).shape, range(40)))
+    assert set(shapes) == {(4, 5, 6)}
+    assert most == [1]

@@ -74,7 +74,7 @@ def test_a_stranger_makes_every_mistake_once_and_is_told_what_to_do(tmp_path: Pa
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "scan.nii.gz").write_bytes(b"\x1f\x8b not really")
     for words, code, told in (
-        (("train", "empty"), 1, "layout"),
+        (("train", "empty"), 1, "empty folder"),
         (("train", "nowhere"), 1, "nowhere"),
         (("audit", "broken"), 2, "scan.nii.gz"),
         (("predict", "nothing.safetensors", "broken"), 1, "nothing.safetensors"),

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -45,6 +46,9 @@ from delineate.data.content import REMEMBERED, Hashes, content_hash
 FORMAT = 1
 #: Coordinates kept of each label.
 SAMPLES = 10_000
+#: NumPy parses headers as Python literals, which Python 3.11 can do in one thread at a time alone
+#: (python/cpython#106905: now and then "AST constructor recursion depth mismatch").
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +124,7 @@ class PreparedCase:
         """
         if not self.labelled:
             return {}
-        with np.load(self.folder / "samples.npz", allow_pickle=False) as arrays:
+        with _PARSING, np.load(self.folder / "samples.npz", allow_pickle=False) as arrays:
             return {int(index): arrays[index] for index in arrays.files}
 
 
@@ -252,7 +256,8 @@ def _open(file: Path) -> NDArray[Any]:
 def _mapped(file: Path, *version: int) -> NDArray[Any]:
     # Opening costs 0.1 ms, which a sampler pays at each patch; every open map holds a file
     # descriptor, of which many systems grant 1024.
-    array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    with _PARSING:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     return array
 
 

@@ -35,7 +35,9 @@ def recognise(root: Path, strays: list[str]) -> str:
         LayoutError: None does; it lists what was looked for and what is there.
     """
     if root.is_dir() and not any(root.iterdir()):
-        raise LayoutError("the folder is empty", where=root, fix="check the path", code="empty")
+        raise LayoutError(
+            "expected scans, got an empty folder", where=root, fix="check the path", code="empty"
+        )
     for name in ORDER:
         if catalog.load("data.layouts", name).recognise(root):
             return name
