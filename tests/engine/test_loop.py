@@ -297,3 +297,13 @@ def test_without_tensorboard_the_log_is_kept_all_the_same(tmp_path: Path, monkey
         kept.write(Stage("only", 1.0, {}, {}, lambda batch, update: {}), {"loss": 0.5})
     assert json.loads((tmp_path / "log.jsonl").read_text())["loss"] == 0.5
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_checkpoint_that_was_not_finished_costs_no_run(tmp_path: Path) -> None:
+    """Killed between the file and its sidecar: the one before counts, or the run starts anew."""
+    path = checkpoint.write(tmp_path, 0, {"step": 0})
+    path.with_suffix(".sha256").unlink()
+    assert checkpoint.read_newest(tmp_path, print) is None
+    checkpoint.write(tmp_path, 0, {"step": 0})
+    checkpoint.write(tmp_path, 5, {"step": 5}).with_suffix(".sha256").unlink()
+    assert checkpoint.read_newest(tmp_path, print) == {"step": 0}

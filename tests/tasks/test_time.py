@@ -14,13 +14,16 @@ import pytest
 import torch
 
 from delineate.core import model_file
+from delineate.core.case import Case
 from delineate.core.errors import ConfigError
+from delineate.core.schema import Label, Schema
+from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate
 from delineate.inference import _walk
 from delineate.phantoms.generate import generate
-from delineate.tasks import _devices, _planning, _scoring, _trained
+from delineate.tasks import _devices, _planning, _preflight, _scoring, _trained
 from delineate.tasks._choosing import Chooser
 from delineate.tasks._preflight import Estimate
 from delineate.tasks._stop import Stop, Tick, TimeUpError
@@ -379,3 +382,21 @@ def test_the_least_budget_named_gives_a_model_within_what_was_promised(
     assert record["status"] == "finished"
     assert record["scored"]["cases"] >= 1
     assert time.monotonic() - begun < least + 10
+
+
+def test_what_an_audit_costs_once_is_not_counted_for_every_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import delineate.findings.examine as room
+
+    cases = [Case(f"c{n}", f"c{n}", {"image": tmp_path / f"{n}.png"}) for n in range(1000)]
+    cohort = Cohort(tmp_path, "folder", tuple(cases), Schema(labels=(Label("a", 1),)))
+    begun: list[int] = []
+
+    def examine(some: Cohort) -> None:
+        begun.append(len(some))
+        time.sleep((0.05 if len(begun) == 1 else 0.02) + 0.0001 * len(some))
+
+    monkeypatch.setattr(room, "examine", examine)
+    assert _preflight._audit(cohort.with_cases(cases[:2]), cohort) * 1000 < 5
+    assert begun == [2, 24]

@@ -39,6 +39,7 @@ def write(folder: Path, step: int, state: dict[str, Any]) -> Path:
     tree = _flatten(state, "", tensors)
     data = save(tensors, {"state": json.dumps(tree)})
     path = folder / f"step-{step:08d}.safetensors"
+    path.with_suffix(".sha256").unlink(missing_ok=True)  # of an older file of this name
     atomic_write_bytes(path, data)
     atomic_write_text(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest())
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEEP]:
@@ -48,7 +49,7 @@ def write(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """State of the newest whole checkpoint, None where there is no checkpoint at all.
+    """State of the newest whole checkpoint, None where none was finished.
 
     Args:
         folder: Where ``write`` wrote.
@@ -60,7 +61,9 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
     if not folder.is_dir():
         return None
     remove_stale(folder)
-    paths = sorted(folder.glob("step-*.safetensors"), reverse=True)
+    # A process may be killed before the sidecar is there: such a file was not finished.
+    found = sorted(folder.glob("step-*.safetensors"), reverse=True)
+    paths = [path for path in found if path.with_suffix(".sha256").exists()]
     damaged = []
     for path in paths:
         try:
@@ -85,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
     """One checkpoint, verified against its sidecar."""
     sidecar = path.with_suffix(".sha256")
     try:
-        expected = sidecar.read_text().strip() if sidecar.exists() else ""
+        expected = sidecar.read_text().strip()
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise CheckpointError("the bytes are not those that were written", where=path)
         with safe_open(path, framework="pt") as file:

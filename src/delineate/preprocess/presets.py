@@ -184,7 +184,13 @@ def _geometry(
     )
     if not known:
         return ndim, slice_axis, None, [*reasons, "not resampled: the voxel size is not known"]
-    if alike:
+    if alike and slice_axis is not None:
+        within = " × ".join(f"{mm:.3g}" for mm in spacing if mm is not None)
+        reasons.append(
+            f"every slice has {within} mm, give or take 1 %; other scans are brought to it, and "
+            "their distance between slices is kept"
+        )
+    elif alike:
         reasons.append(f"every case has {shown}, give or take 1 %; other scans are brought to it")
     else:
         reasons.append(f"resampled to {shown}; the cohort has {_ranges(spacings)} mm")

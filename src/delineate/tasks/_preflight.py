@@ -33,6 +33,8 @@ from delineate.tasks._weights import Weights
 
 #: Cases tried, unless one alone takes longer than this.
 _CASES, _SECONDS = 2, 2.0
+#: Cases audited on trial where they are small.
+_AUDITED = 24
 #: The machine may become busier, and cases differ.
 _SLACK = 1.2
 #: Measuring the smallest network must fit into a tenth of the budget.
@@ -189,7 +191,7 @@ def estimate(
         tried = tried.with_cases(tried.cases[:1])
     tried.hash()
     hashed = 0.0 if cached else lap()
-    audited = _audit(tried) if audit else 0.0
+    audited = _audit(tried, usable) if audit else 0.0
     plan = plan_preparation(
         tried,
         derived=chosen.derived,
@@ -212,7 +214,7 @@ def estimate(
     scored = _score(tried.cases[0], usable) if chosen.target == "outline" else 0.0
     return Estimate(
         start=clock.spent,
-        audit=(hashed + audited) / len(tried) * len(cohort),
+        audit=(hashed / len(tried) + audited) * len(cohort),
         preparation=prepared * max(0, len(usable) - held_out - cached),
         step=step,
         measuring=measured,
@@ -221,12 +223,23 @@ def estimate(
     )
 
 
-def _audit(cohort: Cohort) -> float:
+def _audit(tried: Cohort, cohort: Cohort) -> float:
+    """Seconds a case."""
     from delineate.findings.examine import examine
 
     lap = _Lap()
-    examine(cohort)
-    return lap()
+    examine(tried)
+    first = lap()
+    if first > _SECONDS:
+        return first / len(tried)
+    # The first time brought modules along; and small cases cost less than a start of threads.
+    count = min(len(cohort), _AUDITED)
+    many = cohort.with_cases([cohort.cases[i * len(cohort) // count] for i in range(count)])
+    if first / len(tried) * count > _SECONDS:
+        many = tried
+    lap()
+    examine(many)
+    return min(first / len(tried), lap() / len(many))
 
 
 def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:

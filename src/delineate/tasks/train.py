@@ -176,7 +176,8 @@ def _audit(
         say(f"{suspected.message}\n  -> {suspected.fix}")
     if cohort.excluded:
         atomic_write_text(out / "excluded.txt", excluded.text(cohort.excluded))
-        say(f"{len(cohort.excluded)} cases are left out, see {out / 'excluded.txt'}")
+        if not wanted:  # an audit names them
+            say(f"left out: {len(cohort.excluded)} cases, see {out / 'excluded.txt'}")
     if len(cohort) < before:
         run.write_json(out / "cohort.json", cohort.to_dict())
     return cohort
