@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from delineate.core.errors import ReadError
-from delineate.data.content import Hashes, content_hash
+from delineate.data.content import Hashes, content_hash, source_files
 
 
 def aged(file: Path, text: str) -> Path:
@@ -83,3 +83,32 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
         content_hash(tmp_path / "gone")
     assert caught.value.code == "file-missing"
     assert caught.value.where == str(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ("a.mhd", "ObjectType = Image\nNDims = 3\nElementDataFile = voxels.raw\n"),
+        ("a.nhdr", "NRRD0004\ntype: uchar\ndata file: voxels.raw\n"),
+        ("a.nrrd", "NRRD0004\ntype: uchar\ndatafile: voxels.raw\n"),
+    ],
+)
+def test_voxels_that_a_header_names_are_what_the_image_holds(
+    tmp_path: Path, header: str, text: str
+) -> None:
+    found = []
+    for case, voxels in (("a", "one"), ("b", "two"), ("c", "one")):
+        (tmp_path / case).mkdir()
+        (tmp_path / case / "voxels.raw").write_text(voxels)
+        (tmp_path / case / header).write_text(text)
+        found.append(content_hash(tmp_path / case / header))
+    assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize("named", ["LOCAL", "../other", "gone.raw", ""])
+def test_a_header_that_names_no_file_beside_it_stands_alone(tmp_path: Path, named: str) -> None:
+    (tmp_path / "other").write_text("of someone else")
+    (tmp_path / "case").mkdir()
+    file = tmp_path / "case/a.mha"
+    file.write_bytes(f"NDims = 3\nElementDataFile = {named}\n".encode() + b"\0\xff" * 9)
+    assert source_files(file) == [file]

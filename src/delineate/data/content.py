@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,11 @@ from delineate.core.progress import QUIET, Progress
 REMEMBERED = "content.json"
 #: A file changed this lately may change again within one tick of its file system's clock.
 _SETTLED_SECONDS = 3.0
+#: Formats whose text header may name another file, which has the voxels.
+_HEADERS = (".mhd", ".nhdr", ".mha", ".nrrd")
+_DETACHED = re.compile(rb"\s*(?:data ?file:|ElementDataFile[ \t]*=)(.*)", re.IGNORECASE)
+#: A text header has no more lines, and what counts of each is no longer.
+_MOST_LINES, _LONGEST_LINE = 1000, 4096
 
 
 class Hashes:
@@ -111,9 +117,33 @@ def content_hash(source: Source, hashes: Hashes | None = None) -> str:
 
 
 def source_files(source: Source) -> list[Path]:
-    """The files of a source in order; of a folder (a DICOM series) all files below it."""
+    """The files of a source in order; of a folder (a DICOM series) all files below it.
+
+    A header that names a file of voxels beside it is followed by that file.
+    """
     paths = list(source) if isinstance(source, tuple) else [source]
     files: list[Path] = []
     for path in paths:
-        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.is_file())
+        else:
+            files += [path, *_voxels(path)]
     return files
+
+
+def _voxels(header: Path) -> list[Path]:
+    """The file of voxels that a header of MetaImage or NRRD names, if it lies beside it."""
+    if not header.name.lower().endswith(_HEADERS):
+        return []
+    with contextlib.suppress(OSError), header.open("rb") as stream:
+        for _ in range(_MOST_LINES):
+            line = stream.readline(_LONGEST_LINE)
+            if not line.strip():  # what comes behind is no text
+                break
+            if found := _DETACHED.match(line):
+                name = found[1].decode("utf-8", "replace").strip()
+                # Others are not read either, nor is LOCAL a file.
+                beside = name and Path(name).name == name and "\0" not in name
+                file = header.parent / name
+                return [file] if beside and file.is_file() else []
+    return []
