@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
+import pytest
 from skimage.measure import label as components
 
 from delineate.inference.postprocess import keep_largest, keep_largest_components
+from delineate.preprocess.inverse import estimate_bytes
 
 
 def test_only_the_largest_part_stays_and_the_input_is_untouched() -> None:
@@ -30,3 +34,17 @@ def test_largest_part_agrees_with_scikit_image() -> None:
     parts = components(mask, connectivity=3)
     sizes = np.bincount(parts.ravel())[1:]
     assert keep_largest(mask).sum() == sizes.max()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_cleaning_takes_no_more_memory_than_was_asked_for(step: int) -> None:
+    labels = np.zeros((96, 96, 96), np.uint8)
+    labels[::step, ::step, ::step] = 1  # one part, or an eighth of all voxels each a part
+    labels[:, :, 48:50] = 0
+    labels[:10, :10, :10] = 1
+    tracemalloc.start()
+    cleaned = keep_largest_components(labels, [1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0 < cleaned.sum() < labels.sum()
+    assert labels.nbytes + peak <= estimate_bytes(labels.shape, 2, keep=False)

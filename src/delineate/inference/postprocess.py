@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+#: Voxels that are counted at once: NumPy makes eight bytes of each.
+_COUNTED = 1 << 16
+
 
 def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest connected component of ``(*S)``; neighbours may touch at a corner.
@@ -18,7 +21,10 @@ def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     parts, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
     if count < 2:
         return mask
-    sizes = np.bincount(parts.ravel())
+    sizes = np.zeros(count + 1, dtype=np.intp)
+    flat, step = parts.ravel(), max(_COUNTED, count)
+    for start in range(0, flat.size, step):
+        sizes += np.bincount(flat[start : start + step], minlength=count + 1)
     sizes[0] = 0
     kept: NDArray[np.bool_] = parts == sizes.argmax()
     return kept
