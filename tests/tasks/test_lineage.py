@@ -70,6 +70,8 @@ def test_marks_of_another_key_cannot_be_compared_and_are_passed_on(tmp_path: Pat
     # The site with the first key knows its subjects again in the child of the second.
     child = _lineage.subjects(parent_of(old), elsewhere)
     assert set(child["subjects_elsewhere"]) == {KEY.id}
+    seen = [_lineage.part({"provenance": child}, case, KEY) for case in cases(tmp_path, "ay")]
+    assert seen == ["earlier", "untold"], "y may be among the subjects of the second"
     told_again = _lineage.leaks(parent_of(child), _lineage.marks({"test": ours["train"]}, KEY))
     assert any(text.startswith("2 of the held-out") for text in told_again)
 

@@ -178,14 +178,14 @@ def part(document: Mapping[str, Any], case: Case, key: SiteKey | None) -> str | 
     if not isinstance(provenance.get("subjects"), Mapping):
         return None
     mark: Callable[[str], str] = _unsalted
-    old = provenance["subjects"]
+    old, otherwise = provenance["subjects"], None
     if "subject_key" in provenance:
-        old = _known(provenance, key.id) if key else {}
-        if key is None or not old:
+        if key is None:
             return UNTOLD
-        mark = key.mark
+        mark, old = key.mark, _known(provenance, key.id)
+        otherwise = None if provenance["subject_key"] == key.id else UNTOLD
     own = {mark(text) for texts in _texts([case]).values() for text in texts}
-    return next((name for name in (*TAUGHT, "test") if own & set(old.get(name, ()))), None)
+    return next((name for name in (*TAUGHT, "test") if own & set(old.get(name, ()))), otherwise)
 
 
 def record(
