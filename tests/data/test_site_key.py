@@ -164,3 +164,13 @@ def test_a_patient_has_one_name_over_runs_and_folders_and_no_number_leads_to_it(
         assert hashlib.new(digest, b"1234567").hexdigest()[:12] not in text
     elsewhere = Opening(site_key=data.parent / "other.key").cohort(data)
     assert {c.id: c.subject for c in elsewhere}["a"] != subjects["a"]
+
+
+def test_a_key_is_not_kept_among_results_though_it_is_asked_for(data: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for ask in (find, existing):
+        with pytest.raises(ConfigError) as caught:
+            ask(data, runs / "key", away_from=runs)
+        assert caught.value.code == "site-key-place"
+    assert not list(runs.iterdir())

@@ -63,7 +63,7 @@ def find(root: Path, given: Path | None = None, away_from: Path | None = None) -
         away_from: A folder that may be passed on: no key is made in it, or taken from it.
 
     Raises:
-        ConfigError: A file that holds no key.
+        ConfigError: A file that holds no key, or ``given`` lies in ``away_from``.
         OutputError: No key is there, and none can be made.
     """
     key, barred = _there(root, given, away_from)
@@ -96,7 +96,7 @@ def existing(
     """The key that ``find`` finds, None where it would make one.
 
     Raises:
-        ConfigError: A file that holds no key.
+        ConfigError: A file that holds no key, or ``given`` lies in ``away_from``.
         OutputError: ``given`` may not be read.
     """
     return _there(root, given, away_from)[0]
@@ -105,6 +105,14 @@ def existing(
 def _there(root: Path, given: Path | None, away_from: Path | None) -> tuple[SiteKey | None, str]:
     """The key that is there, if any, and a remark on one that may not be read."""
     if given is not None:
+        if _within(given.resolve(), away_from):
+            raise ConfigError(
+                "expected the key of the site apart from the results, got it among them",
+                where=given,
+                fix="keep it where only you look, beside the data; who is given the results must "
+                "not get it",
+                code="site-key-place",
+            )
         try:
             return _read(given) if given.exists() else None, ""
         except PermissionError as error:
