@@ -342,7 +342,7 @@ def _ambiguous(found: list[Path]) -> InputError:
 
 def _nothing_pairs(predictions: Path, labels: Path, cases: list[Case]) -> LayoutError:
     names = sorted(p.name for p in predictions.iterdir()) if predictions.is_dir() else []
-    ids = ", ".join(case.id for case in cases[:3]) or "none of the cases asked for"
+    ids = ", ".join(case.id for case in cases[:3]) or "none of those predicted is there"
     return LayoutError(
         f"expected predictions named like the cases of {labels} ({ids}), "
         f"got {', '.join(names[:3]) or 'nothing'}",

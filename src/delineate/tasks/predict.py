@@ -127,6 +127,8 @@ def predict(
     writable_folder(out)
     with folder_lock(out):
         refuse_existing(out, jobs, overwrite)
+        if trained := predictor.document.get("card", {}).get("training"):
+            say(trained)  # hardly, or stopped early
         remove_stale(out)
         how: dict[str, Any] = {"mirror": mirror, "crf": predictor.uses_crf(crf)}
         settings = {
