@@ -633,3 +633,14 @@ def test_real_network_on_real_scans(tmp_path: Path, real_data: Any) -> None:
     assert np.abs(mask.affine - nib.load(scan).affine).max() < 1e-3
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
     assert os.fspath(scan.name).startswith(index["cases"][0]["id"])
+
+
+def test_a_model_that_has_hardly_trained_is_called_so(tmp_path: Path, scans: Path) -> None:
+    sentence = "This model has hardly trained: 3 steps, where 900 are usual."
+    model = write_model(tmp_path / "m.safetensors")
+    document = {k: v for k, v in model_file.load(model).document.items() if k != "sha256"}
+    card = {**document["card"], "training": sentence}
+    model_file.save(model, Threshold().state_dict(), {**document, "card": card})
+    said: list[str] = []
+    predict(model, scans, tmp_path / "out", say=said.append)
+    assert said[0] == sentence
