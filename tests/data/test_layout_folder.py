@@ -476,3 +476,26 @@ def test_every_verb_says_and_takes_the_observer(tmp_path: Path) -> None:
         with (out / "cases.csv").open() as stream:
             assert {float(row["dice"]) for row in csv.DictReader(stream)} == {dice}
         assert any("--observer takes" in one for one in said)
+
+
+def test_masks_that_give_a_pixel_two_values_are_not_united(tmp_path: Path) -> None:
+    for name, columns, value in (("a_mask.png", slice(0, 5), 1), ("a_mask_1.png", slice(4, 8), 2)):
+        array = np.zeros((8, 8), np.uint8)
+        array[:, columns] = value
+        Image.fromarray(array).save(tmp_path / name)
+    with pytest.raises(LabelError, match="1 and 2 share 8 voxels") as caught:
+        read_label(Masks((tmp_path / "a_mask.png", tmp_path / "a_mask_1.png")))
+    assert caught.value.code == "label-overlap"
+
+
+def test_labels_that_change_behind_their_header_are_read_again(tmp_path: Path) -> None:
+    array = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+    for name in ("a.mhd", "a_seg.mhd"):
+        SimpleITK.WriteImage(
+            SimpleITK.GetImageFromArray(array * (name == "a.mhd")), str(tmp_path / name)
+        )
+    voxels = tmp_path / "a_seg.raw"
+    voxels.write_bytes(bytes([0, 3] * 32))
+    assert [label.value for label in Cohort.open(tmp_path).schema.labels] == [3]
+    voxels.write_bytes(bytes([0, 4] * 32))
+    assert [label.value for label in Cohort.open(tmp_path).schema.labels] == [4]

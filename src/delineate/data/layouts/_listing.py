@@ -23,6 +23,7 @@ import numpy as np
 from delineate.core.case import VALUES, Case, Source
 from delineate.core.errors import DelineateError, LabelError, LayoutError
 from delineate.core.schema import Label, Schema
+from delineate.data.content import source_files
 from delineate.data.layouts._named_labels import named_schema
 
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -332,7 +333,7 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
 def version(source: Source) -> tuple[tuple[int, int], ...]:
     """What changes when a file of a source does."""
     found = []
-    for path in source if isinstance(source, tuple) else (source,):
+    for path in source_files(source):
         with contextlib.suppress(OSError):  # reading it will say what is wrong
             facts = path.stat()
             found.append((facts.st_mtime_ns, facts.st_size))

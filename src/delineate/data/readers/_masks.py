@@ -22,7 +22,8 @@ def unite(masks: Sequence[Image], source: Masks) -> Image:
 
     Raises:
         GeometryError: They lie on different grids.
-        LabelError: Two mark the same part, as those of two observers do, or not all name theirs.
+        LabelError: Two mark the same part, as those of two observers do, or a voxel differently,
+            or not all name theirs.
     """
     number = numbered([mask.meta.get("names") for mask in masks])
     meta = dict(masks[0].meta)
@@ -42,8 +43,8 @@ def unite(masks: Sequence[Image], source: Masks) -> Image:
                 fix="make all masks of an image on the image's grid",
                 code="masks-grid",
             )
-        if number:
-            _refuse_other_name(united, mask, path, list(number))
+        if number:  # what is named is of structures, not of observers
+            _refuse_contradiction(united, mask, path, meta["names"])
         both = np.count_nonzero((united != 0) & (mask.array != 0))
         least = min(np.count_nonzero(united), np.count_nonzero(mask.array))
         if 2 * both > least:
@@ -55,6 +56,7 @@ def unite(masks: Sequence[Image], source: Masks) -> Image:
                 "with --observer; else take one away",
                 code="masks-overlap",
             )
+        _refuse_contradiction(united, mask, path, {})
         united = np.where(mask.array != 0, mask.array, united)
     return dataclasses.replace(masks[0], array=united, meta=meta)
 
@@ -81,13 +83,18 @@ def _renumbered(mask: Image, number: Mapping[str, int], path: Path) -> Image:
     return dataclasses.replace(mask, array=array)
 
 
-def _refuse_other_name(united: NDArray[Any], mask: Image, path: Path, names: list[str]) -> None:
+def _refuse_contradiction(
+    united: NDArray[Any], mask: Image, path: Path, names: Mapping[int, str]
+) -> None:
+    """Refuse voxels that one mask calls this and another that: there is no one label of them."""
     shared = (united != 0) & (mask.array != 0) & (united != mask.array)
     if shared.any():
-        one, other = (int(array[shared][0]) for array in (united, mask.array))
+        one, other = (
+            repr(names.get(value, value))
+            for value in (int(array[shared][0]) for array in (united, mask.array))
+        )
         raise LabelError(
-            f"structures overlap: {names[one - 1]!r} and {names[other - 1]!r} share "
-            f"{int(shared.sum()):,} voxels",
+            f"structures overlap: {one} and {other} share {int(shared.sum()):,} voxels",
             where=path,
             fix="a voxel has one label here: cut one structure out of the other and save again",
             code="label-overlap",
