@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from delineate.core.errors import DelineateError
+from delineate.core.errors import ConfigError, DelineateError
 from delineate.data.opening import Opening
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks.evaluate import evaluate
+from delineate.tasks.train import train
 
 SHAPE = (8, 12, 10)  # K, J, I
 
@@ -98,3 +99,14 @@ def test_prepared_cases_hold_the_same_structures_whatever_their_numbers(tmp_path
     for case in cases:
         assert case.meta["voxels"] == {"front": 27, "back": 100}
         assert int((case.label == front).sum()) == 27
+
+
+def test_a_budget_is_held_against_cases_whose_labels_have_names(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        write(tmp_path / f"data/images/c{i}.nrrd", rng.normal(100, 5, SHAPE).astype(np.float32))
+        write(tmp_path / f"data/labels/c{i}.seg.nrrd", blocks(1, 2), ("front", "back"))
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="for this cohort on this machine"):
+        train(tmp_path / "data", budget="1s", out=tmp_path / "run", audit=False, say=said.append)
+    assert not any("not measured" in line for line in said)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from delineate.core import model_file
+from delineate.core import model_file, run
 from delineate.core.errors import ConfigError, OutputError, PartialError
 from delineate.core.progress import Quiet
 from delineate.phantoms.generate import generate
@@ -171,11 +171,13 @@ def test_stopped_in_scoring_only_the_figures_are_made_anew(
     assert same(tmp_path, whole)
     assert any("12 steps, all of the plan; the same command goes on" in line for line in said)
     before = (tmp_path / "log.jsonl").read_bytes()
+    run.write_json(tmp_path / "run.json", {**record(tmp_path), "seconds": 1000.0})
     said.clear()
     again = Kicks("nothing")
     done = train(brains, **command, progress=again, say=said.append)
     assert done["status"] == "finished"
     assert done["scores"]
+    assert done["seconds"] > 1000, "what was spent before counts too"
     assert any("12 steps, all of the plan: going on with the figures" in line for line in said)
     assert "training" not in again.seen
     assert (tmp_path / "log.jsonl").read_bytes() == before

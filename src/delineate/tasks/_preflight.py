@@ -20,7 +20,7 @@ from delineate.core import run
 from delineate.core.case import Case
 from delineate.core.errors import ConfigError, DelineateError
 from delineate.core.progress import Progress, Say
-from delineate.data import readers
+from delineate.data import labels
 from delineate.data.cohort import Cohort
 from delineate.engine.allowance import REPORT_SECONDS, Clock, Costs
 from delineate.engine.budget import LEAST_STEPS, MODEST_STEPS
@@ -264,8 +264,8 @@ def _score(case: Case, cohort: Cohort) -> float:
 
     lap = _Lap()
     if case.label is not None:
-        given = readers.read_label(case.label, case.reading)
-        truth = cohort.schema.to_index(given.array[0])
+        given = labels.read_indices(case, cohort.schema)
+        truth = given.array[0]
         steps_mm = given.grid.affine[:3, : given.grid.ndim]
         guess = np.roll(truth, 1, 0)
         guess[guess > len(cohort.schema.labels)] = 0  # what nobody annotated is never predicted

@@ -82,6 +82,7 @@ class Job:
         self.weights = weights
         self.chosen, self.cohort, self.out, self.record = chosen, cohort, out, record
         self.clock = Clock(chosen.seconds, begun)
+        self.spent_before = 0.0  # by a run that is taken up again at its figures
         self.say, self.progress, self.stop = say, progress, stop
         self.source, self.how = source, how
         self.schema = cohort.schema
@@ -106,6 +107,8 @@ class Job:
         trained = self.record.get("trained", {})
         if trained.get("complete") and (self.out / "model.safetensors").is_file():
             self.say(f"{_trained.progress(trained)}: going on with the figures")
+            trained_after = self.record["seconds_before_training"] + self.record["seconds_training"]
+            self.spent_before = max(self.record.get("seconds", 0.0), trained_after)
             split = self._split(cache)
         else:
             split = self._train(cache, finish)
@@ -379,7 +382,7 @@ class Job:
         self.record |= {
             "status": "interrupted" if self.stop() else "finished",
             "finished": run.now(),
-            "seconds": round(self.clock.spent, 1),
+            "seconds": round(self.spent_before + self.clock.spent, 1),
         }
         if failure is not None:
             _record.note(self.record, failure)
