@@ -73,8 +73,11 @@ def test_too_small_a_budget_is_refused_at_once_with_the_least(
     brains: Path, config: Path, tmp_path: Path
 ) -> None:
     seen = Seen()
+    (tmp_path / ".trial-killed").mkdir()
+    (tmp_path / ".trial-killed/image.npy").write_bytes(b"left by a process that was killed")
     with pytest.raises(ConfigError, match="at least") as caught:
         train(brains, budget="5s", config=config, out=tmp_path, progress=seen)
+    assert not list(tmp_path.glob(".trial-*"))
     assert "--budget" in (caught.value.fix or "")
     assert "audit" not in seen.bars, "refused before all cases are read"
 

@@ -7,6 +7,7 @@ will take follows. So a budget that is too small is refused before the work, not
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -37,6 +38,8 @@ _CASES, _SECONDS = 2, 2.0
 _AUDITED = 24
 #: The machine may become busier, and cases differ.
 _SLACK = 1.2
+#: How folders of cases prepared on trial begin.
+_TRIAL = ".trial-"
 #: Measuring the smallest network must fit into a tenth of the budget.
 _MEASURING = 10
 
@@ -134,6 +137,8 @@ def require(
     Raises:
         ConfigError: The budget is too small; the least that makes sense is named.
     """
+    for trial in out.glob(f"{_TRIAL}*"):  # of a process that was killed; the folder is locked
+        shutil.rmtree(trial, ignore_errors=True)
     if clock.budget is None or "plan" in (run.read_json(out / "run.json") or {}):
         return {}
     cached = sum(1 for _ in cache.glob("*/case.json"))
@@ -176,12 +181,7 @@ def estimate(
         DelineateError: A fault in the data or the settings, which the run itself tells better.
     """
     device = choose_device(chosen.device)
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
-    elif device.type == "cpu":
-        usual = torch.get_num_threads()
-        if (threads := _devices.settle_threads()) < usual:
-            say(f"the processor is busy: computing with {threads} of {usual} threads is faster")
+    _settle_threads(chosen, device, say)
     usable = _targets.usable(chosen.target, cohort)
     held_out = held_out_cases(chosen, usable)
     tried = usable.with_cases(_some(chosen, usable))
@@ -200,7 +200,7 @@ def estimate(
         denoise="none" if chosen.denoise == "autoencoder" else chosen.denoise,
     )
     lap()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".trial-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_TRIAL) as scratch:
         cases = prepare_cohort(tried, plan, Path(scratch))
         prepared = lap() / len(tried)
         fabric = _devices.fabric(device, _devices.precision(chosen.precision, device))
@@ -221,6 +221,15 @@ def estimate(
         costs=Costs(network, prepared, scored),
         held_out=held_out,
     )
+
+
+def _settle_threads(chosen: RunConfig, device: torch.device, say: Say) -> None:
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    elif device.type == "cpu":
+        usual = torch.get_num_threads()
+        if (threads := _devices.settle_threads()) < usual:
+            say(f"the processor is busy: computing with {threads} of {usual} threads is faster")
 
 
 def _audit(tried: Cohort, cohort: Cohort) -> float:

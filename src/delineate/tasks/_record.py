@@ -116,6 +116,16 @@ def note(record: dict[str, Any], error: BaseException) -> None:
         record["failure"] = f"{type(error).__name__}: {words}".splitlines()[0]
 
 
+def spent(record: Mapping[str, Any]) -> float:
+    """Seconds up to the end of training at least, and to the last end that the run came to.
+
+    Args:
+        record: Of a run that has trained.
+    """
+    trained = record["seconds_before_training"] + record["seconds_training"]
+    return float(max(trained, record.get("seconds", 0.0)))
+
+
 def nothing_to_finish(out: Path) -> ConfigError:
     """There is no model yet that a run could end with."""
     return ConfigError(

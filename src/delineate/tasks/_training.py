@@ -85,7 +85,6 @@ class Job:
         self.spent_before = 0.0  # by a run that is taken up again at its figures
         self.say, self.progress, self.stop = say, progress, stop
         self.source, self.how = source, how
-        self.schema = cohort.schema
         if chosen.threads is not None:
             torch.set_num_threads(chosen.threads)
         self.device = choose_device(chosen.device)
@@ -107,8 +106,7 @@ class Job:
         trained = self.record.get("trained", {})
         if trained.get("complete") and (self.out / "model.safetensors").is_file():
             self.say(f"{_trained.progress(trained)}: going on with the figures")
-            trained_after = self.record["seconds_before_training"] + self.record["seconds_training"]
-            self.spent_before = max(self.record.get("seconds", 0.0), trained_after)
+            self.spent_before = _record.spent(self.record)
             split = self._split(cache)
         else:
             split = self._train(cache, finish)
