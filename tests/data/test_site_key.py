@@ -174,3 +174,11 @@ def test_a_key_is_not_kept_among_results_though_it_is_asked_for(data: Path, tmp_
             ask(data, runs / "key", away_from=runs)
         assert caught.value.code == "site-key-place"
     assert not list(runs.iterdir())
+
+
+def test_a_run_folder_that_holds_the_data_gets_no_key(data: Path, home: Path) -> None:
+    dicom(data / "a/1.dcm", "1234567")
+    cohort = Opening().cohort(data, away_from=data.parent)
+    assert cohort.cases[0].subject.startswith("patient-")
+    assert home.exists()
+    assert not list(data.parent.rglob(f"{NAME}*"))

@@ -57,12 +57,19 @@ class Opening:
             if value != one.default:
                 yield one.name, value
 
-    def cohort(self, root: str | os.PathLike[str], say: Say = silent) -> Cohort:
+    def cohort(
+        self,
+        root: str | os.PathLike[str],
+        say: Say = silent,
+        away_from: Path | None = None,
+    ) -> Cohort:
         """List a folder, a table (CSV, TSV) or a single scan.
 
         Args:
             root: Folder, table or scan.
             say: Told if a key of the site was made.
+            away_from: Folder of the results, which may be passed on: no key of the site is made in
+                it, or taken from it.
 
         Raises:
             LayoutError: Nothing there, no layout fits, or the folder lists no case.
@@ -89,7 +96,7 @@ class Opening:
             notes = (*notes, f"{len(strays)} links were not followed, see unpaired; {FOLLOW}")
         cases = tuple(map(_composed, cases))
         if listing.patients and self.subject_pattern is None:
-            key = site_key.find(base, self.site_key)
+            key = site_key.find(base, self.site_key, away_from)
             if key.remark:
                 say(key.remark)
             cases = _renamed.patients(cases, listing.patients, key)

@@ -117,7 +117,7 @@ def benchmark(
         site_key=site_key, ignore_label=ignore_label,
     )  # fmt: skip
     source = Path(data) if data else _phantom(out, chosen, say, progress)
-    opened = dataclasses.replace(how, class_column=class_column).cohort(source, say)
+    opened = dataclasses.replace(how, class_column=class_column).cohort(source, say, out)
     cohort = colour.settle(opened)
     refuse_inside(out, cohort.root)
     key = find(cohort.root, site_key, away_from=out)  # one for all runs, not beside their tables

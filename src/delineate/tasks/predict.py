@@ -109,16 +109,15 @@ def predict(
     """
     from delineate.inference.predictor import Predictor
 
-    memory_bytes = parse_bytes(memory)
+    memory_bytes, out = parse_bytes(memory), Path(out)
     cohort = Opening(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
         site_key=site_key,
-    ).cohort(scans, say)  # fmt: skip
+    ).cohort(scans, say, out)  # fmt: skip
     chosen = cohort.subset(only) if only else cohort
     predictor = Predictor.load(model, device)
     chosen = colour.as_trained(chosen, [c.modality for c in predictor.preparation.channels])
     predictor.require(probabilities=probabilities, mirror=mirror, crf=crf)
-    out = Path(out)
     if predictor.classes:
         jobs = [Job(case, (), None, False) for case in chosen.cases]
     else:
@@ -137,7 +136,7 @@ def predict(
         }  # fmt: skip
         index = _index.start(Path(model), predictor, cohort, settings, only)
         how |= {"memory_bytes": memory_bytes, "force": force}
-        key = existing(cohort.root, site_key)
+        key = existing(cohort.root, site_key, away_from=out)
         faults = _run(jobs, predictor, out, index, how, key, enough, say, progress)
     _end(faults, index["cases"], out, say, "classified" if predictor.classes else "outlined")
     return index

@@ -132,14 +132,13 @@ def train(
             where="--drop-duplicates",
             fix="leave out one of the two",
         )
-    source, how = Path(data), chosen.opening
-    cohort = colour.settle(how.cohort(source, say))
+    source, how, out = Path(data), chosen.opening, Path(out)
+    cohort = colour.settle(how.cohort(source, say, out))
     say_notes(cohort.notes, say)
     chosen = _targets.complete(chosen, cohort)
     _resolve.check(chosen, place, known)  # now that the target is known
     _targets.usable(chosen.target, cohort)
     chosen = _weights.derive(chosen, start)
-    out = Path(out)
     refuse_inside(out, cohort.root)
     writable_folder(out)
     cache = Path(cache) if cache else out / "cache"
