@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -151,6 +152,20 @@ def test_given_steps_are_of_a_size_for_the_machine_and_the_same_each_time() -> N
     assert two.work < _planning.default(options).work
     assert gmac(two) <= 24
     assert _planning.sized(options, lambda _: 1e9, 2) == options[0]
+
+
+def test_the_machine_is_the_cores_that_the_process_was_granted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from delineate.core.progress import QUIET
+    from delineate.tasks._settings import RunConfig
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4}, raising=False)
+    bench = FakeBench(0.01, RunConfig(steps=10, compile="off"))
+    clock = Clock(None, 0.0, lambda: bench.now)
+    chooser = Chooser(bench, clock, Costs(), [], validation=0, held_out=0)  # type: ignore[arg-type]
+    assert bench.gmac(chooser.choose(QUIET)[0].candidate) <= 24
 
 
 def test_smaller_candidates_keep_what_the_user_fixed() -> None:

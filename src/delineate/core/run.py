@@ -20,12 +20,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from delineate.core import threads
 from delineate.core.atomic import atomic_write_text
 
 #: Packages whose version can change a result.
@@ -50,9 +50,7 @@ def machine() -> dict[str, Any]:
     """Kind of machine; nothing that names a host or a user."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": threads.cores(),
     }
 
 

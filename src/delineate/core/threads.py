@@ -11,6 +11,13 @@ from contextlib import contextmanager
 _left_alone: list[ThreadPoolExecutor] = []
 
 
+def cores() -> int:
+    """Processor cores that this process may use: a queue of jobs may have granted it some."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextmanager
 def pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Threads for the length of a ``with`` block.

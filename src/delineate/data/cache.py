@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -170,7 +169,7 @@ def prepare(
         entry = folder / _key(case, recipe_key, prints)
         return _load(entry, verify) or _Missing(case, prints, entry)
 
-    count = workers or min(8, os.cpu_count() or 1)
+    count = workers or min(8, threads.cores())
     with progress.task(len(cases), "prepare") as bar, threads.pool(count) as pool:
         found = dict(enumerate(pool.map(look, cases)))
         hashes.save()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 
 from delineate.core.errors import DelineateError
+from delineate.core.threads import cores
 from delineate.data import readers
 from delineate.data.cohort import Cohort
 
@@ -30,4 +30,4 @@ def threads(cohort: Cohort, copies: int) -> int:
             probes = [readers.probe(source, case.reading) for source in case.images.values()]
             largest = max(largest, sum(4 * n * math.prod(grid.shape) for grid, n in probes))
     fit = int(psutil.virtual_memory().available * 0.5 / (copies * largest))
-    return max(1, min(_MOST, os.cpu_count() or 1, fit))
+    return max(1, min(_MOST, cores(), fit))

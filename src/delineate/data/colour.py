@@ -7,13 +7,13 @@ cohort as a whole can.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from delineate.core.case import Case, Colour, Source
 from delineate.core.errors import DelineateError
+from delineate.core.threads import cores
 from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import RASTER, is_dicom, suffix
@@ -105,5 +105,5 @@ def _each(question: Callable[[Case], T], cases: list[Case]) -> list[T | None]:
         except (DelineateError, OSError):
             return None
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         return list(pool.map(ask, cases))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -84,7 +83,7 @@ class Hashes:
         Raises:
             ReadError: See ``of``.
         """
-        with threads.pool(min(8, os.cpu_count() or 1)) as pool:
+        with threads.pool(min(8, threads.cores())) as pool:
             found = list(progress.track(pool.map(self.of, files), "reading", len(files)))
         self.save()
         return found

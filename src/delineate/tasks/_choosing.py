@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from delineate.core import threads
 from delineate.core.errors import ConfigError
 from delineate.core.progress import Progress
 from delineate.data.cache import PreparedCase
@@ -123,7 +123,7 @@ class Chooser:
         return Allotment(training, max(min(1, many), often), many, validation, held_out)
 
     def _sized(self, options: Sequence[Candidate]) -> Candidate:
-        cores = self.bench.chosen.threads or os.cpu_count() or 1
+        cores = self.bench.chosen.threads or threads.cores()
         on_cpu = self.bench.device.type == "cpu"
         return _planning.sized(options, self.bench.gmac, cores if on_cpu else None)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Case, Masks, Source
 from delineate.core.errors import DelineateError, InputError, OutputError
+from delineate.core.threads import cores
 from delineate.data import readers, splits
 from delineate.data.cohort import Cohort
 from delineate.data.labels import presence, read_indices
@@ -93,7 +93,7 @@ def pictures(cohort: Cohort, target: str, level: str = "slice") -> tuple[Cohort,
 
 def _distinct(flat: Cohort) -> tuple[Cohort, list[str]]:
     """Without blank pictures, and with one subject for all copies of a picture."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         prints = list(pool.map(_print, flat.cases))
     owners: dict[str, str] = {}
     kept: list[Case] = []

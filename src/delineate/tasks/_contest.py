@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from delineate.core import config, run
 from delineate.core.errors import OutputError
 from delineate.core.progress import Progress, Say
+from delineate.core.threads import cores
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
@@ -70,10 +70,10 @@ def make(
             )
         say("going on with the benchmark in this folder")
         return {**kept, "jobs": jobs or kept["jobs"]}
-    cores = os.cpu_count() or 1
+    many = cores()
     cpu = choose_device(machine["device"]).type == "cpu"
-    jobs = jobs or (2 if cpu and cores > 1 else 1)
-    threads = max(1, cores // jobs) if cpu else None
+    jobs = jobs or (2 if cpu and many > 1 else 1)
+    threads = max(1, many // jobs) if cpu else None
 
     def first(arm: Arm) -> RunConfig:
         made = {"steps": 1, "threads": threads, **machine}

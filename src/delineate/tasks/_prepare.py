@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +67,7 @@ def plan_preparation(
             learn from.
         GeometryError: Flat images and volumes in one cohort.
     """
-    workers = workers or min(8, os.cpu_count() or 1)
+    workers = workers or min(8, threads.cores())
     probes = _probe_all(cohort, workers)
     others = () if judged is None else judged.cases
     seen = [*probes, *(_probe_all(judged, workers) if judged else ())]

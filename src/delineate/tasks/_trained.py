@@ -62,8 +62,7 @@ def summary(record: Mapping[str, Any], model: Path, page: Path) -> list[str]:
             f"figures are of {scored['cases']} of {scored['of']} held-out cases; "
             "those of all come from:"
             if scored["cases"]
-            else f"there was no time to score any of {scored['of']} held-out cases; "
-            "their figures come from:",
+            else f"none of {scored['of']} held-out cases is scored; their figures come from:",
             *(f"  {command}" for command in scored["commands"]),
         ]
     lines += [f"model: {model}", f"report: {page}"]

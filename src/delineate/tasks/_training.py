@@ -308,7 +308,7 @@ class Job:
                 with self.progress.task(len(cases), "settling on validation cases") as bar:
                     write(settle(cases, tick=Tick(bar, self._over(shares.settling))), len(cases))
             except (TimeUpError, KeyboardInterrupt):
-                self.say("validation cases decided nothing: there was no time for them")
+                self.say("validation cases decided nothing: settling on them was given up")
         if sentence := self.record["trained"]["sentence"]:
             self.say(sentence)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import delineate
+from delineate.core import threads
 
 GIB = 1024**3
 
@@ -47,12 +47,11 @@ def _system() -> dict[str, Any]:
 
     memory = psutil.virtual_memory()
     disk = shutil.disk_usage(Path.cwd())
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "delineate": delineate.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": usable,
+        "cores": threads.cores(),
         "memory_GiB": memory.total / GIB,
         "memory_free_GiB": memory.available / GIB,
         "disk_free_GiB": disk.free / GIB,
