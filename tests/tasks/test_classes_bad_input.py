@@ -200,7 +200,7 @@ def test_a_missing_modality_at_prediction(
     )
     told = capsys.readouterr()
     assert "[channels] dark3" in told.err
-    assert "add c1" in told.err
+    assert "with c1" in told.err
 
 
 # --- networks -------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, brains: Path, tiny: Path) ->
 
 
 class Kicks(Quiet):
-    """Sends a signal to its own process, in the main thread, when a bar has come so far."""
+    """Sends a signal to its own process when a bar is opened, or has come so far."""
 
     def __init__(self, bar: str, ticks: int = 0, number: int = signal.SIGINT) -> None:
         self.bar, self.ticks, self.number, self.seen = bar, ticks, number, set[str]()
@@ -53,6 +53,9 @@ class Kicks(Quiet):
     @contextmanager
     def task(self, total: float | None, description: str) -> Iterator[Any]:
         self.seen.add(description)
+        if self.bar in description and self.ticks == 0:
+            self.ticks = -1
+            signal.raise_signal(self.number)
         yield self if self.bar in description else _Still()
 
     def advance(self, n: float = 1, **live: float) -> None:
@@ -154,6 +157,18 @@ def test_stopped_before_training_the_record_says_so_and_the_same_command_does_al
     kick = Kicks("prepar", 1, CLOSED)
     with pytest.raises(KeyboardInterrupt):
         train(brains, **command, progress=kick)
+    assert record(tmp_path)["status"] == "interrupted"
+    assert not (tmp_path / "model.safetensors").exists()
+    train(brains, **command)
+    assert same(tmp_path, whole)
+
+
+def test_stopped_before_its_first_step_it_hands_over_no_model(
+    brains: Path, tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    command: dict[str, Any] = {"config": tiny, "steps": STEPS, "out": tmp_path, "audit": False}
+    with pytest.raises(KeyboardInterrupt):
+        train(brains, **command, progress=Kicks("training"))
     assert record(tmp_path)["status"] == "interrupted"
     assert not (tmp_path / "model.safetensors").exists()
     train(brains, **command)

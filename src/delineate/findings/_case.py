@@ -257,10 +257,10 @@ def _count(array: NDArray[Any]) -> dict[int, int]:
 
 
 def _planes(image: Image, channel: str, case: Case, modality: str) -> list[Plane]:
-    array = image.array
+    array, names = image.array, case.channel_names(channel, len(image.array))
     if len(array) == 3 and modality not in _SCANS:  # a colour picture is compared by its brightness
-        return [_plane(array.mean(axis=0), image.grid, channel, channel)]
-    names = case.channel_names(channel, len(array))
+        name = f"{names[0]} to {names[-1]}, brightness"
+        return [_plane(array.mean(axis=0), image.grid, name, channel)]
     return [
         _plane(part, image.grid, name, channel) for part, name in zip(array, names, strict=True)
     ]

@@ -132,6 +132,8 @@ class Job:
         outcome = self._fit(choice, shares, prepared, finish)
         if finish and outcome.step == 0:
             raise _record.nothing_to_finish(self.out)
+        if outcome.step == 0:  # stopped before anything was learnt: no model is better than this
+            raise KeyboardInterrupt
         self._save(choice, shares, prepared, outcome)
         self.record["trained"]["complete"] = not self.stop()
         self.record |= {
