@@ -720,6 +720,28 @@ def test_lists_beside_the_data_declare_parts(tmp_path: Path) -> None:
     assert caught.value.code == "list-twice"
 
 
+def test_a_name_of_several_cases_in_a_list_is_not_guessed_at(tmp_path: Path) -> None:
+    for folder in ("benign", "malignant"):
+        for name in ("1", "2"):
+            picture(tmp_path / f"{folder}/{name}.png", 9)
+    write(tmp_path / "test.txt", "benign/2.png\nmalignant_1\n")
+    assert [case.id for case in Cohort.open(tmp_path) if case.split] == ["benign_2", "malignant_1"]
+    write(tmp_path / "test.txt", "benign/2.png\n1\n")
+    with pytest.raises(LayoutError, match="got '1', which 2 cases bear") as caught:
+        Cohort.open(tmp_path)
+    assert caught.value.code == "list-ambiguous"
+    assert "benign_1" in str(caught.value.fix)
+
+
+def test_a_list_may_repeat_names_that_folders_of_parts_share(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("1", "2"):
+            picture(tmp_path / f"images/{part}/{name}.png", 9)
+            picture(tmp_path / f"masks/{part}/{name}.png", 1)
+    write(tmp_path / "train.txt", "1\n2\n")
+    assert Counter(case.split for case in Cohort.open(tmp_path)) == {"train": 2, "test": 2}
+
+
 def test_a_table_for_each_part(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         nifti(tmp_path / f"scans/{name}.nii.gz")

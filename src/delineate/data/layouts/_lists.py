@@ -22,16 +22,31 @@ def declared(root: Path, cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[
     A list names cases by their ids or image files, one a line, with or without suffix and folder.
 
     Raises:
-        LayoutError: A case is in two lists.
+        LayoutError: A case is in two lists, or a name is of several cases.
     """
     lists = {path: SPLITS[path.stem.lower()] for path in _lists(root)}
     if not lists:
         return tuple(cases), []
     parts: dict[str, Path] = {}
     notes = []
-    known = {name: case.id for case in cases for name in _names(root, case)}
+    bearers: dict[str, set[str]] = {}
+    for case in cases:
+        for name in _names(root, case):
+            bearers.setdefault(name, set()).add(case.id)
+    free = {case.id for case in cases if case.split is None}  # the others' folders tell their part
+    known = {n: min(ids & free or ids) for n, ids in bearers.items() if len(ids & free) < 2}
+    known |= {case.id: case.id for case in cases}
     for path in lists:
         named = _read(path)
+        if shared := [name for name in named if name in bearers and name not in known]:
+            raise LayoutError(
+                f"expected names of one case each, got {shared[0]!r}, which "
+                f"{len(bearers[shared[0]])} cases bear",
+                where=path,
+                fix="write the folder too, or the case id: "
+                + ", ".join(sorted(bearers[shared[0]])[:3]),
+                code="list-ambiguous",
+            )
         found = [known[name] for name in named if name in known]
         for name in found:
             if parts.setdefault(name, path) != path:
