@@ -114,6 +114,14 @@ def test_another_file_recipe_or_subject_is_another_entry(tmp_path: Path, cases: 
     assert len(maker.made) == 4
 
 
+def test_channels_that_are_named_anew_are_prepared_anew(tmp_path: Path, cases: list[Case]) -> None:
+    maker = Maker()
+    for names in (["T1", "T2"], ["T2", "T1"], ["T1", "T2"]):
+        named = [dataclasses.replace(cases[0], meta={"channels": names, "ward": str(names)})]
+        cache.prepare(named, "recipe", maker, tmp_path / "cache")
+    assert len(maker.made) == 2
+
+
 def test_a_file_edited_in_place_is_prepared_anew_though_size_and_time_stay(
     tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:

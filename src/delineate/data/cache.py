@@ -6,8 +6,9 @@
                                all that is annotated where some of the case is not
                  case.json     grid, history, subject, facts, and size and sha256 of the other files
 
-The key is the sha256 of what the source files hold, of the recipe and of this format, so an entry
-never goes stale: another file, another preparation or another version is another entry.
+The key is the sha256 of what the source files hold and how they are read, of the recipe and of
+this format, so an entry never goes stale: another file, another preparation or another version is
+another entry.
 """
 
 from __future__ import annotations
@@ -231,10 +232,12 @@ def content_hashes(case: Case, hashes: Hashes | None = None) -> dict[str, str]:
 
 
 def _key(case: Case, recipe_key: str, prints: Mapping[str, str]) -> str:
-    """Name of a case's entry: content of its files, recipe, format, and who it is."""
+    """Name of a case's entry: content of its files and how it is read, recipe, and who it is."""
     facts = [FORMAT, recipe_key, case.id, case.subject, list(prints.items())]
     if case.reading != STRICT:
         facts.append(asdict(case.reading))
+    if names := case.meta.get("channels"):  # which channel of a file is which
+        facts.append(list(names))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
