@@ -198,6 +198,22 @@ def test_stopped_in_scoring_only_the_figures_are_made_anew(
     assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("left", [None, "{"], ids=["missing", "damaged"])
+def test_weights_of_a_run_without_its_record_are_not_gone_on_with(
+    left: str | None, brains: Path, tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    """They may have seen the subjects that a new split holds out."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "run.json").unlink()
+    if left is not None:
+        (out / "run.json").write_text(left)
+    before = weights(out)
+    with pytest.raises(OutputError, match=r"without a run\.json"):
+        train(brains, config=tiny, steps=STEPS, seed=1, out=out, audit=False)
+    assert all(np.array_equal(weights(out)[name], each) for name, each in before.items())
+
+
 def test_a_failure_after_training_leaves_the_model_and_is_taken_up_there(
     brains: Path, tiny: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

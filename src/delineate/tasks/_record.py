@@ -41,21 +41,16 @@ def begin(
         finish: There must be something to end.
 
     Raises:
-        OutputError: The folder is that of a finished run, or of one with other settings or data.
+        OutputError: The folder is that of a finished run, of one with other settings or data, or
+            of one without its record.
         ConfigError: Nothing to end.
     """
     text = settings.dump(chosen)
     old = run.read_json(out / "run.json")
     hashes = {"config": run.sha256(text), **hashes}
     begun = (out / "checkpoints").exists() or (out / "model.safetensors").exists()
+    _refuse_unknown_or_finished(out, old, begun)
     if old is not None:
-        if old.get("status") == "finished":
-            raise OutputError(
-                "expected a new folder, got that of a run which finished",
-                where=out,
-                fix="choose another --out, or delete the folder",
-                code="run-finished",
-            )
         before = old.get("hashes", {})
         other = [_HASHED[name] for name in hashes if before.get(name) != hashes[name]]
         if other and begun:
@@ -93,6 +88,24 @@ def begin(
     run.write_json(out / "cohort.json", cohort.to_dict())
     run.write_json(out / "run.json", record)
     return record
+
+
+def _refuse_unknown_or_finished(out: Path, old: Mapping[str, Any] | None, begun: bool) -> None:
+    if old is None and begun:  # nobody can tell what these weights have seen
+        raise OutputError(
+            "expected a new folder, or that of a run with its record, got a model or checkpoints "
+            "without a run.json that can be read",
+            where=out,
+            fix="choose another --out, or delete the folder",
+            code="run-unknown",
+        )
+    if old is not None and old.get("status") == "finished":
+        raise OutputError(
+            "expected a new folder, got that of a run which finished",
+            where=out,
+            fix="choose another --out, or delete the folder",
+            code="run-finished",
+        )
 
 
 @contextmanager
