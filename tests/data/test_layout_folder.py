@@ -352,6 +352,16 @@ def test_bids_subjects_have_their_sequences_and_a_derived_mask(tmp_path: Path, m
     assert cohort["sub-01"].meta["group"] == "MS"
 
 
+@pytest.mark.parametrize("folder", ["", "derivatives/"])
+def test_names_of_bids_need_no_folders(tmp_path: Path, folder: str) -> None:
+    for n in (1, 2):
+        volume(tmp_path / f"sub-0{n}_T1w.nii.gz")
+        volume(tmp_path / f"{folder}sub-0{n}_mask.nii.gz", label=True)
+    assert pairs(Cohort.open(tmp_path)) == {
+        f"sub-0{n}_T1w.nii.gz": f"{folder}sub-0{n}_mask.nii.gz" for n in (1, 2)
+    }
+
+
 def test_bids_sessions_spaces_and_raters(tmp_path: Path) -> None:
     for ses in ("01", "02"):
         name = f"sub-a_ses-{ses}"

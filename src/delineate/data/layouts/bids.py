@@ -127,7 +127,8 @@ def _sorted(root: Path) -> tuple[dict[_Key, list[File]], dict[_Key, list[File]]]
         key = entities["sub"], entities.get("ses", "")
         above = path.relative_to(root).parts[:-1]
         if suffix in _LABELS:
-            pipeline = above[1] if above[0] == "derivatives" and above[1][:4] != "sub-" else ""
+            own = len(above) > 1 and above[0] == "derivatives" and above[1][:4] != "sub-"
+            pipeline = above[1] if own else ""
             named = [pipeline, entities.get("label", ""), entities.get("desc", ""), suffix]
             words = tuple(word for name in named for word in _names.split_words(name))
             name = _names.Name(words, (), words)
