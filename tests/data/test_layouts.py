@@ -709,11 +709,11 @@ def test_lists_beside_the_data_declare_parts(tmp_path: Path) -> None:
         picture(tmp_path / f"images/{name}.png", 9)
         picture(tmp_path / f"masks/{name}.png", 1)
     write(tmp_path / "train.txt", "a\nimages/b.png\n")
-    write(tmp_path / "val.txt", "c.png\nmissing\n")
+    write(tmp_path / "val.txt", "c.png\nmissing\n.\n/\n..\n")
     cohort = Cohort.open(tmp_path)
     assert [case.split for case in cohort] == ["train", "train", "validation", None]
     assert "val.txt declares 1 cases for validation" in cohort.notes
-    assert "val.txt: 1 of 2 names are no case" in cohort.notes
+    assert "val.txt: 4 of 5 names are no case" in cohort.notes
     write(tmp_path / "test.list", "a\n")
     with pytest.raises(LayoutError, match=r"'a' in test\.list too") as caught:
         Cohort.open(tmp_path)

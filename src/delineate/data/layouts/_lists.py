@@ -105,7 +105,7 @@ def _read(path: Path) -> list[str]:
 
 def _plain(name: str) -> str:
     path = Path(name.replace("\\", "/"))
-    return relative(Path(), path.with_name(stem(path)))
+    return relative(Path(), path.with_name(stem(path))) if path.name else name
 
 
 def _names(root: Path, case: Case) -> list[str]:
