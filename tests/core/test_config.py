@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from delineate.core import config
 from delineate.core.errors import ConfigError
+from delineate.core.quantities import parse_bytes, parse_duration
 
 
 @dataclass(frozen=True)
@@ -244,13 +245,13 @@ def test_a_wrong_word_names_its_option() -> None:
     ("text", "seconds"), [("90s", 90), ("40m", 2400), ("1h30m", 5400), ("2h", 7200), ("0.5m", 30)]
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert config.parse_duration(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "40", "m", "-3m", "0s", "3d", "30m1h", "1h 30m", "٣m"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ConfigError, match="expected a duration such as"):
-        config.parse_duration(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(
@@ -258,13 +259,13 @@ def test_what_is_no_duration(text: str) -> None:
     [("8G", 8 * 1024**3), ("512M", 512 * 1024**2), ("1.5 GiB", 3 * 1024**3 // 2), ("10", 10)],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert config.parse_bytes(text) == size
+    assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "0", "8X"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match="expected a size such as"):
-        config.parse_bytes(text)
+        parse_bytes(text)
 
 
 def test_a_word_of_the_command_line_gets_its_choices_and_the_nearest():
@@ -280,5 +281,5 @@ def test_a_word_of_the_command_line_gets_its_choices_and_the_nearest():
 )
 def test_a_duration_without_a_unit_is_told_how_to_write_it(text, fix):
     with pytest.raises(ConfigError) as caught:
-        config.parse_duration(text)
+        parse_duration(text)
     assert caught.value.fix == fix

@@ -18,9 +18,9 @@ from scipy import ndimage
 from tests.inference.test_predictor import scan, write_model
 from torch import Tensor
 
-from delineate.core.config import parse_bytes
 from delineate.core.errors import ConfigError, GeometryError, ModelFileError, ResourceError
 from delineate.core.image import Grid, Image
+from delineate.core.quantities import parse_bytes
 from delineate.data import readers
 from delineate.inference import crf
 from delineate.inference._lattice import Lattice

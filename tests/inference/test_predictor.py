@@ -11,9 +11,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from delineate.core import config, model_file
+from delineate.core import model_file
 from delineate.core.errors import ConfigError, InputError, ModelFileError, ResourceError
 from delineate.core.image import Grid, Image
+from delineate.core.quantities import parse_bytes
 from delineate.core.schema import Label, Schema
 from delineate.inference.predictor import Predictor, choose_device
 from delineate.networks import unet
@@ -93,7 +94,7 @@ def least(predictor: Predictor, image: Image, **options: Any) -> int:
             return int(memory)
         except ResourceError as error:
             said = re.search(r"allow it with --memory (\S+?)(,|$)", error.fix or "")
-            memory = config.parse_bytes(said[1]) if said else 1.25 * memory
+            memory = parse_bytes(said[1]) if said else 1.25 * memory
     raise AssertionError("no memory is enough")
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from delineate.core.config import parse_duration
 from delineate.core.errors import ConfigError
+from delineate.core.quantities import parse_duration
 from delineate.data.opening import Opening
 from delineate.engine.settings import Settings
 

@@ -21,13 +21,7 @@ from delineate.data import site_key, splits
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.engine.allowance import (
-    REPORT_SECONDS,
-    Allotment,
-    Clock,
-    Costs,
-    grace,
-)
+from delineate.engine.allowance import REPORT_SECONDS, Allotment, Clock, Costs, grace
 from delineate.engine.budget import Candidate, Choice, Pace
 from delineate.engine.loop import Loop, Outcome
 from delineate.inference.predictor import choose_device

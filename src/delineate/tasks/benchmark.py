@@ -16,6 +16,7 @@ from delineate.core.case import Geometry
 from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
+from delineate.core.quantities import parse_duration
 from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT
@@ -110,7 +111,7 @@ def benchmark(
     chosen.check()
     if jobs is not None and jobs < 1:
         raise ConfigError(f"expected one run at a time or more, got {jobs}", where="--jobs")
-    seconds = config.parse_duration(budget or (chosen.quick_budget if quick else chosen.budget))
+    seconds = parse_duration(budget or (chosen.quick_budget if quick else chosen.budget))
     out = Path(out)
     how = Opening(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,

@@ -13,11 +13,11 @@ import numpy as np
 
 from delineate.core.atomic import atomic_write_text, remove_stale, writable_folder
 from delineate.core.case import Geometry, Prediction
-from delineate.core.config import parse_bytes
 from delineate.core.errors import DelineateError, OutputError, PartialError
 from delineate.core.image import Image, flat_grid
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Bar, Progress, Say, silent
+from delineate.core.quantities import parse_bytes
 from delineate.data import colour, readers
 from delineate.data.opening import Opening
 from delineate.data.site_key import SiteKey, existing
