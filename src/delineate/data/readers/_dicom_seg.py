@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 
-from delineate.core.errors import LabelError, MissingExtraError, ReadError
+from delineate.core.errors import LabelError, ReadError
 from delineate.core.image import Grid, Image
 from delineate.data.readers._common import check_size, parsing, structure_name
 from delineate.data.readers._dicom_frames import frames_of
 from delineate.data.readers._dicom_grid import SPACING_TOLERANCE
 from delineate.data.readers._dicom_seg_planes import lattice
+from delineate.data.readers._dicom_values import require_codec
 
 #: A fraction from which on a voxel belongs to its segment.
 HALF = 0.5
@@ -233,17 +233,7 @@ def _pixels(file: _File) -> Iterator[NDArray[Any]]:
         if int(dataset.BitsAllocated) == 1:
             yield from _bits(dataset)
             return
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise MissingExtraError(
-            f"no installed codec reads {syntax.name}",
-            where=file.path,
-            fix="store the file uncompressed",
-            code="dicom-codec",
-        )
+    require_codec(syntax, file.path)
     yield from iter_pixels(dataset, raw=True)
 
 

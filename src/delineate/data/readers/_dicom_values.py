@@ -17,6 +17,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     JPEG2000,
+    UID,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
@@ -132,21 +133,30 @@ def _stored(dataset: pydicom.Dataset, path: Path) -> NDArray[Any]:
     grey_or_rgb = dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2", "RGB")
     if syntax in _JPEG and grey_or_rgb and (dataset.BitsStored > 8 or syntax != _JPEG[0]):
         return _jpeg(dataset)
+    require_codec(syntax, path)
+    if syntax.is_compressed:
+        return pixel_array(dataset)
+    return pixel_array(dataset, correct_unused_bits=False)  # ``_own_bits`` knows better
+
+
+def require_codec(syntax: UID, path: Path) -> None:
+    """Refuse pixels that nothing installed can decode.
+
+    Raises:
+        MissingExtraError: No codec reads this transfer syntax.
+    """
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError:
         available = False
-    if available:
-        if syntax.is_compressed:
-            return pixel_array(dataset)
-        return pixel_array(dataset, correct_unused_bits=False)  # ``_own_bits`` knows better
-    jpeg = syntax.startswith(_JPEG_FAMILY)
-    raise MissingExtraError(
-        f"no installed codec reads {syntax.name}",
-        where=path,
-        fix="pip install 'delineate[gpl]'" if jpeg else "store the file uncompressed",
-        code="dicom-codec",
-    )
+    if not available:
+        jpeg = syntax.startswith(_JPEG_FAMILY)
+        raise MissingExtraError(
+            f"no installed codec reads {syntax.name}",
+            where=path,
+            fix="pip install 'delineate[gpl]'" if jpeg else "store the file uncompressed",
+            code="dicom-codec",
+        )
 
 
 def _jpeg(dataset: pydicom.Dataset) -> NDArray[Any]:
