@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import subprocess
@@ -29,6 +30,12 @@ TENSORS = {
     "a.bias": np.array([0.5, -1.5]),
     "steps": np.array(7, dtype=np.int64),
     "empty": np.zeros((0, 3), np.float16),
+}
+CRITIC: dict[str, Any] = {
+    "network": {"name": "patch_critic", "config": {"ndim": 3}},
+    "channels": 5,
+    "outputs": 1,
+    "sees": {"how": "joined"},
 }
 
 
@@ -80,7 +87,8 @@ def test_round_trip_keeps_values_types_and_document(path: Path) -> None:
 
 
 def test_plain_safetensors_reads_the_file(path: Path) -> None:
-    assert np.array_equal(safetensors.numpy.load_file(path)["b.weight"], TENSORS["b.weight"])
+    tensors = safetensors.numpy.load_file(path)
+    assert np.array_equal(tensors["predictor.b.weight"], TENSORS["b.weight"])
 
 
 def test_torch_and_numpy_give_the_same_file(tmp_path: Path, path: Path) -> None:
@@ -149,7 +157,7 @@ def test_huge_header_is_refused_without_reading_it(path: Path) -> None:
 
 def test_overlapping_tensors_are_refused(path: Path) -> None:
     def overlap(head: dict[str, Any]) -> None:
-        head["a.bias"]["data_offsets"] = [0, 16]
+        head["predictor.a.bias"]["data_offsets"] = [0, 16]
 
     edit(path, overlap)
     assert refused(path).code == "model-file-invalid"
@@ -202,7 +210,7 @@ def test_edited_document_is_refused(path: Path) -> None:
 
 def test_renamed_tensor_is_refused(path: Path) -> None:
     def rename(head: dict[str, Any]) -> None:
-        head["c.weight"] = head.pop("b.weight")
+        head["predictor.c.weight"] = head.pop("predictor.b.weight")
 
     edit(path, rename)
     assert refused(path).code == "model-file-tampered"
@@ -210,7 +218,7 @@ def test_renamed_tensor_is_refused(path: Path) -> None:
 
 def test_reshaped_tensor_is_refused(path: Path) -> None:
     def reshape(head: dict[str, Any]) -> None:
-        head["b.weight"]["shape"] = [4, 3, 2]
+        head["predictor.b.weight"]["shape"] = [4, 3, 2]
 
     edit(path, reshape)
     assert refused(path).code == "model-file-tampered"
@@ -224,10 +232,12 @@ def test_document_that_is_no_document_is_refused(path: Path, text: str) -> None:
     assert refused(path).code == "model-file-tampered"
 
 
-def test_newer_format_asks_for_a_newer_version(path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(model_file, "FORMAT", 2)
-    model_file.save(path, TENSORS, DOCUMENT)
-    monkeypatch.undo()
+def test_newer_format_asks_for_a_newer_version(path: Path) -> None:
+    def age(head: dict[str, Any]) -> None:
+        text = head["__metadata__"]["delineate"].replace('"format":2', '"format":3')
+        head["__metadata__"]["delineate"] = text
+
+    edit(path, age)
     error = refused(path)
     assert error.code == "model-file-newer"
     assert "newer Delineate" in str(error)
@@ -239,7 +249,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(
 ) -> None:
     bad = {"w": np.array([1.0, value], np.float32)}
     path = tmp_path / "m.safetensors"
-    with pytest.raises(ModelFileError, match="'w'"):
+    with pytest.raises(ModelFileError, match=r"'predictor\.w'"):
         model_file.save(path, bad, DOCUMENT)
     assert not path.exists()
     with monkeypatch.context() as patch:
@@ -264,6 +274,13 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(
         {"schema": None},
         {"provenance": {"loss": float("nan")}},
         {"config": {"path": Path("x")}},
+        {"parts": [CRITIC]},
+        {"parts": {"critic": {**CRITIC, "network": {"name": "patch_critic"}}}},
+        {"parts": {"critic": {**CRITIC, "channels": 0}}},
+        {"parts": {"critic": {**CRITIC, "sees": None}}},
+        {"parts": {"a.b": CRITIC}},
+        {"parts": {"predictor": CRITIC}},
+        {"parts": {"probabilities": CRITIC}},
     ],
 )
 def test_wrong_document_is_not_written(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -272,6 +289,83 @@ def test_wrong_document_is_not_written(tmp_path: Path, change: dict[str, Any]) -
         model_file.save(path, TENSORS, {**DOCUMENT, **change})
     assert caught.value.code == "model-file-document"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_comes_back_beside_the_predictor(tmp_path: Path) -> None:
+    """Under the names that its own network gives, even where the predictor has the same."""
+    path, critic = tmp_path / "m.safetensors", {"b.weight": np.array([3.0], np.float32)}
+    model_file.save(path, TENSORS, {**DOCUMENT, "parts": {"critic": CRITIC}}, {"critic": critic})
+    found = model_file.load(path)
+    assert set(found.tensors) == set(TENSORS)
+    assert found.tensors["b.weight"].shape == (2, 3, 4)
+    assert {name: list(tensors) for name, tensors in found.parts.items()} == {
+        "critic": ["b.weight"]
+    }
+    assert found.parts["critic"]["b.weight"].tolist() == [3.0]
+    assert found.document["parts"] == {"critic": CRITIC}
+
+
+@pytest.mark.parametrize(
+    ("described", "given", "words"),
+    [
+        (["critic"], {}, "weights of the part 'critic'"),
+        (["critic"], {"critic": {}}, "weights of the part 'critic'"),
+        ([], {"critic": {"w": np.zeros(3)}}, "weights of predictor, got 'critic.w' beside them"),
+    ],
+)
+def test_a_part_is_both_described_and_there(
+    tmp_path: Path, described: list[str], given: dict[str, Any], words: str, monkeypatch: Any
+) -> None:
+    path, document = (
+        tmp_path / "m.safetensors",
+        {**DOCUMENT, "parts": dict.fromkeys(described, CRITIC)},
+    )
+    with pytest.raises(ModelFileError, match=words):
+        model_file.save(path, TENSORS, document, given)
+    assert not path.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, "_by_part", lambda *_: None)
+        model_file.save(path, TENSORS, document, given)
+    error = refused(path)
+    assert error.code == "model-file-part"
+    assert words in str(error)
+
+
+def write_format_1(path: Path, tensors: dict[str, Any], document: dict[str, Any]) -> None:
+    """As versions before named parts wrote it: no prefixes, and nothing is said of parts."""
+
+    def text(data: Any) -> str:
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+    digest, types = hashlib.sha256(), {"float32": "F32", "float64": "F64", "int64": "I64"}
+    for name, array in sorted(tensors.items()):
+        head = [name, types[str(array.dtype)], list(array.shape), array.nbytes]
+        digest.update(text(head).encode() + array.tobytes())
+    full = {"postprocess": {}, "config": {}, "provenance": {}, "card": {}, **document, "format": 1}
+    full["sha256"] = {"tensors": digest.hexdigest()}
+    full["sha256"]["document"] = hashlib.sha256(text(full).encode()).hexdigest()
+    safetensors.numpy.save_file(tensors, path, {"delineate": text(full)})
+
+
+def test_format_1_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    tensors = {name: TENSORS[name] for name in ("b.weight", "a.bias", "steps")}
+    write_format_1(path, tensors, DOCUMENT)
+    found = model_file.load(path)
+    assert found.document["format"] == 1
+    assert found.parts == {}
+    assert {name: array.tolist() for name, array in found.tensors.items()} == {
+        name: array.tolist() for name, array in tensors.items()
+    }
+
+
+def test_a_format_that_never_was_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_file, "FORMAT", 0)
+        patch.setattr(model_file, "check_document", lambda *_: None)
+        model_file.save(path, TENSORS, DOCUMENT)
+    assert refused(path).code == "model-file-document"
 
 
 def test_failed_save_leaves_the_older_file(path: Path, monkeypatch: Any) -> None:

@@ -2,8 +2,8 @@
 
 The document lies in the header under the key ``delineate``::
 
-    {"format": 1,
-     "network": {"name": "unet", "config": {...}},
+    {"format": 2,
+     "network": {"name": "unet", "config": {...}},     the predictor's
      "channels": ["flair", "t1c"],                 one name a channel of the network's input
      "schema": {...}, "preparation": {...},        as their ``to_dict`` give them
      "input": {"patch": [96, 96, 96],              any size that the network can take
@@ -11,7 +11,13 @@ The document lies in the header under the key ``delineate``::
                "mirror_axes": [0]},                    axes of the patch that may be mirrored
      "postprocess": {"keep_largest": ["tumour"]},
      "config": {...}, "provenance": {...}, "card": {...},
+     "parts": {"critic": {"network": {"name": "patch_critic", "config": {...}},
+                          "channels": 7, "outputs": 1,     what the network is built for
+                          "sees": {...}}},                 what its input is made of
      "sha256": {"tensors": "...", "document": "..."}}
+
+Tensors are named by the part that they belong to: ``predictor.encoder.0.weight``,
+``critic.layers.0.weight``. Format 1, which is still read, has the predictor alone and no prefix.
 
 Both hashes are checked before a tensor is built, so damage and careless edits are found. They
 are no signature: whoever can write the file can also recompute them.
@@ -23,7 +29,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +38,20 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from delineate.core._model_document import AGAIN, FORMAT, PREDICTOR, check_document
 from delineate.core.atomic import atomic_write_bytes
 from delineate.core.errors import ModelFileError
 
-FORMAT = 1
 KEY = "delineate"
 #: A header above this is refused before it is read (the limit of the safetensors format).
 MAX_HEADER_BYTES = 100_000_000
 
-_REQUIRED: dict[str, type] = {
-    "network": dict,
-    "channels": list,
-    "schema": dict,
-    "preparation": dict,
-    "input": dict,
-}
-_OPTIONAL = ("postprocess", "config", "provenance", "card")
+_OPTIONAL = ("postprocess", "config", "provenance", "card", "parts")
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
     "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
-_AGAIN = "copy the file again from where it was trained, or train anew"
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,15 @@ class ModelFile:
 
     Args:
         document: The JSON document, as described at the top of this module.
-        tensors: Weights by the name of the network's parameter or buffer.
+        tensors: The predictor's weights by the name of the network's parameter or buffer.
         path: Where the file was read from.
+        parts: Likewise of the parts beside the predictor, by their name.
     """
 
     document: dict[str, Any]
     tensors: dict[str, NDArray[Any]]
     path: Path
+    parts: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -77,27 +77,37 @@ class ModelFile:
 
 
 def save(
-    path: str | os.PathLike[str], tensors: Mapping[str, Any], document: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Any],
+    document: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Write a model file atomically.
 
     Args:
         path: Ends in ``.safetensors``.
-        tensors: Name -> numpy array or torch tensor. bfloat16 is widened to float32.
+        tensors: Of the predictor: name -> numpy array or torch tensor. bfloat16 is widened to
+            float32.
         document: As described at the top of this module, without ``format`` and ``sha256``.
+        parts: Likewise of every part that ``document["parts"]`` describes.
 
     Returns:
         The model's hash.
 
     Raises:
-        ModelFileError: NaN or infinite weights, a wrong document, a type that cannot be stored.
+        ModelFileError: NaN or infinite weights, a wrong document, a type that cannot be stored,
+            parts that are described but not given, or given but not described.
         OutputError: The file cannot be written.
     """
     if Path(path).suffix != ".safetensors":
         raise ModelFileError(
             "expected a name that ends in .safetensors", where=path, code="model-file-name"
         )
-    arrays = {name: _array(name, tensor, path) for name, tensor in tensors.items()}
+    arrays = {
+        f"{part}.{name}": _array(name, tensor, path)
+        for part, own in {PREDICTOR: tensors, **(parts or {})}.items()
+        for name, tensor in own.items()
+    }
     _check_finite(arrays, path)
     full = {**{key: {} for key in _OPTIONAL}, **document, "format": FORMAT}
     full["sha256"] = {"tensors": _tensor_hash({n: _record(a) for n, a in arrays.items()})}
@@ -110,7 +120,8 @@ def save(
             fix="give numbers, strings, lists and dictionaries, no NaN",
             code="model-file-document",
         ) from error
-    _check_document(full, Path(path))
+    check_document(full, Path(path))
+    _by_part(arrays, full, Path(path))
     full["sha256"]["document"] = _document_hash(full)
     atomic_write_bytes(path, safetensors.numpy.save(arrays, metadata={KEY: _canonical(full)}))
     return str(full["sha256"]["document"])
@@ -134,14 +145,15 @@ def load(path: str | os.PathLike[str]) -> ModelFile:
         raise ModelFileError(
             f"expected a valid safetensors file, got: {error}",
             where=path,
-            fix=_AGAIN,
+            fix=AGAIN,
             code="model-file-invalid",
         ) from error
     if _tensor_hash(records) != document["sha256"].get("tensors"):
         raise _tampered("weights", path)
     arrays = {name: _build(name, record, path) for name, record in records.items()}
     _check_finite(arrays, path)
-    return ModelFile(document, arrays, path)
+    parts = _by_part(arrays, document, path)
+    return ModelFile(document, parts.pop(PREDICTOR), path, parts)
 
 
 def _read(path: Path) -> bytes:
@@ -190,14 +202,14 @@ def _check_start(start: bytes, path: Path) -> None:
         raise ModelFileError(
             f"expected a model file, got one of {len(start)} bytes",
             where=path,
-            fix="give the model.safetensors of a run; if this is one, " + _AGAIN,
+            fix="give the model.safetensors of a run; if this is one, " + AGAIN,
             code="model-file-truncated",
         )
     if int.from_bytes(start[:8], "little") > MAX_HEADER_BYTES or start[8:9] != b"{":
         raise ModelFileError(
             "not a model file: it does not begin as .safetensors files do",
             where=path,
-            fix="give the model.safetensors of a run; if this is one, " + _AGAIN,
+            fix="give the model.safetensors of a run; if this is one, " + AGAIN,
             code="model-file-header",
         )
 
@@ -209,7 +221,7 @@ def _check_layout(data: bytes, path: Path) -> int:
         raise ModelFileError(
             f"expected a header of {size} bytes, got {len(data) - 8}",
             where=path,
-            fix=_AGAIN,
+            fix=AGAIN,
             code="model-file-truncated",
         )
     try:
@@ -219,7 +231,7 @@ def _check_layout(data: bytes, path: Path) -> int:
         raise ModelFileError(
             "expected a safetensors header in JSON, got something else",
             where=path,
-            fix="this is no model file of Delineate; " + _AGAIN,
+            fix="this is no model file of Delineate; " + AGAIN,
             code="model-file-header",
         ) from error
     expected = 8 + size + max(ends, default=0)
@@ -228,7 +240,7 @@ def _check_layout(data: bytes, path: Path) -> int:
         raise ModelFileError(
             f"expected {expected} bytes, got {len(data)}",
             where=path,
-            fix=_AGAIN,
+            fix=AGAIN,
             code="model-file-truncated" if short else "model-file-trailing",
         )
     return size
@@ -262,48 +274,44 @@ def _document(metadata: Any, path: Path) -> dict[str, Any]:
         sound = False
     if not sound:
         raise _tampered("document", path)
-    _check_document(document, path)
+    check_document(document, path)
     return dict(document)
 
 
-def _check_document(document: Mapping[str, Any], path: Path) -> None:
-    for key, kind in _REQUIRED.items():
-        if not isinstance(document.get(key), kind):
-            raise _wrong(f"{key!r} as a {kind.__name__}", document.get(key), path)
-    network, shape = document["network"], document["input"]
-    if not isinstance(network.get("name"), str) or not isinstance(network.get("config"), dict):
-        raise _wrong("network as {name, config}", network, path)
-    patch = shape.get("patch")
-    if not isinstance(patch, list) or len(patch) not in (2, 3) or not _whole(patch, 1):
-        raise _wrong("input.patch as 2 or 3 positive integers", patch, path)
-    if not document["channels"] or not all(isinstance(c, str) for c in document["channels"]):
-        raise _wrong("channels as a list of names", document["channels"], path)
-    mirror = shape.get("mirror_axes", [])
-    if not isinstance(mirror, list) or not _whole(mirror, 0, len(patch)):
-        raise _wrong(f"input.mirror_axes as axes below {len(patch)}", mirror, path)
-    neighbours, axis = shape.get("neighbours", 0), shape.get("slice_axis")
-    if not _whole([neighbours], 0) or not (axis is None or _whole([axis], 0, 3)):
-        raise _wrong("input.neighbours >= 0 and input.slice_axis of 0..2 or null", shape, path)
-
-
-def _whole(values: list[Any], low: int, high: int = 1 << 31) -> bool:
-    return all(type(v) is int and low <= v < high for v in values)
-
-
-def _wrong(expected: str, got: Any, path: Path) -> ModelFileError:
-    return ModelFileError(
-        f"expected {expected} in the document, got {str(got)[:80]}",
-        where=path,
-        fix=_AGAIN,
-        code="model-file-document",
-    )
+def _by_part(
+    arrays: dict[str, NDArray[Any]], document: Mapping[str, Any], path: Path
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Weights of the predictor and of every part, without the prefixes that tell them apart."""
+    if document["format"] == 1:
+        return {PREDICTOR: arrays}
+    parts: dict[str, dict[str, NDArray[Any]]] = {PREDICTOR: {}}
+    parts |= {name: {} for name in document.get("parts", {})}
+    for name, array in arrays.items():
+        part, _, own = name.partition(".")
+        if part not in parts:
+            raise ModelFileError(
+                f"expected weights of {', '.join(parts)}, got {name!r} beside them",
+                where=path,
+                fix=AGAIN,
+                code="model-file-part",
+            )
+        parts[part][own] = array
+    for part, own_arrays in parts.items():
+        if not own_arrays and part != PREDICTOR:
+            raise ModelFileError(
+                f"expected weights of the part {part!r}, which the document describes, got none",
+                where=path,
+                fix=AGAIN,
+                code="model-file-part",
+            )
+    return parts
 
 
 def _tampered(part: str, path: Path) -> ModelFileError:
     return ModelFileError(
         f"expected the {part} to match their checksum, but they were changed or damaged",
         where=path,
-        fix="do not use this file; " + _AGAIN,
+        fix="do not use this file; " + AGAIN,
         code="model-file-tampered",
     )
 

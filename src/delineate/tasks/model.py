@@ -16,7 +16,8 @@ def model(action: Literal["show"], file: Path) -> dict[str, Any]:
         file: The ``.safetensors`` file.
 
     Returns:
-        The model's document, with its hash and the number and size of its weights first.
+        The model's document, with its hash and the number and size of its weights first; under
+        ``parts`` also those of the predictor and of each part that was kept beside it.
 
     Raises:
         ModelFileError: The file is foreign, damaged or was changed.
@@ -35,10 +36,19 @@ def model(action: Literal["show"], file: Path) -> dict[str, Any]:
             "subjects are marked without a key, as earlier versions did: who has this file can try "
             "names on it; train it anew before you pass it on"
         )
+    described = {"predictor": {"network": document["network"]}, **document.get("parts", {})}
+    document["parts"] = {
+        name: {
+            "parameters": sum(tensor.size for tensor in tensors.values()),
+            "bytes": sum(tensor.nbytes for tensor in tensors.values()),
+            **described[name],
+        }
+        for name, tensors in {"predictor": loaded.tensors, **loaded.parts}.items()
+    }
     return {
         "file": str(file),
         "hash": loaded.hash,
-        "parameters": sum(tensor.size for tensor in loaded.tensors.values()),
-        "megabytes": sum(tensor.nbytes for tensor in loaded.tensors.values()) / 1e6,
+        "parameters": sum(part["parameters"] for part in document["parts"].values()),
+        "megabytes": sum(part["bytes"] for part in document["parts"].values()) / 1e6,
         **document,
     }
