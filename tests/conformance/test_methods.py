@@ -68,11 +68,11 @@ def batches(step: int, micro: int, split: int) -> Batch:
 def pictures(step: int, micro: int, split: int) -> Batch:
     """The same with a class for each image, which its brightness tells."""
     batch = batches(step, micro, split)
-    klass = torch.tensor([0, 1, 2, step % 3])
+    class_index = torch.tensor([0, 1, 2, step % 3])
     return dataclasses.replace(
         batch,
-        image=batch.image + 2.0 * klass[:, None, None, None],
-        klass=klass,
+        image=batch.image + 2.0 * class_index[:, None, None, None],
+        class_index=class_index,
         subject=4 * (step % 3) + torch.arange(4),
     )
 

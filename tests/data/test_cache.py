@@ -95,10 +95,10 @@ def test_existing_entries_are_reused(tmp_path: Path, cases: list[Case]) -> None:
 
 def test_a_class_is_what_the_cohort_says_now(tmp_path: Path, cases: list[Case]) -> None:
     maker = Maker()
-    for klass in ("benign", "malignant"):
-        said = [dataclasses.replace(case, klass=klass) for case in cases]
+    for class_name in ("benign", "malignant"):
+        said = [dataclasses.replace(case, class_name=class_name) for case in cases]
         found = cache.prepare(said, "recipe", maker, tmp_path / "cache")
-        assert {case.klass for case in found} == {klass}
+        assert {case.class_name for case in found} == {class_name}
     assert len(maker.made) == len(cases)
 
 

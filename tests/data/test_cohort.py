@@ -34,7 +34,7 @@ def pairs(root: Path, *names: str) -> None:
 def stack(name: str, length: int) -> Case:
     files = tuple(Path(f"{name}/{n}.png") for n in range(length))
     masks = tuple(Path(f"{name}/{n}_mask.png") for n in range(length))
-    return Case(name, name, {"rgb": files}, masks, klass="x")
+    return Case(name, name, {"rgb": files}, masks, class_name="x")
 
 
 def cohort_of(*cases: Case) -> Cohort:
@@ -230,9 +230,9 @@ def test_any_column_of_the_table_can_be_the_class(tmp_path: Path) -> None:
     table = "image,class,histology,sex\na.png,x,1,F\nb.png,y,2,M\nc.png,y,NA,F\n"
     (tmp_path / "cohort.csv").write_text(table)
     by = {c: Cohort.open(tmp_path, class_column=c) for c in ("histology", "sex")}
-    assert [case.klass for case in by["histology"]] == ["1", "2", None]
+    assert [case.class_name for case in by["histology"]] == ["1", "2", None]
     assert by["histology"].schema.classes == ("1", "2")
-    assert [case.klass for case in by["sex"]] == ["F", "M", "F"]
+    assert [case.class_name for case in by["sex"]] == ["F", "M", "F"]
     with pytest.raises(ConfigError, match=r"(?s)got 'grade'.*columns here: histology"):
         Cohort.open(tmp_path, class_column="grade")
 

@@ -200,7 +200,7 @@ def test_masks_of_one_picture_are_united_and_folders_are_classes(
     cohort = Cohort.open(busi(tmp_path, "benign", "malignant", "normal", second=second))
     assert (len(cohort), len({case.subject for case in cohort})) == (12, 12)
     assert cohort.schema.classes == ("benign", "malignant", "normal")
-    assert {case.id: case.klass for case in cohort}["normal_normal (2)"] == "normal"
+    assert {case.id: case.class_name for case in cohort}["normal_normal (2)"] == "normal"
     third = cohort["benign_benign (3)"].label
     assert isinstance(third, Masks)
     rows = read_label(third).array[0].any(axis=1)
@@ -265,7 +265,7 @@ def test_class_folders_above_subject_folders(tmp_path: Path) -> None:
     written(tmp_path, "benign/p*/scan.nii", "benign/p*/scan_seg.nii!")
     written(tmp_path, "malign/q*/scan.nii", "malign/q*/scan_seg.nii!")
     cohort = Cohort.open(tmp_path)
-    assert {(case.klass, case.subject) for case in cohort} == {
+    assert {(case.class_name, case.subject) for case in cohort} == {
         *(("benign", f"benign/p{n}") for n in range(3)),
         *(("malign", f"malign/q{n}") for n in range(3)),
     }

@@ -373,7 +373,7 @@ def test_brats_grade_site_and_age_are_joined(tmp_path: Path) -> None:
     brats(tmp_path / "LGG/Brats18_2013_2_1", OLD, 1, 2, 4)
     write(tmp_path / "survival_data.csv", "Brats18ID,Age,Survival\nBrats18_2013_2_1,41.5,300\n")
     cohort = Cohort.open(tmp_path)
-    assert [(c.id, c.klass, c.site, c.age) for c in cohort] == [
+    assert [(c.id, c.class_name, c.site, c.age) for c in cohort] == [
         ("Brats18_TCIA01_186_1", "HGG", "TCIA01", None),
         ("Brats18_2013_2_1", "LGG", "2013", 41.5),
     ]
@@ -429,7 +429,7 @@ def test_lgg_stacks_slices_in_numeric_order(tmp_path: Path) -> None:
     ]
     assert isinstance(case.label, tuple)
     assert len(case.label) == 4
-    assert (case.subject, case.site, case.sex, case.age, case.klass) == (
+    assert (case.subject, case.site, case.sex, case.age, case.class_name) == (
         "TCGA_CS_4943",
         "CS",
         "F",
@@ -470,7 +470,7 @@ def test_phantom_twins_are_one_subject_and_incomplete_scans_are_left_out(tmp_pat
     assert cohort.layout == "phantom"
     assert [case.subject for case in cohort] == ["p001", "p002", "p001"]
     assert cohort["sub-003"].meta == {"scanner": "1.5T", "twin_of": "sub-001"}
-    assert (cohort["sub-001"].sex, cohort["sub-001"].klass) == ("F", "HGG")
+    assert (cohort["sub-001"].sex, cohort["sub-001"].class_name) == ("F", "HGG")
     assert cohort.schema.classes == ("HGG", "control")
     assert cohort.unpaired == ("sub-004 (left out: no t2)",)
     assert set(cohort.schema.regions) == {"WT", "TC", "ET"}
@@ -642,7 +642,7 @@ def test_a_table_gives_everything(tmp_path: Path) -> None:
     assert Cohort.open(tmp_path) == cohort
     a, b = cohort.cases
     assert (a.id, a.subject, list(a.images)) == ("a", "a", ["t1", "flair"])
-    assert (a.site, a.klass, a.sex, a.age, a.split) == ("X", "MS", "F", 31.5, "train")
+    assert (a.site, a.class_name, a.sex, a.age, a.split) == ("X", "MS", "F", 31.5, "train")
     assert (b.label, b.age, b.split, b.meta) == (None, None, "validation", {"scanner": "1.5T"})
     assert cohort.schema.classes == ("MS", "control")
     assert cohort.modalities == {"t1": "MR", "flair": "MR"}

@@ -23,11 +23,13 @@ def make(count: int, seed: int = 0, most: int = 4, classes: int = 3, sites: int 
     rng = np.random.default_rng(seed)
     cases = []
     for n in range(count):
-        klass = f"c{int(rng.integers(classes) * rng.integers(2))}"
+        class_name = f"c{int(rng.integers(classes) * rng.integers(2))}"
         site = f"s{rng.integers(sites)}"
         for visit in range(int(rng.integers(1, most + 1))):
             name = f"p{n:03d}_{visit}"
-            cases.append(Case(name, f"p{n:03d}", {"t1": Path(f"{name}.nii")}, None, klass, site))
+            cases.append(
+                Case(name, f"p{n:03d}", {"t1": Path(f"{name}.nii")}, None, class_name, site)
+            )
     return Cohort(Path("/data"), "folder", tuple(cases), Schema())
 
 
@@ -89,10 +91,10 @@ def test_classes_are_spread_as_well_as_stratified_group_k_fold_does() -> None:
     ours, theirs = [], []
     for seed in range(10):
         cohort = make(80, seed)
-        klass = {case.id: str(case.klass) for case in cohort}
+        class_name = {case.id: str(case.class_name) for case in cohort}
         folds = splits.k_fold(cohort, 5, seed)
-        ours.append(spread([[klass[name] for name in fold["validation"]] for fold in folds]))
-        labels = np.array(list(klass.values()))
+        ours.append(spread([[class_name[name] for name in fold["validation"]] for fold in folds]))
+        labels = np.array(list(class_name.values()))
         groups = [case.subject for case in cohort]
         referee = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
         parts = [labels[test].tolist() for _, test in referee.split(labels, labels, groups)]
@@ -102,13 +104,13 @@ def test_classes_are_spread_as_well_as_stratified_group_k_fold_does() -> None:
 
 def test_a_rare_class_reaches_every_fold() -> None:
     cases = [
-        Case(f"p{n}", f"p{n}", {"t1": Path(f"{n}.nii")}, klass="rare" if n < 5 else "common")
+        Case(f"p{n}", f"p{n}", {"t1": Path(f"{n}.nii")}, class_name="rare" if n < 5 else "common")
         for n in range(50)
     ]
     cohort = Cohort(Path("/data"), "folder", tuple(cases), Schema())
     for seed in range(5):
         for fold in splits.k_fold(cohort, 5, seed):
-            assert sum(c.klass == "rare" for c in cohort.subset(fold["validation"])) == 1
+            assert sum(c.class_name == "rare" for c in cohort.subset(fold["validation"])) == 1
 
 
 def test_same_seed_same_split_whatever_the_order_of_the_cases() -> None:
@@ -201,7 +203,7 @@ def test_real_lgg_folds_spread_sites_and_grades(real_data: Callable[[str], Path]
         part = cohort.subset(fold["validation"])
         assert len(part) == 6
         assert {case.site for case in part} == {"CS", "DU", "HT"}
-        assert {case.klass for case in part} == {"G2", "G3"}
+        assert {case.class_name for case in part} == {"G2", "G3"}
     split = splits.holdout(cohort, 0.25, 0)
     assert Split.from_dict(json.loads(json.dumps(split.to_dict()))) == split
 

@@ -630,7 +630,7 @@ def test_the_published_test_split_of_brain_tumour_classification_leaks(
     real_data: Callable[[str], Path],
 ) -> None:
     cohort = Cohort.open(real_data("brain-tumor-classification"))
-    no_tumour = [case.id for case in cohort if case.klass == "no_tumor"]
+    no_tumour = [case.id for case in cohort if case.class_name == "no_tumor"]
     result = examine(cohort.subset(no_tumour))
     found = finding(result, "duplicate-across-splits")
     assert found["severity"] == "blocking"

@@ -34,7 +34,9 @@ def pictures(step: int, micro: int, split: int, classes: int = 3) -> Batch:
     klass = torch.arange(9) % classes
     image = 0.5 * torch.randn((9, 1, SIZE, SIZE), generator=generator)
     image[:, :, 8:20, 8:20] += klass[:, None, None, None].float()
-    return Batch(image, torch.zeros(9, SIZE, SIZE).byte(), klass=klass, subject=torch.arange(9))
+    return Batch(
+        image, torch.zeros(9, SIZE, SIZE).byte(), class_index=klass, subject=torch.arange(9)
+    )
 
 
 def build(network: nn.Module | None = None, **given: Any) -> Plan:
@@ -134,7 +136,7 @@ def test_the_latest_pictures_stay() -> None:
     store = method.Collected(5, 2)
     for step in range(3):
         batch = Batch(
-            torch.zeros(2, 1, 2, 2), torch.zeros(2, 2, 2), klass=torch.tensor([0, step]),
+            torch.zeros(2, 1, 2, 2), torch.zeros(2, 2, 2), class_index=torch.tensor([0, step]),
             subject=torch.tensor([step, step]), weight=torch.tensor([1.0, 0.5]),
         )  # fmt: skip
         store.add(torch.full((2, 2), float(step)), batch)

@@ -39,7 +39,7 @@ def discs(step: int, micro: int, split: int, count: int = 8) -> Batch:
     grid = torch.stack(torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij"))
     label = ((grid - centre).square().sum(1) < radius**2).to(torch.uint8)
     image = label[:, None] + 0.5 * torch.randn((count, 1, SIZE, SIZE), generator=generator)
-    return Batch(image, label, klass=(radius[:, 0, 0] >= 6).long())
+    return Batch(image, label, class_index=(radius[:, 0, 0] >= 6).long())
 
 
 def classifier(**given: Any) -> tuple[feature_cnn.FeatureCNN, Plan]:
@@ -156,7 +156,7 @@ def test_it_learns_classes_by_maps_that_are_at_rest(tmp_path: Path) -> None:
         assert torch.equal(tensor, maps[key]), key
     new = discs(10_000, 0, 1, 64)
     with torch.no_grad():
-        right = outcome.predictor(new.image).argmax(1) == new.klass
+        right = outcome.predictor(new.image).argmax(1) == new.class_index
         assert dice(network.generator.eval()(new.image), new.label) > 0.7
     assert right.float().mean() > 0.8
 
@@ -220,7 +220,7 @@ def test_images_without_a_label_take_no_part(engine: Callable[..., Any]) -> None
     known = torch.tensor([True] * 5 + [False] * 3)
     blank = batch.label.where(known[:, None, None], torch.zeros((), dtype=torch.uint8))
     some = dataclasses.replace(batch, label=blank, labelled=known)
-    five = Batch(batch.image[:5], batch.label[:5], klass=batch.klass[:5])
+    five = Batch(batch.image[:5], batch.label[:5], class_index=batch.class_index[:5])
     losses = []
     for seen in (some, five):
         _, plan = classifier(views=False, noise=0.0)

@@ -32,7 +32,7 @@ def stripes(step: int, micro: int = 0, split: int = 1, batch: int = 32) -> Batch
     wave = torch.where((torch.arange(8) + phase) % 4 < 2, 2.0, -2.0).expand(batch, 8, 8)
     x = torch.where(klass.reshape(-1, 1, 1) == 1, wave, wave.transpose(1, 2))[:, None]
     noise = 0.3 * torch.randn(x.shape, generator=generator)
-    return Batch(x + noise, torch.zeros(batch, 8, 8).byte(), klass=klass)
+    return Batch(x + noise, torch.zeros(batch, 8, 8).byte(), class_index=klass)
 
 
 def build(**given: Any) -> Plan:
@@ -57,11 +57,11 @@ def readable(net: torch.nn.Module) -> float:
     head = torch.nn.Linear(known.shape[1], 2)
     optimiser = torch.optim.Adam(head.parameters(), 0.05)
     for _ in range(100):
-        loss = torch.nn.functional.cross_entropy(head(known), batch.klass)
+        loss = torch.nn.functional.cross_entropy(head(known), batch.class_index)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return float((head(asked).argmax(1) == new.klass).float().mean())
+    return float((head(asked).argmax(1) == new.class_index).float().mean())
 
 
 def test_what_it_has_learnt_without_labels_can_be_read_by_a_linear_layer(tmp_path: Path) -> None:

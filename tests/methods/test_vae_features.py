@@ -43,7 +43,7 @@ def sequences(count: int, seed: int, size: int = 16) -> Batch:
     second = -draw(0.8, 2.0) * inside + draw(-0.5, 0.5) * torch.sin(9 * y)
     image = torch.stack([first, second], 1)
     image += 0.05 * torch.randn(image.shape, generator=generator)
-    return Batch(image, inside.to(torch.uint8), klass=klass)
+    return Batch(image, inside.to(torch.uint8), class_index=klass)
 
 
 def make(network: Any = vae_cnn, **given: Any) -> tuple[Any, Plan]:
@@ -70,7 +70,7 @@ class Codes:
         torch.manual_seed(1)
         with torch.no_grad():
             self.both = net.branches(batch.image)
-            self.right = (net(batch.image).argmax(1) == batch.klass).float().mean().item()
+            self.right = (net(batch.image).argmax(1) == batch.class_index).float().mean().item()
         means = [nn.functional.normalize(c.common.mean, dim=1) for c in self.both]
         cosines = means[0] @ means[1].T
         self.same = cosines.diagonal().mean().item()
@@ -226,9 +226,9 @@ def test_classes_teach_the_encoders_and_outlines_do_not(engine: Callable[..., An
         return any(not torch.equal(found[0][key], found[1][key]) for key in found[0])
 
     batch = sequences(4, 0)
-    assert batch.klass is not None
-    assert moved(vae_cnn, Batch(batch.image, batch.label, klass=1 - batch.klass))
-    assert not moved(film_unet, Batch(batch.image, 1 - batch.label, klass=batch.klass))
+    assert batch.class_index is not None
+    assert moved(vae_cnn, Batch(batch.image, batch.label, class_index=1 - batch.class_index))
+    assert not moved(film_unet, Batch(batch.image, 1 - batch.label, class_index=batch.class_index))
 
 
 def test_decoders_serve_training_alone() -> None:

@@ -78,7 +78,7 @@ def known(root: Path) -> list[dict[str, str]]:
     """Every second image with its class, the others without."""
     cases = Cohort.open(root).cases
     return [
-        {"id": c.id, "file": str(c.images["image"]), "klass": str(c.klass) if i % 2 else ""}
+        {"id": c.id, "file": str(c.images["image"]), "class": str(c.class_name) if i % 2 else ""}
         for i, c in enumerate(cases)
     ]
 
@@ -98,7 +98,7 @@ def test_its_answers_are_a_table_and_are_scored_like_any_others(
     right = sum(row["class"] == row["case"].split("_")[0].split("/")[0] for row in rows)
     assert summary["figures"]["accuracy"]["value"] == pytest.approx(right / 40)
     table = tmp_path / "some.csv"  # half of them without a class
-    lines = [f"{c['file']},{c['id']},{c['klass']}" for c in known(discs)]
+    lines = [f"{c['file']},{c['id']},{c['class']}" for c in known(discs)]
     table.write_text("image,id,class\n" + "\n".join(lines) + "\n")
     said: list[str] = []
     summary = evaluate(tmp_path / "answers", table, tmp_path / "half", say=said.append)
@@ -229,10 +229,10 @@ def test_outlines_are_not_learned_with_a_classifier_nor_the_other_way(
 class Case:
     """A prepared case without files."""
 
-    def __init__(self, klass: str, level: float) -> None:
+    def __init__(self, class_name: str, level: float) -> None:
         self.image = np.full((1, 8, 8), level, np.float32)
-        self.label, self.klass, self.shape = None, klass, (1, 8, 8)
-        self.grid, self.subject = FLAT, klass
+        self.label, self.class_name, self.shape = None, class_name, (1, 8, 8)
+        self.grid, self.subject = FLAT, class_name
 
 
 def feed(balance: str) -> ClassFeed:
@@ -243,9 +243,9 @@ def feed(balance: str) -> ClassFeed:
 
 def test_balance_by_sampling_shows_every_class_as_often():
     batch = feed("sampling")(0, 0, 1)
-    assert batch.klass is not None
-    assert batch.klass.float().mean() == 0.5
-    assert torch.equal(batch.image.amax((1, 2, 3)), batch.klass.float())
+    assert batch.class_index is not None
+    assert batch.class_index.float().mean() == 0.5
+    assert torch.equal(batch.image.amax((1, 2, 3)), batch.class_index.float())
     assert batch.weight is None
 
 
@@ -254,13 +254,13 @@ def test_balance_by_weights_counts_every_class_as_much():
     weights, classes = [], []
     for step in range(200):
         batch = one(step, 0, 1)
-        assert batch.klass is not None
+        assert batch.class_index is not None
         assert batch.weight is not None
         weights.append(batch.weight)
-        classes.append(batch.klass)
-    weight, klass = torch.cat(weights), torch.cat(classes)
-    assert klass.float().mean() == pytest.approx(0.1, abs=0.03)
-    assert weight[klass == 1][0] / weight[klass == 0][0] == pytest.approx(9)
+        classes.append(batch.class_index)
+    weight, class_index = torch.cat(weights), torch.cat(classes)
+    assert class_index.float().mean() == pytest.approx(0.1, abs=0.03)
+    assert weight[class_index == 1][0] / weight[class_index == 0][0] == pytest.approx(9)
     assert weight.mean() == pytest.approx(1, abs=0.15)
 
 

@@ -84,13 +84,13 @@ def write_images(root: Path, copies: int) -> Path:
     """Flat images of two classes in declared parts; some of the test part are in training too."""
     generator = np.random.default_rng(0)
     for part, count in (("Training", 8), ("Testing", 4)):
-        for klass, low in (("bright", 150), ("dark", 0)):
-            folder = root / part / klass
+        for class_name, low in (("bright", 150), ("dark", 0)):
+            folder = root / part / class_name
             folder.mkdir(parents=True)
             for i in range(count):
                 array = generator.integers(low, low + 100, (9, 9), np.uint8)
                 if part == "Testing" and i < copies:
-                    array = np.array(Image.open(root / "Training" / klass / f"{i}.png"))
+                    array = np.array(Image.open(root / "Training" / class_name / f"{i}.png"))
                 Image.fromarray(array).save(folder / f"{i}.png")
     return root
 
@@ -126,20 +126,22 @@ def test_whole_stacks_are_cases_of_a_table(tmp_path: Path):
     generate(folder, 6, 6.0, seed=1, anatomy="ellipsoid", twins=0.0, layout="kaggle")
     cohort = Cohort.open(folder)
     whole, _ = _conditions.pictures(cohort, "class", "case")
-    assert len(whole) == sum(case.klass is not None for case in cohort.cases) > 1
+    assert len(whole) == sum(case.class_name is not None for case in cohort.cases) > 1
     path = _conditions.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
     again = Cohort.open(path)
     first, second = (next(iter(c.cases[0].images.values())) for c in (whole, again))
     assert isinstance(second, tuple)
     np.testing.assert_array_equal(readers.read(first).array, readers.read(second).array)
-    assert again.cases[0].klass == whole.cases[0].klass
+    assert again.cases[0].class_name == whole.cases[0].class_name
 
 
 def test_other_classes_do_not_replace_what_runs_have_learned(flat: Cohort, tmp_path: Path):
     found = _conditions.write(flat, CONDITIONS[:1], 2, tmp_path)
     before = {path: path.read_bytes() for path in found.values()}
     swapped = {"absent": "present", "present": "absent"}
-    other = flat.with_cases(dataclasses.replace(c, klass=swapped[str(c.klass)]) for c in flat.cases)
+    other = flat.with_cases(
+        dataclasses.replace(c, class_name=swapped[str(c.class_name)]) for c in flat.cases
+    )
     with pytest.raises(OutputError, match="got others"):
         _conditions.write(other, CONDITIONS[:1], 2, tmp_path, begun=True)
     assert before == {path: path.read_bytes() for path in found.values()}

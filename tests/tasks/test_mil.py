@@ -136,7 +136,7 @@ class Case:
         self.image = np.broadcast_to(
             np.expand_dims(levels, [a for a in range(3) if a != axis]), shape
         )[None]
-        self.label, self.klass, self.shape = None, "a", (1, *shape)
+        self.label, self.class_name, self.shape = None, "a", (1, *shape)
         self.grid, self.subject, self.meta = Grid(tuple(shape), np.diag([*spacing, 1.0])), "s", {}
 
 

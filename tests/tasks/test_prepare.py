@@ -42,7 +42,7 @@ def cohort(tmp_path: Path) -> Cohort:
                 f"s{i}",
                 {"t1": save(tmp_path / f"{i}.nii.gz", image, affine)},
                 save(tmp_path / f"{i}_seg.nii.gz", label, affine),
-                klass="ill",
+                class_name="ill",
             )
         )
     return Cohort(tmp_path, "test", tuple(found), SCHEMA, modalities={"t1": "MR"})
@@ -73,7 +73,7 @@ def test_prepared_labels_come_home_to_the_file(cohort: Cohort, tmp_path: Path) -
     truth = nib.load(cohort.cases[1].label).get_fdata()
     np.testing.assert_array_equal(SCHEMA.to_values(back), truth)
     assert middle.meta["voxels"] == {"organ": 44, "lesion": 1}
-    assert middle.klass == "ill"
+    assert middle.class_name == "ill"
     assert prepared[0].shape[1:] == (10, 12, 11)
 
 

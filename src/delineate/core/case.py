@@ -60,7 +60,7 @@ class Case:
         subject: Cases of one subject never part in a split.
         images: Channel name -> source. A source may itself hold several channels (RGB).
         label: Source of the label map, None where unlabelled.
-        klass: Class name, None where unknown.
+        class_name: Class name, None where unknown.
         site, sex, age: Where known; ``meta`` holds whatever else the table gives.
         split: The part that the layout itself declares (``"train"``, ``"validation"``,
             ``"test"``), if any.
@@ -71,7 +71,7 @@ class Case:
     subject: str
     images: Mapping[str, Source]
     label: Source | None = None
-    klass: str | None = None
+    class_name: str | None = None
     site: str | None = None
     sex: str | None = None
     age: float | None = None
@@ -99,7 +99,7 @@ class Batch:
         image: ``(B, C, *S)`` float32.
         label: ``(B, *S)`` label indices, uint8; ``IGNORED`` where nobody has annotated.
         spacing_mm: Of the axes ``S``; ones where it is not known.
-        klass: ``(B,)`` class indices, int64, where classes are learned.
+        class_index: ``(B,)`` class indices, int64, where classes are learned.
         weight: ``(B,)`` what each image counts, where they do not count alike.
         labelled: ``(B,)`` bool, whose label is known (elsewhere it is all 0); None: everyone's.
         subject: ``(B,)`` int64, a number for each subject, so that nothing is chosen across them.
@@ -108,7 +108,7 @@ class Batch:
     image: Tensor
     label: Tensor
     spacing_mm: tuple[float, ...] = ()
-    klass: Tensor | None = None
+    class_index: Tensor | None = None
     weight: Tensor | None = None
     labelled: Tensor | None = None
     subject: Tensor | None = None

@@ -68,7 +68,7 @@ def classes(
     own = ("class", "site", "sex")
     told = []
     for case in cases:
-        known = {**case.meta, "class": case.klass, "site": case.site, "sex": case.sex}
+        known = {**case.meta, "class": case.class_name, "site": case.site, "sex": case.sex}
         value = known.get(column)
         told.append(None if value is None or str(value).lower() in NOTHING else str(value))
     if not any(told):
@@ -80,7 +80,7 @@ def classes(
             code="class-column",
         )
     found = tuple(
-        dataclasses.replace(case, klass=value) for case, value in zip(cases, told, strict=True)
+        dataclasses.replace(case, class_name=value) for case, value in zip(cases, told, strict=True)
     )
-    names = tuple(sorted({case.klass for case in found if case.klass}))
+    names = tuple(sorted({case.class_name for case in found if case.class_name}))
     return found, dataclasses.replace(schema, classes=names)

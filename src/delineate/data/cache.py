@@ -86,7 +86,7 @@ class PreparedCase:
         original: Grid of the first image file.
         grid: Grid of ``image``.
         meta: What the preparation kept.
-        klass: Class of the case as the cohort gives it now; never kept in the cache.
+        class_name: Class of the case as the cohort gives it now; never kept in the cache.
     """
 
     id: str
@@ -98,7 +98,7 @@ class PreparedCase:
     original: Grid
     grid: Grid
     meta: Mapping[str, Any]
-    klass: str | None = None
+    class_name: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -196,7 +196,7 @@ def prepare(
     if failed:
         _raise_failed(cases, failed)
     # What a table says of a case may change while its files do not.
-    return [replace(done[i], klass=case.klass) for i, case in enumerate(cases)]
+    return [replace(done[i], class_name=case.class_name) for i, case in enumerate(cases)]
 
 
 @dataclass(frozen=True)

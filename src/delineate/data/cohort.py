@@ -246,6 +246,7 @@ def _case_to_dict(case: Case, base: Path) -> dict[str, Any]:
     data = {f.name: getattr(case, f.name) for f in dataclasses.fields(case)}
     data["images"] = {channel: source(value) for channel, value in case.images.items()}
     data["label"] = source(case.label) if case.label else None
+    data["klass"] = data.pop("class_name")  # the key in digests and documents so far
     data["meta"] = dict(case.meta)
     data["reading"] = dataclasses.asdict(case.reading)
     return data

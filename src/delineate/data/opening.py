@@ -175,7 +175,7 @@ def _composed(case: Case) -> Case:
         case,
         id=_nfc(case.id),
         subject=_nfc(case.subject),
-        klass=_nfc(case.klass) if case.klass else None,
+        class_name=_nfc(case.class_name) if case.class_name else None,
         site=_nfc(case.site) if case.site else None,
     )
 

@@ -379,7 +379,11 @@ def _deal(
 
 
 def _features(case: Case, shown: Shown) -> list[tuple[str, str]]:
-    known = (("class", case.klass), ("site", case.site), ("label", "yes" if case.label else None))
+    known = (
+        ("class", case.class_name),
+        ("site", case.site),
+        ("label", "yes" if case.label else None),
+    )
     things = (("shows", thing) for thing in sorted(shown.get(case.id, ())))
     return [("all", ""), *((kind, value) for kind, value in known if value is not None), *things]
 

@@ -54,4 +54,4 @@ def count(n: int, noun: str, many: str | None = None) -> str:
 
 def trained_on(cohort: Cohort) -> frozenset[str]:
     """Ids of the cases that training would use: those with a label map or a class."""
-    return frozenset(c.id for c in cohort.cases if c.label is not None or c.klass is not None)
+    return frozenset(c.id for c in cohort.cases if c.label is not None or c.class_name is not None)

@@ -125,7 +125,7 @@ def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:
             orientation(grid) if grid.oriented else "not told" for grid in grids
         ),
         "parts": _census(case.split for case in cohort.cases),
-        "classes": _census(case.klass for case in cohort.cases),
+        "classes": _census(case.class_name for case in cohort.cases),
         "sites": _census(case.site for case in cohort.cases),
         "spacing_mm": _spacing_rows([spacing(grid) for grid in grids if grid.spacing_known]),
         "intensities": _intensity_rows(cohort, records),

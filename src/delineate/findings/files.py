@@ -148,7 +148,7 @@ def people(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
             )
         )  # fmt: skip
     findings += [suspected] if suspected else []
-    classes = Counter(case.klass for case in cohort.cases if case.klass)
+    classes = Counter(case.class_name for case in cohort.cases if case.class_name)
     if len(classes) > 1 and max(classes.values()) > IMBALANCE * min(classes.values()):
         rare = min(classes, key=classes.__getitem__)
         findings.append(
@@ -164,7 +164,7 @@ def siblings(cohort: Cohort) -> Finding | None:
     """Subjects that look like one person by their names, where the layout only guesses subjects."""
     if not {OWN_SUBJECT, FOLDER_SUBJECT} & set(cohort.notes):
         return None
-    classes = {case.klass for case in cohort.cases if case.klass}
+    classes = {case.class_name for case in cohort.cases if case.class_name}
     found = suspect({case.id: case.subject for case in cohort.cases}, classes)
     if found is None:
         return None
@@ -196,8 +196,8 @@ def siblings(cohort: Cohort) -> Finding | None:
 def _missing_classes(cases: Sequence[Case]) -> list[Finding]:
     held: dict[str, set[str]] = {}
     for case in cases:
-        if case.split and case.klass:
-            held.setdefault(case.split, set()).add(case.klass)
+        if case.split and case.class_name:
+            held.setdefault(case.split, set()).add(case.class_name)
     every = set().union(*held.values()) if held else set()
     missing = [f"{part}: {name}" for part, names in held.items() for name in every - names]
     if not missing:

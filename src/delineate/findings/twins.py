@@ -63,7 +63,7 @@ def duplicates(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         kind = "splits" if len(parts) > 1 else "subjects" if several else ""
         sorted_groups.setdefault((kind, group.exact), []).append(group)
         if group.exact:
-            if len({r.case.klass for r in members} - {None}) > 1:
+            if len({r.case.class_name for r in members} - {None}) > 1:
                 unlike["class"].append(group)
             if len({r.label.digest for r in members if r.label}) > 1:
                 unlike["label"].append(group)
@@ -125,7 +125,7 @@ def surplus(records: Sequence[Record], found: Iterable[Group] | None = None) -> 
         cases = [records[i].case for i in group.members if records[i].case.id not in out]
         if len(cases) < 2:
             continue
-        classes = sorted({case.klass for case in cases if case.klass is not None})
+        classes = sorted({case.class_name for case in cases if case.class_name is not None})
         if group.exact and len(classes) > 1:
             out |= {case.id: f"copies with the classes {', '.join(classes)}" for case in cases}
             continue

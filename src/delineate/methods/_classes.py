@@ -58,14 +58,14 @@ def require(batch: Batch) -> Tensor:
     Raises:
         ConfigError: It has none.
     """
-    if batch.klass is None:
+    if batch.class_index is None:
         raise ConfigError(
             "expected a class for every image of the batch, got none",
             where="method",
             fix="choose --target class or presence",
             code="no-classes",
         )
-    return batch.klass
+    return batch.class_index
 
 
 def cross_entropy(

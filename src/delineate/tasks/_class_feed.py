@@ -29,12 +29,12 @@ class Sample:
     Args:
         case: Index of its case.
         place: Slice, None for the whole.
-        klass: Index of its class.
+        class_index: Index of its class.
     """
 
     case: int
     place: int | None
-    klass: int
+    class_index: int
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class ClassFeed:
             InputError: A class without a picture: nothing could be learned about it.
         """
         found = [
-            Sample(i, place, klass)
+            Sample(i, place, class_index)
             for i, case in enumerate(self.cases)
-            for place, klass in pictures(case, self.axis, self.target, self.classes)
+            for place, class_index in pictures(case, self.axis, self.target, self.classes)
         ]
-        counts = Counter(sample.klass for sample in found)
+        counts = Counter(sample.class_index for sample in found)
         missing = [name for k, name in enumerate(self.classes) if not counts[k]]
         if missing:
             shown = ", ".join(f"{name} ({counts[k]})" for k, name in enumerate(self.classes))
@@ -94,7 +94,7 @@ class ClassFeed:
 
     @cached_property
     def _by_class(self) -> list[NDArray[np.int64]]:
-        classes = np.array([sample.klass for sample in self.samples])
+        classes = np.array([sample.class_index for sample in self.samples])
         return [np.flatnonzero(classes == k) for k in range(len(self.classes))]
 
     def __call__(self, step: int, micro: int, split: int) -> Batch:
@@ -105,13 +105,13 @@ class ClassFeed:
         drawn = [self.samples[i] for i in self._draw(size, rng)]
         image = torch.stack([self._read(sample) for sample in drawn])
         label = torch.stack([self._outline(sample) for sample in drawn])
-        klass = torch.tensor([sample.klass for sample in drawn])
+        class_index = torch.tensor([sample.class_index for sample in drawn])
         if self.chosen.augment:
             image, label = self._augment(image, label, moment)
-        weight = self._weights(klass) if self.chosen.balance == "weights" else None
+        weight = self._weights(class_index) if self.chosen.balance == "weights" else None
         known = torch.tensor([self.cases[sample.case].label is not None for sample in drawn])
         subject = torch.tensor([self._subjects[sample.case] for sample in drawn])
-        return Batch(image, label, self._spacing, klass, weight, known, subject)
+        return Batch(image, label, self._spacing, class_index, weight, known, subject)
 
     def _draw(self, size: int, rng: np.random.Generator) -> list[int]:
         """Pictures of a batch: classes in turn, or every picture as likely as any other."""
@@ -121,10 +121,10 @@ class ClassFeed:
         turns = [self._by_class[(first + i) % len(self.classes)] for i in range(size)]
         return [int(members[rng.integers(len(members))]) for members in turns]
 
-    def _weights(self, klass: Tensor) -> Tensor:
+    def _weights(self, class_index: Tensor) -> Tensor:
         """Inverse frequency of each class, 1 on average over the pictures."""
         counts = torch.tensor([len(members) for members in self._by_class], dtype=torch.float32)
-        return (counts.sum() / len(counts) / counts)[klass]
+        return (counts.sum() / len(counts) / counts)[class_index]
 
     def _read(self, sample: Sample) -> Tensor:
         return views.view(self.cases[sample.case].image, self.axis, sample.place, self.patch)
@@ -192,11 +192,11 @@ def pictures(
         moved = np.asarray(case.label)
         moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
         found = [(place, presence(moved[place or 0])) for place in views.places(case.image, axis)]
-        return [(place, klass) for place, klass in found if klass is not None]
-    if case.klass is None or case.klass not in classes:
+        return [(place, class_index) for place, class_index in found if class_index is not None]
+    if case.class_name is None or case.class_name not in classes:
         return []
-    klass = list(classes).index(case.klass)
-    return [(place, klass) for place in views.places(case.image, axis)]
+    class_index = list(classes).index(case.class_name)
+    return [(place, class_index) for place in views.places(case.image, axis)]
 
 
 def class_names(target: str, schema_classes: Sequence[str]) -> tuple[str, ...]:

@@ -76,12 +76,12 @@ def pictures(cohort: Cohort, target: str, level: str = "slice") -> tuple[Cohort,
     if target == "presence":
         flat = flat.labelled()
         known = [(case, presence(read_indices(case, cohort.schema).array)) for case in flat.cases]
-        named = [dataclasses.replace(c, klass=PRESENCE[k]) for c, k in known if k is not None]
+        named = [dataclasses.replace(c, class_name=PRESENCE[k]) for c, k in known if k is not None]
     else:
-        named = [case for case in flat.cases if case.klass is not None]
+        named = [case for case in flat.cases if case.class_name is not None]
         if len(named) < len(flat):
             notes.append(f"{len(flat) - len(named)} cases without a class are left out")
-    if len({case.klass for case in named}) < 2:
+    if len({case.class_name for case in named}) < 2:
         raise InputError(
             f"expected slices or images of at least two classes, got {len(named)} images",
             where=cohort.root,
@@ -181,7 +181,9 @@ def write(
             rows = [
                 {
                     "id": case.id, "subject": case.subject, "site": case.site or "",
-                    "class": case.klass if condition.labels == "true" else chance[case.subject],
+                    "class": (
+                        case.class_name if condition.labels == "true" else chance[case.subject]
+                    ),
                     "split": "test" if case.id in held_out else "train",
                     "label": _cell(case.label), "channels": ";".join(case.meta.get("channels", ())),
                     **ignored,
@@ -247,7 +249,7 @@ def _random_labels(cohort: Cohort, seed: int) -> Mapping[str, str]:
 
     Another draw for every run: with few subjects one draw can go with a site or a scanner.
     """
-    classes = sorted({str(case.klass) for case in cohort.cases})
+    classes = sorted({str(case.class_name) for case in cohort.cases})
     subjects = sorted({case.subject for case in cohort.cases})
     order = np.random.default_rng(seed).permutation(len(subjects))
     return {subjects[i]: classes[k % len(classes)] for k, i in enumerate(order)}

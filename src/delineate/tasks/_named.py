@@ -144,11 +144,13 @@ def _rows(
             for one, truth in zip(slices, truths, strict=True)
             if truth is not None
         ]
-    if case.klass not in classes:
+    if case.class_name not in classes:
         return []
     if not slices or slices[0]["slice"] is None:
-        return [{**head, "slice": None, "truth": case.klass, "probabilities": record["classes"]}]
-    return [{**head, **one, "truth": case.klass} for one in slices]
+        return [
+            {**head, "slice": None, "truth": case.class_name, "probabilities": record["classes"]}
+        ]
+    return [{**head, **one, "truth": case.class_name} for one in slices]
 
 
 def _picture(case: Case, place: int | None) -> NDArray[Any] | None:

@@ -262,7 +262,7 @@ def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:
 def _some(chosen: RunConfig, cohort: Cohort) -> list[Case]:
     """Cases to try: spread over the cohort, or one of every class where classes are learned."""
     if chosen.target == "class":
-        return list({case.klass: case for case in reversed(cohort.cases)}.values())
+        return list({case.class_name: case for case in reversed(cohort.cases)}.values())
     count = min(_CASES, len(cohort))
     return [cohort.cases[i * len(cohort) // count] for i in range(count)]
 

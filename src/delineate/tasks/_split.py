@@ -83,7 +83,7 @@ def _shown(
 ) -> Mapping[str, frozenset[str]]:
     """Case id -> what it shows that a model of the target would learn."""
     if target == "class":
-        return {case.id: frozenset({case.klass}) for case in cohort.cases if case.klass}
+        return {case.id: frozenset({case.class_name}) for case in cohort.cases if case.class_name}
     return structures.shown(cohort, cache, progress) if target == "outline" else {}
 
 

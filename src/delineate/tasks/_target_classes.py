@@ -58,8 +58,8 @@ class Classes:
             return Outlines.usable(cohort)
         subjects: dict[str, set[str]] = {}
         for case in cohort.cases:
-            if case.klass is not None:
-                subjects.setdefault(case.klass, set()).add(case.subject)
+            if case.class_name is not None:
+                subjects.setdefault(case.class_name, set()).add(case.subject)
         shown = ", ".join(f"{name} ({len(who)})" for name, who in sorted(subjects.items()))
         if len(subjects) < 2:
             raise InputError(
@@ -79,7 +79,7 @@ class Classes:
                 "one id a line",
                 code="class-lonely",
             )
-        return cohort.subset([case.id for case in cohort.cases if case.klass is not None])
+        return cohort.subset([case.id for case in cohort.cases if case.class_name is not None])
 
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What is worth measuring, from modest to ambitious."""
@@ -194,7 +194,7 @@ class Classes:
                 continue
             some = [place for place, _ in known]
             logits.append(classes.logits(network, case.image, self.axis, some, feed.patch, device))
-            truth += [klass for _, klass in known]
+            truth += [class_index for _, class_index in known]
             subjects += [case.subject] * len(known)
         if not logits:
             return np.zeros((0, len(self.outputs))), np.zeros(0, int), []

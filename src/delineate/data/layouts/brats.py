@@ -89,7 +89,7 @@ def cases(root: Path) -> Listing:
                 subject=next(filter(None, subject.groups())) if subject else folder.name,
                 images={channel: group[channel][0] for channel in channels},
                 label=group["seg"][0] if "seg" in group else None,
-                klass=next((_GRADES[p] for p in parts if p in _GRADES), None),
+                class_name=next((_GRADES[p] for p in parts if p in _GRADES), None),
                 site=next(filter(None, site.groups())) if site else None,
                 split=next((SPLITS[p] for p in parts if p in SPLITS), None),
                 meta={"folder": folder.name},
@@ -97,7 +97,7 @@ def cases(root: Path) -> Listing:
         )
     found = _joined(root, found)
     schema, notes = _schema(found)
-    classes = tuple(sorted({case.klass for case in found if case.klass}))
+    classes = tuple(sorted({case.class_name for case in found if case.class_name}))
     return Listing(
         cases=tuple(found),
         schema=dataclasses.replace(schema, classes=classes),
@@ -180,7 +180,7 @@ def _joined(root: Path, found: list[Case]) -> list[Case]:
         joined.append(
             dataclasses.replace(
                 case,
-                klass=case.klass or row.get("Grade"),
+                class_name=case.class_name or row.get("Grade"),
                 age=number(row.get("Age", "")),
                 meta={**case.meta, **row},
             )

@@ -53,13 +53,13 @@ def cases(root: Path) -> Listing:
         images += [(path, name, split) for path in files(folder)]
     names = ids(root, [path.with_name(stem(path)) for path, _, _ in images])
     found = tuple(
-        Case(id=name, subject=name, images={"image": path}, klass=klass, split=split)
-        for name, (path, klass, split) in zip(names, images, strict=True)
+        Case(id=name, subject=name, images={"image": path}, class_name=class_name, split=split)
+        for name, (path, class_name, split) in zip(names, images, strict=True)
     )
     used = {path for path, _, _ in images}
     return Listing(
         cases=found,
-        schema=Schema(classes=tuple(sorted({klass for _, klass, _ in images}))),
+        schema=Schema(classes=tuple(sorted({class_name for _, class_name, _ in images}))),
         modalities={"image": modality_of_file(images[0][0])} if images else {},
         notes=(OWN_SUBJECT, "classes are named after their folders"),
         unpaired=tuple(

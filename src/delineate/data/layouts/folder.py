@@ -102,7 +102,7 @@ def cases(root: Path, observer: str | None = None) -> Listing:
     ]
     found, notes = _cases(root, scans, choice)
     schema, values = schema_from_files([case.label for case in found if case.label])
-    classes = tuple(sorted({case.klass for case in found if case.klass}))
+    classes = tuple(sorted({case.class_name for case in found if case.class_name}))
     firsts = {channel: source for case in found for channel, source in case.images.items()}
     if len({tuple(case.images) for case in found}) > 1:
         notes.append(f"cases have different channels: {', '.join(sorted(firsts))}")
@@ -141,7 +141,7 @@ def _cases(
                     for word, file in scan.images.items()
                 },
                 label=_observers.source(chosen),
-                klass=classes.get(own),
+                class_name=classes.get(own),
                 site=next(filter(_is_site, own), None),
                 split=scan.first.place.split,
                 meta={"other_labels": texts} if texts else {},

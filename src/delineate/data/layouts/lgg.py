@@ -79,7 +79,7 @@ def cases(root: Path) -> Listing:
                 subject=people.get(folder.name, {}).get("subject", patient[0]),
                 images={"rgb": tuple(images[n] for n in order)},
                 label=tuple(masks[n] for n in order) if masks else None,
-                klass=GRADE.get(row.get("neoplasm_histologic_grade", "")),
+                class_name=GRADE.get(row.get("neoplasm_histologic_grade", "")),
                 site=patient[1],
                 sex=SEX.get(row.get("gender", "")),
                 age=number(row.get("age_at_initial_pathologic", "")),
@@ -93,7 +93,7 @@ def cases(root: Path) -> Listing:
         cases=tuple(found),
         schema=Schema(
             labels=(Label("tumour", 255),),
-            classes=tuple(sorted({c.klass for c in found if c.klass})),
+            classes=tuple(sorted({c.class_name for c in found if c.class_name})),
         ),
         modalities={"rgb": "MR"},
         notes=("masks hold 0 and 255: 255 is the tumour", *notes),

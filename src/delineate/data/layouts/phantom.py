@@ -72,7 +72,7 @@ def cases(root: Path) -> Listing:
                 subject=facts.pop("subject", "") or facts.get("twin_of") or name,
                 images={channel: files_of[channel] for channel in channels},
                 label=files_of.get("seg"),
-                klass=facts.pop("grade", None),
+                class_name=facts.pop("grade", None),
                 site=facts.pop("site", None),
                 sex=facts.pop("sex", None),
                 age=number(facts.pop("age", "")),
@@ -87,7 +87,7 @@ def cases(root: Path) -> Listing:
     ]
     schema = document.get("schema")
     base = Schema.from_dict(schema) if schema else brats_schema()
-    classes = tuple(sorted({case.klass for case in found if case.klass}))
+    classes = tuple(sorted({case.class_name for case in found if case.class_name}))
     return Listing(
         cases=tuple(found),
         schema=Schema(base.labels, base.regions, classes or base.classes, base.lateral),

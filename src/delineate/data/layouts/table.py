@@ -93,7 +93,7 @@ def cases(root: Path, observer: str | None = None) -> Listing:
     return Listing(
         cases=tuple(found),
         schema=dataclasses.replace(
-            schema, classes=tuple(sorted({case.klass for case in found if case.klass}))
+            schema, classes=tuple(sorted({case.class_name for case in found if case.class_name}))
         ),
         modalities={
             name: kind
@@ -233,7 +233,7 @@ def _case(folder: Path, row: dict[str, str], columns: dict[str, str]) -> Case:
         subject=row.get("subject") or name,
         images=images,
         label=_label(folder, label) if label else None,
-        klass=row.get("class") or None,
+        class_name=row.get("class") or None,
         site=row.get("site") or None,
         sex=row.get("sex") or None,
         age=age,
