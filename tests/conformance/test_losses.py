@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from delineate.core import catalog, config
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.schema import IGNORED, Label, Schema
 from delineate.engine.budget import Pace
 from delineate.engine.loop import Loop
@@ -202,7 +203,8 @@ def test_it_can_train_a_small_network(name: str, ndim: int) -> None:
     torch.manual_seed(0)
     net = unet.build(unet.Config(ndim=ndim, width=4, levels=3, deep_supervision=1), 1, OUTPUTS)
     schema = Schema((Label("a", 1), Label("b", 2)))
-    plan = supervised.build(supervised.Config(losses=chosen, learning_rate=5e-3), net, 1, schema)
+    context = Context(ndim, 1, OUTPUTS, schema)
+    plan = supervised.build(supervised.Config(losses=chosen, learning_rate=5e-3), net, context)
     label = torch.zeros((2, *(16,) * ndim), dtype=torch.uint8)
     label[:, 3:12, 4:13] = 1
     label[:, 6:9, 7:10] = 2
@@ -219,7 +221,9 @@ def test_a_distance_head_survives_a_crash_and_is_not_in_the_model(tmp_path: Path
     def plan() -> Plan:
         torch.manual_seed(0)
         net = unet.build(unet.Config(ndim=2, width=4, levels=3, deep_supervision=1), 1, OUTPUTS)
-        return supervised.build(supervised.Config(losses=chosen), net, 1, schema)
+        return supervised.build(
+            supervised.Config(losses=chosen), net, Context(2, 1, OUTPUTS, schema)
+        )
 
     def batches(step: int, micro: int, split: int) -> Batch:
         label = torch.zeros((2, 16, 16), dtype=torch.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 
 from delineate.core import catalog, config
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.schema import IGNORED, Label, Schema
 from delineate.engine.budget import Pace
 from delineate.engine.loop import Loop
@@ -98,7 +100,8 @@ def make(name: str, kind: str, chosen: Mapping[str, Any]) -> Plan:
     names = {f.name for f in dataclasses.fields(module.Config)}
     small = {key: value for key, value in SMALL.items() if key in names}
     settings = config.from_dict({**small, **chosen}, module.Config)
-    plan: Plan = module.build(settings, net, 1, SCHEMA)
+    target = "class" if kind == "classifier" else "outline"
+    plan: Plan = module.build(settings, net, Context(2, 1, outputs, SCHEMA, target=target))
     return plan
 
 
@@ -137,6 +140,7 @@ def test_a_method_file_has_what_the_catalog_promises(name: str) -> None:
     for kind, network in getattr(module, "NETWORKS", {}).items():
         assert kind == catalog.load("networks", network).KIND
     assert module.Config.__dataclass_params__.frozen
+    assert list(inspect.signature(module.build).parameters) == ["config", "network", "context"]
     for setting in dataclasses.fields(module.Config):
         assert setting.metadata.get("help"), f"{setting.name} has no help"
     assert config.from_dict(config.to_dict(module.Config()), module.Config) == module.Config()

@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 
 from delineate.core.case import Batch
 from delineate.core.config import from_dict
+from delineate.core.context import Context
 from delineate.core.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from delineate.core.schema import Label, Schema
 from delineate.engine import checkpoint, log
@@ -27,6 +28,7 @@ from delineate.methods._plan import Plan, Stage
 from delineate.networks import unet
 
 SCHEMA = Schema((Label("a", 1), Label("b", 2)))
+CONTEXT = Context(2, 1, 3, SCHEMA)
 
 
 def batches(step: int, micro: int, split: int) -> Batch:
@@ -51,8 +53,8 @@ def make(method: str) -> Plan:
     net = unet.build(unet.Config(ndim=2, width=4, levels=3, dropout=0.2), 1, 3)
     if method == "adversarial":
         config = adversarial.Config(critic_width=4, warm_up=0.1, ramp=0.1)
-        return adversarial.build(config, net, 1, SCHEMA)
-    return supervised.build(supervised.Config(), net, 1, SCHEMA)
+        return adversarial.build(config, net, CONTEXT)
+    return supervised.build(supervised.Config(), net, CONTEXT)
 
 
 def loop(plan: Plan, folder: Path, steps: int, precision: str = "32-true", **changes) -> Loop:
@@ -138,7 +140,7 @@ def test_the_swapped_loss_of_the_printed_paper_inverts_the_critic(tmp_path: Path
         torch.manual_seed(0)
         net = unet.build(unet.Config(ndim=2, width=4, levels=3), 1, 3)
         config = from_dict({"preset": "literal", "swapped_labels": swapped}, adversarial.Config)
-        plan = adversarial.build(config, net, 1, SCHEMA)
+        plan = adversarial.build(config, net, CONTEXT)
         rates = {"segmenter": 0.0, "critic": 1e-3}  # the segmenter holds still to be judged
         for name, optimiser in plan.stages[0].optimisers.items():
             optimiser.param_groups[0]["lr"] = rates[name]

@@ -8,6 +8,7 @@ import torch
 
 from delineate.core import config as settings
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
 from delineate.methods import adversarial
@@ -17,13 +18,14 @@ from delineate.networks.global_critic import GlobalCritic
 from delineate.networks.patch_critic import Branches, PatchCritic
 
 SCHEMA = Schema((Label("a", 1), Label("b", 2)))
+CONTEXT = Context(2, 1, 3, SCHEMA)
 
 
 def make(deep_supervision: int = 0, **given: Any) -> Plan:
     torch.manual_seed(0)
     net = unet.build(unet.Config(2, 4, 4, deep_supervision=deep_supervision), 1, 3)
     chosen = settings.from_dict({"critic_width": 4, **given}, adversarial.Config)
-    return adversarial.build(chosen, net.train(), 1, SCHEMA)
+    return adversarial.build(chosen, net.train(), CONTEXT)
 
 
 #: What the papers and S1 say, in the words of the settings.

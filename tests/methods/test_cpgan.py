@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
 from delineate.methods import cpgan
@@ -19,7 +20,7 @@ def make(lateral: bool = False, **given: Any) -> Plan:
     torch.manual_seed(0)
     net = unet.build(unet.Config(2, 4, 3), 1, 3)
     schema = Schema((Label("a", 1), Label("b", 2)), lateral=lateral)
-    return cpgan.build(cpgan.Config(**{"critic_width": 4, **given}), net, 1, schema)
+    return cpgan.build(cpgan.Config(**{"critic_width": 4, **given}), net, Context(2, 1, 3, schema))
 
 
 # ------------------------------------------------------------------------------ old guesses

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from delineate.core import catalog
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.engine.budget import Pace
@@ -25,6 +26,7 @@ from delineate.methods._plan import Plan
 from delineate.networks import cnn, ensemble
 
 SCHEMA = Schema((), classes=("dark", "grey", "bright"))
+CONTEXT = Context(2, 1, 3, SCHEMA, target="class")
 SIZE = 32
 
 
@@ -42,7 +44,7 @@ def pictures(step: int, micro: int, split: int, classes: int = 3) -> Batch:
 def build(network: nn.Module | None = None, **given: Any) -> Plan:
     torch.manual_seed(0)
     network = network or cnn.build(cnn.Config(width=4, depth=3, hidden=24), 1, 3)
-    return method.build(method.Config(**given), network, 1, SCHEMA)
+    return method.build(method.Config(**given), network, CONTEXT)
 
 
 def loop(plan: Plan, folder: Path, steps: int = 20, feed: Any = pictures, **given: Any) -> Loop:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from delineate.core import config as settings
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
 from delineate.engine.budget import Pace
@@ -28,6 +29,7 @@ from delineate.methods._plan import Plan
 from delineate.networks import _feature_gan, cnn, feature_cnn, feature_segmenter, unet
 
 SCHEMA = Schema((Label("disc", 1),), classes=("small", "large"))
+CONTEXT = Context(2, 1, 2, SCHEMA)
 SIZE = 32
 
 
@@ -46,7 +48,7 @@ def classifier(**given: Any) -> tuple[feature_cnn.FeatureCNN, Plan]:
     torch.manual_seed(0)
     network = feature_cnn.build(feature_cnn.Config(width=8, cnn_width=8, hidden=32), 1, 2)
     config = settings.from_dict({"critic_width": 8, **given}, method.Config)
-    return network, method.build(config, network, 1, SCHEMA)
+    return network, method.build(config, network, CONTEXT)
 
 
 def train(plan: Plan, folder: Path, steps: int, until: int | None = None) -> Outcome:
@@ -70,7 +72,7 @@ def learned(preset: str) -> float:
     network = feature_segmenter.build(feature_segmenter.Config(width=8), 1, 2)
     options: dict[str, Any] = {"learning_rate": 2e-3, "critic_rate": 4e-3, "critic_width": 8}
     chosen = settings.from_dict({"preset": preset, **options}, method.Config)
-    plan = method.build(chosen, network, 1, SCHEMA)
+    plan = method.build(chosen, network, CONTEXT)
     with TemporaryDirectory() as folder:
         outcome = train(plan, Path(folder), 60)
     new = discs(10_000, 0, 1, 32)
@@ -246,13 +248,13 @@ def test_other_networks_and_cohorts_are_refused() -> None:
         unet.build(unet.Config(ndim=2, width=4, levels=3), 1, 2),
     ):
         with pytest.raises(ConfigError, match="feature_cnn for classes") as caught:
-            method.build(method.Config(), other, 1, SCHEMA)
+            method.build(method.Config(), other, CONTEXT)
         assert caught.value.code == "method-network"
     network = feature_cnn.build(feature_cnn.Config(width=4, features=3), 1, 2)
     with pytest.raises(ConfigError, match="each of 1 labels, got 3"):
-        method.build(method.Config(), network, 1, SCHEMA)
+        method.build(method.Config(), network, CONTEXT)
     with pytest.raises(ConfigError, match="label maps"):
-        method.build(method.Config(), network, 1, Schema(classes=("a", "b")))
+        method.build(method.Config(), network, Context(2, 1, 2, Schema(classes=("a", "b"))))
     for wrong in ({"share": 1.0}, {"tau_mm": 0.0}, {"joint_weight": -0.1}):
         with pytest.raises(ConfigError, match="expected"):
             method.Config(**wrong)

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.engine.budget import Pace
@@ -22,6 +23,7 @@ from delineate.methods._plan import Plan
 from delineate.networks import cnn, dbn
 
 SCHEMA = Schema((), classes=("vertical", "horizontal"))
+CONTEXT = Context(2, 1, 2, SCHEMA, target="class")
 
 
 def stripes(step: int, micro: int = 0, split: int = 1, batch: int = 32) -> Batch:
@@ -38,7 +40,7 @@ def stripes(step: int, micro: int = 0, split: int = 1, batch: int = 32) -> Batch
 def build(**given: Any) -> Plan:
     torch.manual_seed(0)
     network = dbn.build(dbn.Config(grid=8, units=(64, 32)), 1, 2)
-    return method.build(method.Config(**given), network, 1, SCHEMA)
+    return method.build(method.Config(**given), network, CONTEXT)
 
 
 def loop(plan: Plan, folder: Path, steps: int, **given: Any) -> Loop:
@@ -87,7 +89,7 @@ def test_machines_begin_with_small_weights_unless_they_have_learned() -> None:
     with torch.no_grad():
         network.machines[0].get_parameter("bias")[0] = 0.1
     before = network.machines[0].get_parameter("weight").clone()
-    method.build(method.Config(), network, 1, SCHEMA)
+    method.build(method.Config(), network, CONTEXT)
     assert torch.equal(network.machines[0].get_parameter("weight"), before)
 
 
@@ -126,7 +128,7 @@ def test_a_stopped_run_keeps_its_momentum(tmp_path: Path, at: int) -> None:
 
 def test_other_networks_and_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="'cnn'") as found:
-        method.build(method.Config(), cnn.build(cnn.Config(), 1, 2), 1, SCHEMA)
+        method.build(method.Config(), cnn.build(cnn.Config(), 1, 2), CONTEXT)
     assert found.value.code == "method-network"
     for wrong in ({"share": 1.0}, {"share": 0.0}, {"rate": 0.0}, {"label_smoothing": 1.0}):
         with pytest.raises(ConfigError):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from delineate.core import config as settings
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
 from delineate.methods import segan
@@ -17,6 +17,7 @@ from delineate.methods._plan import Plan
 from delineate.networks import unet
 
 SCHEMA = Schema((Label("a", 1), Label("b", 2)))
+CONTEXT = Context(2, 1, 3, SCHEMA)
 
 
 class Table(nn.Module):
@@ -25,7 +26,6 @@ class Table(nn.Module):
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.logits = nn.Parameter(logits)
-        self.config = SimpleNamespace(ndim=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits
@@ -34,9 +34,7 @@ class Table(nn.Module):
 def make(segmenter: nn.Module | None = None, **given: Any) -> Plan:
     torch.manual_seed(0)
     net = segmenter or unet.build(unet.Config(2, 4, 3), 1, 3)
-    return segan.build(
-        settings.from_dict({"critic_width": 4, **given}, segan.Config), net, 1, SCHEMA
-    )
+    return segan.build(settings.from_dict({"critic_width": 4, **given}, segan.Config), net, CONTEXT)
 
 
 def expert(batch: Batch) -> Tensor:

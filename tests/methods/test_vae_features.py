@@ -15,6 +15,7 @@ from torch.distributions import Normal, kl_divergence
 
 from delineate.core import config as settings
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
 from delineate.methods import vae_features
@@ -23,6 +24,7 @@ from delineate.networks import _vae as vae
 from delineate.networks import cnn, film_unet, vae_cnn
 
 SCHEMA = Schema((Label("a", 1),), classes=("wide", "tall"))
+CONTEXT = Context(2, 2, 2, SCHEMA, target="class")
 SMALL: dict[str, Any] = {"ndim": 2, "width": 8, "common": 16, "unique": 8, "grid": 2}
 
 
@@ -49,7 +51,7 @@ def sequences(count: int, seed: int, size: int = 16) -> Batch:
 def make(network: Any = vae_cnn, **given: Any) -> tuple[Any, Plan]:
     torch.manual_seed(0)
     net = network.build(network.Config(**SMALL), 2, 2)
-    return net, vae_features.build(settings.from_dict(given, vae_features.Config), net, 2, SCHEMA)
+    return net, vae_features.build(settings.from_dict(given, vae_features.Config), net, CONTEXT)
 
 
 def trained(engine: Callable[..., Any], steps: int = 240, **given: Any) -> Any:
@@ -241,7 +243,7 @@ def test_decoders_serve_training_alone() -> None:
 def test_another_network_is_refused() -> None:
     net = cnn.build(cnn.Config(), 2, 2)
     with pytest.raises(ConfigError, match="'cnn'") as caught:
-        vae_features.build(vae_features.Config(), net, 2, SCHEMA)
+        vae_features.build(vae_features.Config(), net, CONTEXT)
     assert "vae_cnn" in (caught.value.fix or "")
 
 

@@ -1,1 +1,10 @@
-"""One file a training method: a Config and build(config, channels, schema) -> Plan."""
+"""One file a training method.
+
+Such a file holds:
+
+- a docstring: what the method is, and the paper it follows;
+- ``TRAINS``: the kinds of network that it trains, of ``"segmenter"`` and ``"classifier"``;
+- ``NETWORKS``, where it trains no network but its own: kind -> the network's name;
+- ``Config``: a frozen dataclass with a help text for every field;
+- ``build(config, network, context) -> Plan``: see ``core.context`` and ``_plan``.
+"""

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
-from delineate.core.schema import Schema
+from delineate.core.context import Context
 from delineate.losses import _sum
 from delineate.methods._game import Game, Rules, build_critic
 from delineate.methods._plan import Plan, Stage, Update
@@ -109,28 +109,26 @@ class Config(Rules):
         _sum.build(self.losses)
 
 
-def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """One stage in which critic and segmenter take turns.
 
     Args:
         config: Settings.
-        segmenter: ``(B, channels, *S) -> (B, outputs, *S)``.
-        channels: Input channels.
-        schema: Labels of the cohort.
+        network: ``(B, channels, *S) -> (B, outputs, *S)``.
+        context: Of the data and the task.
     """
-    ndim = int(cast(Any, segmenter).config.ndim)
-    critic = build_critic(config, ndim, channels, schema.num_outputs)
+    critic = build_critic(config, context.ndim, context.channels, context.outputs)
     game = Game(config, [critic], "swapped" if config.swapped_labels else "")
     losses = _sum.build(config.losses)
     own = torch.optim.AdamW(
-        segmenter.parameters(),
+        network.parameters(),
         config.learning_rate,
         (config.momentum, 0.999),
         weight_decay=config.weight_decay,
     )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        logits = segmenter(batch.image)
+        logits = network(batch.image)
         loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
         guess = fine.sigmoid() if "class_bce" in config.losses else fine.softmax(1)
@@ -140,6 +138,6 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
         update(own, loss + term)
         return {"loss": loss.detach(), **said, **scores, **push}
 
-    modules = {"segmenter": segmenter, "critic": critic, "referee": game.referee}
+    modules = {"segmenter": network, "critic": critic, "referee": game.referee}
     stage = Stage("adversarial", 1.0, modules, {"segmenter": own, "critic": game.rival}, step)
-    return Plan((stage,), segmenter)
+    return Plan((stage,), network)

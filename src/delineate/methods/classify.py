@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from delineate.core.schema import Schema
+from delineate.core.context import Context
 from delineate.methods import _classes
 from delineate.methods._plan import Plan
 
@@ -18,13 +18,12 @@ class Config(_classes.Learning):
     """Settings of a classifier's training."""
 
 
-def build(config: Config, classifier: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """One stage: cross-entropy of the class of every image, weighted where the batch says so.
 
     Args:
         config: Settings.
-        classifier: ``(B, channels, *S) -> (B, classes)``.
-        channels: Input channels.
-        schema: Of the cohort; its classes are the outputs.
+        network: ``(B, channels, *S) -> (B, classes)``.
+        context: Of the data; the classes of its schema are the outputs.
     """
-    return Plan((_classes.stage("classify", 1.0, config, classifier),), classifier)
+    return Plan((_classes.stage("classify", 1.0, config, network),), network)

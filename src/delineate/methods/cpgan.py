@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
-from delineate.core.schema import Schema
 from delineate.losses import _sum
 from delineate.methods._game import Game, Rules, build_critic, random_shifts, rise
 from delineate.methods._plan import Plan, Stage, Update
@@ -89,25 +88,25 @@ class Replay(nn.Module):
         return kept[chosen].to(fake.dtype)
 
 
-def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """One stage in which the critics and the segmenter take turns.
 
     Args:
         config: Settings.
-        segmenter: ``(B, channels, *S) -> (B, outputs, *S)``.
-        channels: Input channels.
-        schema: Labels of the cohort.
+        network: ``(B, channels, *S) -> (B, outputs, *S)``.
+        context: Of the data and the task.
     """
-    ndim = int(cast(Any, segmenter).config.ndim)
-    critic, assistant = (build_critic(config, ndim, channels, schema.num_outputs) for _ in range(2))
+    critic, assistant = (
+        build_critic(config, context.ndim, context.channels, context.outputs) for _ in range(2)
+    )
     game, replay = Game(config, [critic, assistant]), Replay(config.replay)
     losses = _sum.build(config.losses)
     own = torch.optim.AdamW(
-        segmenter.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        logits = segmenter(batch.image)
+        logits = network(batch.image)
         loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
         guess = fine.softmax(1)
@@ -117,7 +116,7 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
         weight = config.consistency * rise(update.progress, config.warm_up, config.ramp)
         unlike = loss.new_zeros(())
         if weight > 0:
-            unlike = perception(segmenter, batch.image, guess, flip=not schema.lateral)
+            unlike = perception(network, batch.image, guess, flip=not context.schema.lateral)
         update(own, loss + term + weight * unlike)
         return {
             "loss": loss.detach(),
@@ -128,14 +127,14 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
         }
 
     modules = {
-        "segmenter": segmenter,
+        "segmenter": network,
         "critic": critic,
         "assistant": assistant,
         "referee": game.referee,
         "replay": replay,
     }
     stage = Stage("cpgan", 1.0, modules, {"segmenter": own, "critic": game.rival}, step)
-    return Plan((stage,), segmenter)
+    return Plan((stage,), network)
 
 
 def perception(segmenter: nn.Module, image: Tensor, guess: Tensor, flip: bool) -> Tensor:

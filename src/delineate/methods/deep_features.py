@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.progress import Say
-from delineate.core.schema import Schema
 from delineate.methods import _classes, _linear
 from delineate.methods._linear import Fitted, Recipe, Samples
 from delineate.methods._plan import Plan, Stage, Update
@@ -56,25 +56,24 @@ class Config(_classes.Learning, Recipe):
             )
 
 
-def build(config: Config, classifier: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """Train, then collect and fit.
 
     Args:
         config: Settings.
-        classifier: ``(B, channels, *S) -> (B, classes)``. Its logits are what its last linear layer
+        network: ``(B, channels, *S) -> (B, classes)``. Its logits are what its last linear layer
             gives, or the mean of what several give that its ``heads`` names.
-        channels: Input channels.
-        schema: Of the cohort.
+        context: Of the data and the task.
 
     Raises:
         ConfigError: A network without a linear layer.
     """
-    ends = heads(classifier)
+    ends = heads(network)
     kept = Collected(config.capacity, sum(head.in_features for head in ends))
 
     def collect(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        classifier.eval()  # no dropout, and no running statistics that move
-        found, logits = look(classifier, ends, batch.image)
+        network.eval()  # no dropout, and no running statistics that move
+        found, logits = look(network, ends, batch.image)
         _, said = _classes.cross_entropy(logits, batch)
         kept.add(found, batch)
         return {**said, "collected": kept.count.float()}
@@ -92,11 +91,11 @@ def build(config: Config, classifier: nn.Module, channels: int, schema: Schema) 
             "svm_balanced_accuracy": fitted.accuracy,
         }
 
-    modules = {"classifier": classifier, "collected": kept}
+    modules = {"classifier": network, "collected": kept}
     last = Stage("collect", 1 - config.share, modules, {}, collect, end)
     if config.share == 0:
-        return Plan((last,), classifier)
-    return Plan((_classes.stage("train", config.share, config, classifier), last), classifier)
+        return Plan((last,), network)
+    return Plan((_classes.stage("train", config.share, config, network), last), network)
 
 
 class Collected(nn.Module):

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
-from delineate.core.schema import Schema
 from delineate.losses import _common, _distance
 from delineate.losses.dice import soft_dice
 from delineate.methods import _classes
@@ -164,14 +164,13 @@ class Maps:
         return maps, loss + term, {k: v.detach() for k, v in {**parts, **scores, **push}.items()}
 
 
-def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """A stage for the maps and, for a classifier, one for the classes.
 
     Args:
         config: Settings.
         network: ``feature_cnn`` or ``feature_segmenter``.
-        channels: Input channels.
-        schema: Labels of the cohort, a map each.
+        context: Of the data; a map for each label of its schema.
 
     Raises:
         ConfigError: Another network, or other maps than labels.
@@ -184,9 +183,9 @@ def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> 
             fix="choose feature_cnn for classes, feature_segmenter for outlines",
             code="method-network",
         )
-    _require_maps(network.generator.features, len(schema.labels))
+    _require_maps(network.generator.features, len(context.schema.labels))
     read_out = network.read_out if isinstance(network, FeatureSegmenter) else ReadOut()
-    critic = _critic(config, network.config.ndim, channels, len(schema.labels))
+    critic = _critic(config, context, len(context.schema.labels))
     maps = Maps(config, network.generator, read_out, critic)
     drawn = [*network.generator.parameters(), *read_out.parameters()]
     own = Adam(drawn, config.learning_rate, (0.5, 0.999))
@@ -276,14 +275,14 @@ def _known(batch: Batch) -> Tensor:
     return torch.ones(len(batch.image), dtype=torch.bool, device=batch.image.device)
 
 
-def _critic(config: Config, ndim: int, channels: int, maps: int) -> nn.Module:
+def _critic(config: Config, context: Context, maps: int) -> nn.Module:
     """A critic of maps, or of image and maps."""
     if not config.falling:
-        return build_critic(config, ndim, channels, maps)
-    point = (1,) * ndim
-    seen = see(config.sees, torch.zeros(1, channels, *point), torch.zeros(1, maps, *point))
+        return build_critic(config, context.ndim, context.channels, maps)
+    point = (1,) * context.ndim
+    seen = see(config.sees, torch.zeros(1, context.channels, *point), torch.zeros(1, maps, *point))
     widths = tuple(factor * config.critic_width for factor in (4, 2, 1))
-    shape = global_critic.Config(ndim, widths, config.critic_norm, config.spectral_norm)
+    shape = global_critic.Config(context.ndim, widths, config.critic_norm, config.spectral_norm)
     return global_critic.build(shape, seen.shape[1])
 
 

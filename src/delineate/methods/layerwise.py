@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
-from delineate.core.schema import Schema
 from delineate.methods import _classes
 from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import dbn
@@ -51,14 +51,13 @@ class Config(_classes.Learning):
             raise ConfigError(f"expected 0 < share < 1 and rate > 0, got {self.share}, {self.rate}")
 
 
-def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """A stage for each machine, from the lowest up, and one for the classes.
 
     Args:
         config: Settings.
         network: ``dbn``.
-        channels: Input channels.
-        schema: Of the cohort.
+        context: Of the data and the task.
 
     Raises:
         ConfigError: Another network.

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _sum
@@ -121,10 +122,11 @@ class Critics(nn.Module):
             config.critic_norm,
             config.spectral_norm,
         )
-        self.critics = nn.ModuleList(
+        self.each = [
             segan_critic.build(shape, (channels + config.with_mask) * self.share)
             for _ in range(len(member) // self.share)
-        )
+        ]
+        self.critics = nn.ModuleList(self.each)
 
     def distance(self, image: Tensor, guess: Tensor, expert: Tensor) -> Tensor:
         """How far the features of the two masked images lie apart, mean over critics.
@@ -140,26 +142,24 @@ class Critics(nn.Module):
         parts = (torch.split(m, self.share, 1) for m in regions)
         found = []
         with cached():  # spectral norm moves on at every use, and equal masks would lie apart
-            for critic, *masks in zip(self.critics, *parts, strict=True):
-                features = (cast(Any, critic).features(see("product", image, m)) for m in masks)
+            for critic, *masks in zip(self.each, *parts, strict=True):
+                features = (critic.features(see("product", image, m)) for m in masks)
                 found.append(feature_distance(*features))
         return torch.stack(found).mean()
 
 
-def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """One stage in which critic and segmenter take turns.
 
     Args:
         config: Settings.
-        segmenter: ``(B, channels, *S) -> (B, outputs, *S)``.
-        channels: Input channels.
-        schema: Labels of the cohort; its regions are what is masked, or else its labels.
+        network: ``(B, channels, *S) -> (B, outputs, *S)``.
+        context: Of the data; the regions of its schema are what is masked, or else its labels.
     """
-    ndim = int(cast(Any, segmenter).config.ndim)
-    critics = Critics(config, ndim, channels, membership(schema))
+    critics = Critics(config, context.ndim, context.channels, membership(context.schema))
     losses = _sum.build(config.losses)
     own = torch.optim.AdamW(
-        segmenter.parameters(),
+        network.parameters(),
         config.learning_rate,
         (config.momentum, 0.999),
         weight_decay=config.weight_decay,
@@ -167,7 +167,7 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
     rival = torch.optim.Adam(critics.parameters(), config.critic_rate, (0.5, 0.999))
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        logits = segmenter(batch.image)
+        logits = network(batch.image)
         loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
         guess = fine.softmax(1) * known(batch.label, fine)
@@ -190,9 +190,9 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
             "adversarial_weight": loss.new_tensor(weight),
         }
 
-    modules = {"segmenter": segmenter, "critic": critics}
+    modules = {"segmenter": network, "critic": critics}
     stage = Stage("segan", 1.0, modules, {"segmenter": own, "critic": rival}, step)
-    return Plan((stage,), segmenter)
+    return Plan((stage,), network)
 
 
 def membership(schema: Schema) -> Tensor:

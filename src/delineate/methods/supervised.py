@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
-from delineate.core.schema import Schema
+from delineate.core.context import Context
 from delineate.losses import _sum
 from delineate.methods._plan import Plan, Stage, Update, require_rates
 from delineate.networks import _blocks as blocks
@@ -38,21 +37,20 @@ class Config:
         _sum.build(self.losses, head=True)
 
 
-def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """One stage: a weighted sum of losses, by default Dice + cross-entropy, on labelled patches.
 
     Args:
         config: Settings.
-        segmenter: ``(B, channels, *S) -> (B, outputs, *S)``.
-        channels: Input channels.
-        schema: Labels of the cohort.
+        network: ``(B, channels, *S) -> (B, outputs, *S)``.
+        context: Of the data and the task.
     """
     criterion = _sum.build(config.losses, head=True)
-    modules = {"segmenter": segmenter}
+    modules = {"segmenter": network}
     if criterion.needs_head:
-        tap = features.tap(segmenter, channels, schema.num_outputs)
-        nd, classes = int(cast(Any, segmenter).config.ndim), len(schema.labels)
-        head = modules["distance_head"] = blocks.conv(nd, tap.width, classes, 1)
+        tap = features.tap(network, context.channels, context.outputs)
+        labels = len(context.schema.labels)
+        head = modules["distance_head"] = blocks.conv(context.ndim, tap.width, labels, 1)
     optimiser = torch.optim.AdamW(
         [p for module in modules.values() for p in module.parameters()],
         config.learning_rate,
@@ -60,11 +58,11 @@ def build(config: Config, segmenter: nn.Module, channels: int, schema: Schema) -
     )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        logits = segmenter(batch.image)
+        logits = network(batch.image)
         distances = head(tap.take()) if criterion.needs_head else None
         loss, terms = criterion(logits, batch.label, batch.spacing_mm, update.progress, distances)
         update(optimiser, loss)
         return {"loss": loss.detach(), **terms}
 
     stage = Stage("supervised", 1.0, modules, {"segmenter": optimiser}, step)
-    return Plan((stage,), segmenter)
+    return Plan((stage,), network)

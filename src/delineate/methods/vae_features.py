@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
-from delineate.core.schema import Schema
 from delineate.losses import _sum
 from delineate.methods import _classes
 from delineate.methods._game import rise
@@ -108,14 +108,13 @@ class Config:
         _sum.build(self.losses)
 
 
-def build(config: Config, network: nn.Module, channels: int, schema: Schema) -> Plan:
+def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """One stage: reconstruct, keep the codes apart that differ, and answer.
 
     Args:
         config: Settings.
         network: ``vae_cnn`` or ``film_unet``.
-        channels: Input channels.
-        schema: Of the cohort.
+        context: Of the data and the task.
 
     Raises:
         ConfigError: Another network, which has no encoders of that kind.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from delineate.core import catalog
 from delineate.core import config as settings
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError, ResourceError
 from delineate.data.cache import PreparedCase
 from delineate.engine.budget import Candidate
@@ -73,6 +74,15 @@ class Bench:
     def channels(self) -> int:
         """Channels of the network's input."""
         return len(self.preparation.outputs) * (2 * self.target.neighbours + 1)
+
+    @property
+    def context(self) -> Context:
+        """What a method is told of the data and the task."""
+        target = self.target
+        return Context(
+            target.ndim, self.channels, len(target.outputs), target.schema, target.spacing_mm,
+            self.chosen.target,
+        )  # fmt: skip
 
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What is worth measuring: sizes that the network can take, and that suit its weights."""
@@ -205,7 +215,7 @@ class Bench:
             )
         plan: Plan = _made(
             "method_settings", method.build,
-            self.method_config(), network, self.channels, self.target.schema,
+            self.method_config(), network, self.context,
         )  # fmt: skip
         return plan
 

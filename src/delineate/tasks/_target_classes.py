@@ -32,6 +32,8 @@ class Classes:
 
     kind = "classifier"
     neighbours = 0
+    #: Of pictures, which are resized each by its own factor: not known.
+    spacing_mm: tuple[float, ...] = ()
 
     def __init__(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> None:
         self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation

@@ -31,6 +31,8 @@ class Outlines:
         self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation
         self.outputs = ["background", *(label.name for label in cohort.schema.labels)]
         self.ndim = preparation.ndim
+        planned = enumerate(preparation.spacing_mm or ())
+        self.spacing_mm = tuple(mm or 1.0 for a, mm in planned if a != preparation.slice_axis)
         self.neighbours = 0
         if self.ndim == 2 and preparation.slice_axis is not None:
             usual = 0 if preparation.single_slices else 1
