@@ -40,7 +40,7 @@ def own_site_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A key that tests may make where data cannot be written, and not in the home of who tests."""
     home = tmp_path_factory.mktemp("home") / "site-key"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(site_key, "_home", lambda: home)
+        patch.setattr(site_key, "_home_file", lambda: home)
         yield
 
 

@@ -233,12 +233,12 @@ def test_what_is_written_is_read_back(settings: Settings) -> None:
     ],
 )
 def test_words_of_the_command_line(word: str, kind: Any, value: Any) -> None:
-    assert config.convert_word(word, kind, "--x") == value
+    assert config.convert_text(word, kind, "--x") == value
 
 
 def test_a_wrong_word_names_its_option() -> None:
     with pytest.raises(ConfigError, match="--seed: expected a whole number, got 'x'"):
-        config.convert_word("x", int, "--seed")
+        config.convert_text("x", int, "--seed")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_what_is_no_size(text: str) -> None:
 
 def test_a_word_of_the_command_line_gets_its_choices_and_the_nearest():
     with pytest.raises(ConfigError) as caught:
-        config.convert_word("outlines", Literal["outline", "class", "presence"] | None, "--target")
+        config.convert_text("outlines", Literal["outline", "class", "presence"] | None, "--target")
     assert caught.value.message == "--target: expected outline, class or presence, got 'outlines'"
     assert caught.value.fix == "did you mean 'outline'?"
 

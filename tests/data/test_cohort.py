@@ -268,6 +268,6 @@ def test_subject_pattern(tmp_path: Path) -> None:
 def test_an_opening_says_what_was_given_and_opens_as_the_cohort_does(tmp_path: Path) -> None:
     pairs(tmp_path, "p1_left", "p1_right")
     how = Opening(layout="folder", subject_pattern=r"(p\d)_")
-    assert dict(how.given()) == {"layout": "folder", "subject_pattern": r"(p\d)_"}
+    assert dict(how.non_default()) == {"layout": "folder", "subject_pattern": r"(p\d)_"}
     assert how.cohort(tmp_path) == Cohort.open(tmp_path, "folder", r"(p\d)_")
-    assert not dict(Opening().given())
+    assert not dict(Opening().non_default())

@@ -48,7 +48,7 @@ def test_grey_pictures_are_grey_however_they_are_stored(tmp_path: Path, stored: 
     kinds = {f"p{n}": "L" for n in range(6)} | {"q6": stored, "q7": stored}
     opened = Cohort.open(pictures(tmp_path, **kinds))
     assert ("channels-differ" in blocking(opened)) == (stored in ("RGB", "RGBA", "P"))
-    cohort = colour.settle(opened)
+    cohort = colour.harmonise(opened)
     assert set(read_all(cohort).values()) == {(1, 12, 14)}
     for case in cohort:
         assert readers.probe(case.images["image"], case.reading)[1] == 1
@@ -62,12 +62,14 @@ def test_grey_pictures_are_grey_however_they_are_stored(tmp_path: Path, stored: 
 def test_a_cohort_of_equal_channels_is_grey_and_one_of_colours_stays_colour(
     tmp_path: Path,
 ) -> None:
-    grey = colour.settle(Cohort.open(pictures(tmp_path / "grey", **dict.fromkeys("abcd", "RGB"))))
+    grey = colour.harmonise(
+        Cohort.open(pictures(tmp_path / "grey", **dict.fromkeys("abcd", "RGB")))
+    )
     assert set(read_all(grey).values()) == {(1, 12, 14)}
     assert grey.modalities == {"image": "unknown"}
     kinds = dict.fromkeys("abc", "colour") | {"d": "RGB"}
     coloured = Cohort.open(pictures(tmp_path / "colour", **kinds))
-    assert colour.settle(coloured) == coloured
+    assert colour.harmonise(coloured) == coloured
     assert set(read_all(coloured).values()) == {(3, 12, 14)}
 
 
@@ -75,14 +77,14 @@ def test_a_few_grey_pictures_among_colours_get_three_channels_and_a_few_colours_
     tmp_path: Path,
 ) -> None:
     kinds = dict.fromkeys("abcdef", "colour") | {"g": "L"}
-    cohort = colour.settle(Cohort.open(pictures(tmp_path / "colours", **kinds)))
+    cohort = colour.harmonise(Cohort.open(pictures(tmp_path / "colours", **kinds)))
     assert set(read_all(cohort).values()) == {(3, 12, 14)}
     assert "1 of 7 pictures are grey among colours" in cohort.notes[-1]
     assert cohort.modalities == {"image": "RGB"}
     assert not blocking(cohort)
     kinds = dict.fromkeys("abcdef", "L") | {"g": "colour"}
     mixed = Cohort.open(pictures(tmp_path / "greys", **kinds))
-    assert colour.settle(mixed) == mixed
+    assert colour.harmonise(mixed) == mixed
     assert "channels-differ" in blocking(mixed)
 
 
@@ -91,7 +93,7 @@ def test_scans_that_share_a_file_are_never_taken_for_colours(tmp_path: Path) -> 
 
     opened = Cohort.open(pictures(tmp_path, **dict.fromkeys("abcd", "RGB")))
     scans = replace(opened, modalities={"image": "MR"})
-    assert colour.settle(scans) == scans
+    assert colour.harmonise(scans) == scans
 
 
 def test_what_a_model_was_trained_on_decides_how_new_pictures_are_read(tmp_path: Path) -> None:

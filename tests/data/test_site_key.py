@@ -21,7 +21,7 @@ from delineate.data.site_key import NAME, existing, find
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "home/config/site-key"
-    monkeypatch.setattr(site_key, "_home", lambda: file)
+    monkeypatch.setattr(site_key, "_home_file", lambda: file)
     return file
 
 
@@ -95,7 +95,7 @@ def test_without_any_place_for_a_key_the_option_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(site_key, "_home", lambda: tmp_path / "file/config/site-key")
+    monkeypatch.setattr(site_key, "_home_file", lambda: tmp_path / "file/config/site-key")
     monkeypatch.setattr(site_key, "_writable", lambda folder: False)
     with pytest.raises(OutputError, match="key") as caught:
         find(data)

@@ -251,11 +251,11 @@ def test_a_declared_part_without_labels_is_replaced_and_said() -> None:
     split = splits.planned(usable, 0, test_share=0.2, validation_share=0.2)
     assert all(name.startswith("train") for name in split["validation"])
     whole = with_parts(train=6, test=2)
-    assert splits.on_declared(whole, whole) == [
+    assert splits.describe_declared(whole, whole) == [
         "test: 2 cases, as the data declare; they are scored"
     ]
-    assert "left out of the 3 folds" in splits.on_declared(whole, whole, 3)[0]
-    (line,) = splits.on_declared(every, usable)
+    assert "left out of the 3 folds" in splits.describe_declared(whole, whole, 3)[0]
+    (line,) = splits.describe_declared(every, usable)
     assert "declare 3 cases for validation, none of which can be judged" in line
 
 
@@ -270,24 +270,24 @@ def showing(**subjects: str) -> tuple[Cohort, dict[str, set[str]]]:
 def test_what_one_subject_shows_is_trained_on_whatever_the_seed(seed: int) -> None:
     cohort, shown = showing(**{f"c{n}": "ox" if n == 3 else "oy" if n in (5, 6) else "o"
                                for n in range(8)})  # fmt: skip
-    split = splits.holdout(cohort, 0.4, seed, shown=shown)
+    split = splits.holdout(cohort, 0.4, seed, structures=shown)
     splits.check(cohort, split)
     assert "c3" in split["train"]
     assert {"c5", "c6"} & set(split["train"])
-    assert not splits.unlearnt(split, shown)
-    assert "x" in splits.unjudged(split, shown)
+    assert not splits.absent_from_training(split, shown)
+    assert "x" in splits.absent_from_test(split, shown)
     # Of the two that show y, one judges: rare things are spread too.
     assert {"c5", "c6"} & set(split["test"])
-    inner = splits.holdout(cohort.subset(split["train"]), 0.3, seed, shown=shown)
-    assert not splits.unlearnt(inner, shown)
+    inner = splits.holdout(cohort.subset(split["train"]), 0.3, seed, structures=shown)
+    assert not splits.absent_from_training(inner, shown)
 
 
 def test_where_every_subject_shows_something_of_its_own_what_is_lost_is_told() -> None:
     cohort, shown = showing(a="p", b="q", c="r")
-    split = splits.holdout(cohort, 0.3, 0, shown=shown)
+    split = splits.holdout(cohort, 0.3, 0, structures=shown)
     assert len(split["test"]) == 1
-    (lost,) = splits.unlearnt(split, shown)
-    assert splits.unlearnt(split, shown)[lost] == ["test"]
+    (lost,) = splits.absent_from_training(split, shown)
+    assert splits.absent_from_training(split, shown)[lost] == ["test"]
     assert shown[split["test"][0]] == {lost}
 
 
@@ -295,5 +295,5 @@ def test_a_rare_structure_follows_its_subject_whole() -> None:
     cases = [Case(f"{s}{v}", s, {"t1": Path("x")}, Path("y")) for s in "abcdef" for v in (1, 2)]
     cohort = Cohort(Path("/data"), "folder", tuple(cases), Schema())
     for seed in range(5):
-        split = splits.holdout(cohort, 0.3, seed, shown={"d2": {"cyst"}})
+        split = splits.holdout(cohort, 0.3, seed, structures={"d2": {"cyst"}})
         assert {"d1", "d2"} <= set(split["train"])

@@ -33,25 +33,25 @@ def cohort_of(folder: Path, **values: tuple[int, ...]) -> Cohort:
 
 def test_structures_are_named_and_what_nobody_annotated_is_none(tmp_path: Path) -> None:
     cohort = cohort_of(tmp_path, a=(1, 4), b=(1, 9), c=())
-    assert structures.shown(cohort) == {"a": {"organ", "cyst"}, "b": {"organ"}, "c": frozenset()}
+    assert structures.by_case(cohort) == {"a": {"organ", "cyst"}, "b": {"organ"}, "c": frozenset()}
 
 
 def test_label_files_are_read_once_and_again_when_they_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cohort = cohort_of(tmp_path, a=(1,), b=(4,))
-    first = structures.shown(cohort, tmp_path / "cache")
+    first = structures.by_case(cohort, tmp_path / "cache")
     read = []
     real = structures.read_indices
     monkeypatch.setattr(structures, "read_indices", lambda c, s: read.append(c.id) or real(c, s))
-    assert structures.shown(cohort, tmp_path / "cache") == first
+    assert structures.by_case(cohort, tmp_path / "cache") == first
     assert read == []
     write(tmp_path / "b.nii", 1, 4)  # the same size
-    assert structures.shown(cohort, tmp_path / "cache")["b"] == {"organ", "cyst"}
+    assert structures.by_case(cohort, tmp_path / "cache")["b"] == {"organ", "cyst"}
     assert read == ["b"]
 
 
 def test_a_label_that_cannot_be_read_is_for_others_to_tell(tmp_path: Path) -> None:
     cohort = cohort_of(tmp_path, a=(1,), b=(4,))
     (tmp_path / "b.nii").write_bytes(b"damaged")
-    assert structures.shown(cohort) == {"a": {"organ"}, "b": frozenset()}
+    assert structures.by_case(cohort) == {"a": {"organ"}, "b": frozenset()}

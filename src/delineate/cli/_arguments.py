@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 import docstring_parser
 
-from delineate.core.config import convert_word, nearest
+from delineate.core.config import convert_text, nearest
 from delineate.core.errors import ConfigError
 
 _WORDS = {str: "TEXT", Path: "PATH", int: "N", float: "X", bool: "BOOL"}
@@ -156,12 +156,12 @@ def _value(argument: _Argument, raw: Any, program: str) -> Any:
     if isinstance(raw, bool):
         return raw
     if not isinstance(raw, list):
-        return convert_word(raw, argument.type, argument.shown, program)
+        return convert_text(raw, argument.type, argument.shown, program)
     collection = _collection(argument.type)
     items = get_args(collection)
     each = items if argument.count else (items[0],) * len(raw)
     values = [
-        convert_word(word, kind, argument.shown, program)
+        convert_text(word, kind, argument.shown, program)
         for word, kind in zip(raw, each, strict=True)
     ]
     return values if get_origin(collection) is list else tuple(values)

@@ -24,21 +24,21 @@ def title(cls: Any) -> str:
     return str(cls.__module__).rpartition(".")[2] if name == "Config" else name
 
 
-def named(expected: Any) -> str:
+def type_in_words(expected: Any) -> str:
     """A type hint in words."""
     origin, args = get_origin(expected), get_args(expected)
     if expected is None or expected is type(None):
         return "null"
     if origin in (Union, types.UnionType):
-        return " or ".join(named(a) for a in args)
+        return " or ".join(type_in_words(a) for a in args)
     if origin is Literal:
         return " or ".join(repr(a) for a in args)
     if origin is tuple and args[-1] is not Ellipsis:
-        return f"a list of {len(args)} ({', '.join(named(a) for a in args)})"
+        return f"a list of {len(args)} ({', '.join(type_in_words(a) for a in args)})"
     if origin in (list, tuple, Sequence):
-        return f"a list of {named(args[0])}"
+        return f"a list of {type_in_words(args[0])}"
     if origin in (dict, Mapping):
-        return f"a mapping to {named(args[1])}"
+        return f"a mapping to {type_in_words(args[1])}"
     if dataclasses.is_dataclass(expected):
         return f"settings of {title(expected)}"
     words = {
@@ -51,7 +51,7 @@ def named(expected: Any) -> str:
     return words.get(expected, getattr(expected, "__name__", str(expected)))
 
 
-def shown(value: Any) -> str:
+def value_in_words(value: Any) -> str:
     """A value as it was given, cut short."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")

@@ -44,8 +44,12 @@ def atomic_path(path: str | os.PathLike[str], need_bytes: int = 0) -> Iterator[P
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        ours = error.filename is None or Path(error.filename) in (temporary, path, path.parent)
-        if not ours or isinstance(error, DelineateError):
+        concerns_path = error.filename is None or Path(error.filename) in (
+            temporary,
+            path,
+            path.parent,
+        )
+        if not concerns_path or isinstance(error, DelineateError):
             raise
         raise output_error(error, path) from error
     finally:

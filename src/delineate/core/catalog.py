@@ -28,8 +28,8 @@ def load(room: str, name: str) -> ModuleType:
     """
     names = members(room)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
+        matches = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {matches[0]!r}?" if matches else f"choose one of: {', '.join(names)}"
         raise ConfigError(
             f"expected one of the {room.split('.')[-1]}, got {name!r}",
             fix=hint,
@@ -38,7 +38,7 @@ def load(room: str, name: str) -> ModuleType:
     return importlib.import_module(f"delineate.{room}.{name}")
 
 
-def takes(module: ModuleType, ndim: int) -> bool:
+def supports_ndim(module: ModuleType, ndim: int) -> bool:
     """Whether a network's settings allow images of so many dimensions."""
     try:
         module.Config(ndim=ndim)

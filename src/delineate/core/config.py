@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from delineate.core import _yaml, catalog
-from delineate.core._config_words import dotted, named, shown, title
+from delineate.core._config_words import dotted, title, type_in_words, value_in_words
 from delineate.core._yaml import Key
 from delineate.core.errors import ConfigError
 
@@ -97,14 +97,14 @@ def convert(value: Any, expected: Any, key: str, where: str = "") -> Any:
     return _convert(expected, value, (key,), Document(where))
 
 
-def convert_word(word: str, expected: Any, key: str, where: str = "") -> Any:
+def convert_text(text: str, expected: Any, key: str, where: str = "") -> Any:
     """Make a word of the command line a value of type ``expected``; text stays as it was typed.
 
     Raises:
         ConfigError: The word does not fit.
     """
     try:
-        value = _yaml.parse(word)[0]
+        value = _yaml.parse(text)[0]
     except ConfigError:
         value = None  # Not YAML: then it can only be meant as text.
     if value is not None and not isinstance(value, str):
@@ -113,13 +113,15 @@ def convert_word(word: str, expected: Any, key: str, where: str = "") -> Any:
         except ConfigError:
             pass  # Text that looks like a number; if that is wrong, the next line says so.
     kinds = [kind for kind in _alternatives(expected) if kind is not type(None)]
-    choices = [str(one) for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
-    if len(kinds) == 1 and choices and word not in choices:
+    choices = [
+        str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)
+    ]
+    if len(kinds) == 1 and choices and text not in choices:
         raise Document(where).error(
-            (key,), f"expected {_either(choices)}, got {word!r}", "config-type",
-            nearest(word, choices),
+            (key,), f"expected {_either(choices)}, got {text!r}", "config-type",
+            nearest(text, choices),
         )  # fmt: skip
-    return convert(word, expected, key, where)
+    return convert(text, expected, key, where)
 
 
 def _alternatives(expected: Any) -> tuple[Any, ...]:
@@ -134,8 +136,8 @@ def _either(choices: Sequence[str]) -> str:
 def nearest(name: str, names: Iterable[str]) -> str:
     """The next move after an unknown name: the nearest one, or all that there are."""
     known = list(names)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else f"choose one of: {', '.join(known)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +196,9 @@ class Document:
 
     def mismatch(self, key: Key, expected: Any, value: Any) -> ConfigError:
         """A value that is not of the expected type."""
-        return self.error(key, f"expected {named(expected)}, got {shown(value)}", "config-type")
+        return self.error(
+            key, f"expected {type_in_words(expected)}, got {value_in_words(value)}", "config-type"
+        )
 
 
 def _make(cls: type[T], data: Any, key: Key, document: Document) -> T:
@@ -219,7 +223,7 @@ def _make(cls: type[T], data: Any, key: Key, document: Document) -> T:
         elif name in data:
             values[name] = _convert(hints[name], data[name], (*key, name), document)
         elif setting.default is dataclasses.MISSING is setting.default_factory:
-            message = f"expected {named(hints[name])}, got nothing"
+            message = f"expected {type_in_words(hints[name])}, got nothing"
             raise document.error(
                 (*key, name), message, "config-missing", setting.metadata.get("help")
             )
@@ -229,12 +233,12 @@ def _make(cls: type[T], data: Any, key: Key, document: Document) -> T:
         if error.where and document.name and error.where.startswith(document.name):
             raise
         raise document.error(
-            _meant(error.message, data, key, document), error.message, error.code, error.fix
+            _key_meant(error.message, data, key, document), error.message, error.code, error.fix
         ) from error
     except ValueError as error:
         message = str(error)
         raise document.error(
-            _meant(message, data, key, document), message, "config-value"
+            _key_meant(message, data, key, document), message, "config-value"
         ) from error
 
 
@@ -249,7 +253,7 @@ def _with_preset(
     if not isinstance(name, str) or name not in tables:
         raise document.error(
             (*key, "preset"),
-            f"expected a preset of {title(cls)}, got {shown(name)}",
+            f"expected a preset of {title(cls)}, got {value_in_words(name)}",
             "config-preset",
             nearest(str(name), tables),
         )
@@ -260,36 +264,40 @@ def _members(room: str, data: Any, key: Key, document: Document) -> dict[str, An
     """Settings of members of a room, by name."""
     if not isinstance(data, Mapping):
         raise document.error(
-            key, f"expected a mapping of {room} to their weights or settings, got {shown(data)}",
+            key,
+            f"expected a mapping of {room} to their weights or settings, got "
+            f"{value_in_words(data)}",
             "config-type",
-        )  # fmt: skip
-    found: dict[str, Any] = {}
-    for name, given in data.items():
+        )
+    members: dict[str, Any] = {}
+    for name, value in data.items():
         try:
             module = catalog.load(room, str(name))
         except ConfigError as error:
             raise document.error((*key, name), error.message, error.code, error.fix) from error
         cls = getattr(module, "Config", None)
-        if cls is None or isinstance(given, cls):
-            found[name] = given  # what has no settings is refused by whoever uses it
-        elif isinstance(given, int | float) and not isinstance(given, bool):
-            found[name] = _make(cls, {"weight": given}, (*key, name), document)
+        if cls is None or isinstance(value, cls):
+            members[name] = value  # what has no settings is refused by whoever uses it
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            members[name] = _make(cls, {"weight": value}, (*key, name), document)
         else:
-            found[name] = _make(cls, given, (*key, name), document)
-    return found
+            members[name] = _make(cls, value, (*key, name), document)
+    return members
 
 
-def _meant(message: str, data: Mapping[Any, Any], key: Key, document: Document) -> Key:
+def _key_meant(message: str, data: Mapping[Any, Any], key: Key, document: Document) -> Key:
     """The key of the only setting of ``data`` that a message names, or cites; else of them all.
 
     Where several are named, those that stand in the document are meant, not what was derived.
     """
     words = set(re.findall(r"[a-z_0-9]+", message))
-    found = [name for name in data if name in words]
-    found = found or [k for k, v in data.items() if isinstance(v, str) and repr(v) in message]
-    if len(found) > 1:
-        found = [name for name in found if (*key, name) in document.lines]
-    return (*key, found[0]) if len(found) == 1 else key
+    candidates = [name for name in data if name in words]
+    candidates = candidates or [
+        k for k, v in data.items() if isinstance(v, str) and repr(v) in message
+    ]
+    if len(candidates) > 1:
+        candidates = [name for name in candidates if (*key, name) in document.lines]
+    return (*key, candidates[0]) if len(candidates) == 1 else key
 
 
 def _convert(expected: Any, value: Any, key: Key, document: Document) -> Any:
@@ -304,7 +312,7 @@ def _convert(expected: Any, value: Any, key: Key, document: Document) -> Any:
         fits = isinstance(value, str | Path)
         value = Path(value) if fits else value
     elif get_origin(expected) is Literal:
-        fits = any(value == one and type(value) is type(one) for one in get_args(expected))
+        fits = any(value == option and type(value) is type(option) for option in get_args(expected))
     elif dataclasses.is_dataclass(expected):
         return _make(expected, value, key, document)  # type: ignore[arg-type]
     elif get_origin(expected) in (Union, types.UnionType):

@@ -44,8 +44,8 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         if _read(holder).get("host", socket.gethostname()) != socket.gethostname():
             raise _locked(holder)
-        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        atomic_write_text(holder, json.dumps(own))
+        holder_facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        atomic_write_text(holder, json.dumps(holder_facts))
         try:
             yield path
         finally:

@@ -27,23 +27,23 @@ TIED = "--tied"
 GRACE_SECONDS = 10.0
 
 
-def start(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Start ``delineate WORDS`` as a child that ends with this process.
 
     Args:
-        words: Verb and arguments.
+        arguments: Verb and arguments.
         log: File for what it prints, made anew.
 
     Returns:
         The child, in a process group of its own: Ctrl-C reaches this process alone.
     """
-    apart: dict[str, Any] = {"start_new_session": True}
+    detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "delineate", *words, TIED],
-            stdin=_lifeline(), stdout=file, stderr=subprocess.STDOUT, **apart,
+            [sys.executable, "-m", "delineate", *arguments, TIED],
+            stdin=_lifeline(), stdout=file, stderr=subprocess.STDOUT, **detached,
         )  # fmt: skip
 
 

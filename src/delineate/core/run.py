@@ -37,13 +37,13 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of Python and of every package that can change a result."""
-    found = {"python": platform.python_version()}
+    versions_by_package = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions_by_package[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions_by_package
 
 
 def machine() -> dict[str, Any]:

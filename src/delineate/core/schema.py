@@ -21,7 +21,7 @@ IGNORE = "ignore"
 #: Index of voxels that nobody has annotated: out of losses, figures and samples.
 IGNORED = 255
 #: Index of values that mean nothing: a schema holds at most 253 labels.
-_STRANGE = 254
+_UNKNOWN_VALUE = 254
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Schema:
             )
         if 0 in values or len(set(values)) != len(values):
             raise LabelError(f"label values must be unique and not 0 (background), got {values}")
-        if len(values) >= _STRANGE:
-            raise LabelError(f"expected at most {_STRANGE - 1} labels, got {len(values)}")
+        if len(values) >= _UNKNOWN_VALUE:
+            raise LabelError(f"expected at most {_UNKNOWN_VALUE - 1} labels, got {len(values)}")
         names = {label.name for label in self.labels}
         for region, parts in self.regions.items():
             missing = set(parts) - names
@@ -109,12 +109,15 @@ class Schema:
 
     def unknown(self, values: Iterable[float], names: Mapping[int, str] | None = None) -> str:
         """What a file holds that means nothing, in words; empty where all is known."""
-        known = self.meaning(names)
-        strange = [v for v in values if v not in known]
-        if strange and self.named and names is None:
+        meaning = self.meaning(names)
+        unknown_values = [v for v in values if v not in meaning]
+        if unknown_values and self.named and names is None:
             return "values without names, while other label files name their structures"
-        told = [f"{v:g}" + (f" {names[int(v)]!r}" if names and v in names else "") for v in strange]
-        return ", ".join(told[:8]) + (" …" if len(told) > 8 else "")
+        described = [
+            f"{v:g}" + (f" {names[int(v)]!r}" if names and v in names else "")
+            for v in unknown_values
+        ]
+        return ", ".join(described[:8]) + (" …" if len(described) > 8 else "")
 
     @property
     def nameless(self) -> bool:
@@ -141,15 +144,16 @@ class Schema:
         top = max(known)
         whole = values.dtype.kind in "ui" and values.size > 0
         if whole and values.min() >= 0 and values.max() <= top:
-            table = np.full(top + 1, _STRANGE, dtype=np.uint8)  # no sorting of millions of voxels
+            # A table, for it spares sorting millions of voxels.
+            table = np.full(top + 1, _UNKNOWN_VALUE, dtype=np.uint8)
             for value, index in known.items():
                 if value >= 0:  # below 0 is what some data sets ignore
                     table[value] = index
-            found: NDArray[np.uint8] = table[values]
-            if not (found == _STRANGE).any():
-                return found
+            indices_of_values: NDArray[np.uint8] = table[values]
+            if not (indices_of_values == _UNKNOWN_VALUE).any():
+                return indices_of_values
         present = np.unique(values)
-        if strange := self.unknown(present.tolist(), names):
+        if unknown_values := self.unknown(present.tolist(), names):
             by_name = self.named or names is not None
             structures = [label.name for label in self.labels]
             correct = "declare the labels in the data set's own file, correct the label file, or, "
@@ -158,9 +162,9 @@ class Schema:
                 correct = "write every mask with one value: this one has 1 where others have 255, "
                 correct += "or the other way round"
             raise LabelError(
-                f"expected the structures {structures} by name, got {strange}"
+                f"expected the structures {structures} by name, got {unknown_values}"
                 if by_name
-                else f"expected label values {sorted(known)}, got also {strange}",
+                else f"expected label values {sorted(known)}, got also {unknown_values}",
                 where=where,
                 fix="name the segments of every file alike, and every segment"
                 if by_name
@@ -189,14 +193,14 @@ class Schema:
         label = next((label for label in self.labels if label.value == value), None)
         parts = [name for name, group in self.regions.items() if label and label.name in group]
         if value == 0 or parts or self.named:
-            why = "the background" if value == 0 else f"part of {', '.join(parts)}"
+            reason = "the background" if value == 0 else f"part of {', '.join(parts)}"
             raise LabelError(
                 f"expected a value to ignore that is no structure, got {value}: "
-                + ("label files name their structures" if self.named else why),
+                + ("label files name their structures" if self.named else reason),
                 fix=f"name such a segment {IGNORE!r}" if self.named else "give another value",
                 code="ignore-label",
             )
-        labels = tuple(one for one in self.labels if one is not label)
+        labels = tuple(other for other in self.labels if other is not label)
         return dataclasses.replace(self, labels=labels, ignore=value)
 
     def region_masks(self, indices: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:

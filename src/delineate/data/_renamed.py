@@ -65,22 +65,23 @@ def classes(
     Raises:
         ConfigError: No case has anything in that column; names those there are.
     """
-    own = ("class", "site", "sex")
-    told = []
+    standard_columns = ("class", "site", "sex")
+    class_names = []
     for case in cases:
         known = {**case.meta, "class": case.class_name, "site": case.site, "sex": case.sex}
         value = known.get(column)
-        told.append(None if value is None or str(value).lower() in NOTHING else str(value))
-    if not any(told):
+        class_names.append(None if value is None or str(value).lower() in NOTHING else str(value))
+    if not any(class_names):
         columns = {k for case in cases for k, v in case.meta.items() if isinstance(v, str)}
         raise ConfigError(
             f"expected a column of the data's table, got {column!r}",
             where=root,
-            fix=f"columns here: {', '.join([*sorted(columns), *own])}",
+            fix=f"columns here: {', '.join([*sorted(columns), *standard_columns])}",
             code="class-column",
         )
-    found = tuple(
-        dataclasses.replace(case, class_name=value) for case, value in zip(cases, told, strict=True)
+    renamed = tuple(
+        dataclasses.replace(case, class_name=value)
+        for case, value in zip(cases, class_names, strict=True)
     )
-    names = tuple(sorted({case.class_name for case in found if case.class_name}))
-    return found, dataclasses.replace(schema, classes=names)
+    names = tuple(sorted({case.class_name for case in renamed if case.class_name}))
+    return renamed, dataclasses.replace(schema, classes=names)

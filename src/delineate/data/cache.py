@@ -162,7 +162,7 @@ def prepare(
     failed: dict[int, DelineateError] = {}
     hashes = Hashes(folder / REMEMBERED)
 
-    def look(case: Case) -> PreparedCase | _Missing | DelineateError:
+    def look_up(case: Case) -> PreparedCase | _Missing | DelineateError:
         try:
             prints = content_hashes(case, hashes)
         except DelineateError as error:
@@ -172,14 +172,14 @@ def prepare(
 
     count = workers or min(8, threads.cores())
     with progress.task(len(cases), "prepare") as bar, threads.pool(count) as pool:
-        found = dict(enumerate(pool.map(look, cases)))
+        looked_up = dict(enumerate(pool.map(look_up, cases)))
         hashes.save()
-        failed = {i: e for i, e in found.items() if isinstance(e, DelineateError)}
-        missing = {i: m for i, m in found.items() if isinstance(m, _Missing)}
-        done = {i: c for i, c in found.items() if isinstance(c, PreparedCase)}
+        failed = {i: e for i, e in looked_up.items() if isinstance(e, DelineateError)}
+        missing = {i: m for i, m in looked_up.items() if isinstance(m, _Missing)}
+        done = {i: c for i, c in looked_up.items() if isinstance(c, PreparedCase)}
         bar.advance(len(cases) - len(missing))
         running = {pool.submit(_make, m, make): i for i, m in missing.items()}
-        made: list[int] = []
+        bytes_written: list[int] = []
         for future in as_completed(running):
             try:
                 case = done[running[future]] = future.result()
@@ -188,10 +188,10 @@ def prepare(
             except DelineateError as error:
                 failed[running[future]] = error
             else:
-                made.append(case.nbytes)
-                left = len(missing) - len(made)
-                if len(made) >= 3:  # enough to tell whether the disk will hold the others
-                    check_space(folder, left * sum(made) // len(made))
+                bytes_written.append(case.nbytes)
+                left = len(missing) - len(bytes_written)
+                if len(bytes_written) >= 3:  # enough to tell whether the disk will hold the others
+                    check_space(folder, left * sum(bytes_written) // len(bytes_written))
             bar.advance(1)
     if failed:
         _raise_failed(cases, failed)
@@ -209,9 +209,9 @@ class _Missing:
 
 
 def _raise_failed(cases: Sequence[Case], failed: Mapping[int, DelineateError]) -> None:
-    shown = "".join(f"\n  {cases[i].id}: {failed[i]}" for i in sorted(failed))
+    failures = "".join(f"\n  {cases[i].id}: {failed[i]}" for i in sorted(failed))
     raise PartialError(
-        f"{len(failed)} of {len(cases)} cases could not be prepared:{shown}",
+        f"{len(failed)} of {len(cases)} cases could not be prepared:{failures}",
         fix="correct these cases, or leave them out: --exclude FILE, one id a line; the others are "
         "kept in the cache",
         code="prepare-failed",
@@ -374,14 +374,18 @@ def foreground_samples(
     """
     generator = np.random.default_rng(seed)
 
-    def some(found: NDArray[np.intp]) -> NDArray[np.int32]:
-        if found.size > limit:
-            found = np.sort(generator.choice(found, limit, replace=False, shuffle=False))
-        return np.stack(np.unravel_index(found, label.shape), 1).astype(np.int32)
+    def sample_coordinates(flat_indices: NDArray[np.intp]) -> NDArray[np.int32]:
+        if flat_indices.size > limit:
+            flat_indices = np.sort(
+                generator.choice(flat_indices, limit, replace=False, shuffle=False)
+            )
+        return np.stack(np.unravel_index(flat_indices, label.shape), 1).astype(np.int32)
 
     where = np.flatnonzero((label > 0) & (label != IGNORED))
     values = label.reshape(-1)[where]
-    samples = {int(index): some(where[values == index]) for index in np.unique(values)}
+    samples = {
+        int(index): sample_coordinates(where[values == index]) for index in np.unique(values)
+    }
     if (label == IGNORED).any():
-        samples[0] = some(np.flatnonzero(label != IGNORED))
+        samples[0] = sample_coordinates(np.flatnonzero(label != IGNORED))
     return samples

@@ -47,10 +47,10 @@ class Cohort:
     excluded: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        twice = [name for name, n in Counter(case.id for case in self.cases).items() if n > 1]
-        if twice:
+        duplicates = [name for name, n in Counter(case.id for case in self.cases).items() if n > 1]
+        if duplicates:
             raise LayoutError(
-                f"expected every case id once, got {', '.join(twice[:5])} more than once",
+                f"expected every case id once, got {', '.join(duplicates[:5])} more than once",
                 where=self.root,
                 fix="rename the files, or give them ids in a table with the columns id and image",
                 code="case-id-twice",
@@ -71,10 +71,10 @@ class Cohort:
         return iter(self.cases)
 
     def __getitem__(self, name: str) -> Case:
-        found = next((case for case in self.cases if case.id == name), None)
-        if found is None:
+        match = next((case for case in self.cases if case.id == name), None)
+        if match is None:
             raise _unknown({name}, (case.id for case in self.cases), self.root)
-        return found
+        return match
 
     @staticmethod
     def open(
@@ -215,12 +215,12 @@ class Cohort:
 
 def _unknown(ids: Iterable[str], known: Iterable[str], root: Path) -> InputError:
     missing, known = sorted(ids), list(known)
-    near = difflib.get_close_matches(missing[0], known, n=1)
-    some = f"its cases are called {', '.join(known[:3])}" + (" …" if len(known) > 3 else "")
+    matches = difflib.get_close_matches(missing[0], known, n=1)
+    example_ids = f"its cases are called {', '.join(known[:3])}" + (" …" if len(known) > 3 else "")
     return InputError(
         f"no such case: {', '.join(missing[:5])}",
         where=root,
-        fix=f"did you mean {near[0]!r}?" if near else some,
+        fix=f"did you mean {matches[0]!r}?" if matches else example_ids,
         code="case-unknown",
     )
 

@@ -25,7 +25,7 @@ _SCANS = ("MR", "CT", "PET")
 _FIRST = 8
 
 
-def settle(cohort: Cohort) -> Cohort:
+def harmonise(cohort: Cohort) -> Cohort:
     """The cohort with one way to read its pictures, where they are stored in several.
 
     Where no picture shows a colour, all are grey. Where most do, the grey ones are read as three
@@ -40,9 +40,9 @@ def settle(cohort: Cohort) -> Cohort:
     threes = [case for case, n in zip(pictures, counts, strict=True) if n == 3]
     if not threes or (not ones and False in _each(_grey, threes[:_FIRST])):
         return cohort
-    shown = _each(_grey, threes)
-    colours = shown.count(False)
-    if not colours and True in shown:
+    is_grey = _each(_grey, threes)
+    colours = is_grey.count(False)
+    if not colours and True in is_grey:
         message = f"{len(threes)} of {len(pictures)} pictures store grey as three equal channels: "
         return _with(cohort, "grey", message + "one is read")
     if colours > len(ones) > 0:
@@ -58,10 +58,10 @@ def as_trained(cohort: Cohort, modalities: Iterable[str]) -> Cohort:
         cohort: What is to be outlined.
         modalities: Of the model's channels, in order.
     """
-    wanted = tuple(modalities)
-    if len(wanted) == 1 and wanted[0] not in _SCANS:
+    channels = tuple(modalities)
+    if len(channels) == 1 and channels[0] not in _SCANS:
         return _with(cohort, "grey")
-    return _with(cohort, "rgb") if wanted == ("RGB",) * 3 else cohort
+    return _with(cohort, "rgb") if channels == ("RGB",) * 3 else cohort
 
 
 def _with(cohort: Cohort, colour: Colour, note: str = "") -> Cohort:

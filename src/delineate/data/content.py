@@ -84,9 +84,9 @@ class Hashes:
             ReadError: See ``of``.
         """
         with threads.pool(min(8, threads.cores())) as pool:
-            found = list(progress.track(pool.map(self.of, files), "reading", len(files)))
+            hashes = list(progress.track(pool.map(self.of, files), "reading", len(files)))
         self.save()
-        return found
+        return hashes
 
     def save(self) -> None:
         """Write down what is new; a folder that cannot be written only costs time."""
@@ -139,8 +139,8 @@ def _voxels(header: Path) -> list[Path]:
             line = stream.readline(_LONGEST_LINE)
             if not line.strip():  # what comes behind is no text
                 break
-            if found := _DETACHED.match(line):
-                name = found[1].decode("utf-8", "replace").strip()
+            if match := _DETACHED.match(line):
+                name = match[1].decode("utf-8", "replace").strip()
                 # Others are not read either, nor is LOCAL a file.
                 beside = name and Path(name).name == name and "\0" not in name
                 file = header.parent / name

@@ -29,24 +29,24 @@ def read(path: Path, ids: Collection[str]) -> dict[str, str]:
             fix="write one case id a line, in UTF-8; `delineate audit` writes such a list",
             code="exclude-list",
         ) from error
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if line in ids:  # an id may itself hold a #
-            found[line] = ""
+            reasons[line] = ""
         elif line and not line.startswith("#"):
             name, _, reason = line.partition(" #")
             name = name.strip()
             if name not in ids:
-                near = difflib.get_close_matches(name, ids, n=1)
-                hint = f"did you mean {near[0]!r}? Else " if near else ""
+                matches = difflib.get_close_matches(name, ids, n=1)
+                hint = f"did you mean {matches[0]!r}? Else " if matches else ""
                 raise ConfigError(
                     f"line {number}: expected the id of a case, got {name!r}",
                     where=path,
                     fix=f"{hint}take the line out if the case is gone",
                     code="exclude-unknown",
                 )
-            found[name] = reason.strip()
-    return found
+            reasons[name] = reason.strip()
+    return reasons
 
 
 def text(excluded: Mapping[str, str]) -> str:

@@ -50,12 +50,12 @@ class Opening:
         """How the files of a case are read."""
         return Reading(self.geometry)
 
-    def given(self) -> Iterator[tuple[str, Any]]:
+    def non_default(self) -> Iterator[tuple[str, Any]]:
         """Name and value of whatever is not left to its default."""
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            if value != one.default:
-                yield one.name, value
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if value != setting.default:
+                yield setting.name, value
 
     def cohort(
         self,

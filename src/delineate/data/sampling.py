@@ -90,14 +90,14 @@ def draw(
             "expected at least one prepared case to sample from, got none", code="no-cases"
         )
     rng = np.random.default_rng((seed, step, 0, 0xD5A))
-    share = max(1, round(batch * foreground)) if foreground > 0 else 0
-    forced = share if batch > 1 else int(rng.random() < foreground)
-    found = []
+    oversampled = max(1, round(batch * foreground)) if foreground > 0 else 0
+    forced = oversampled if batch > 1 else int(rng.random() < foreground)
+    draws = []
     for i in range(batch):
         epoch, offset = divmod(step * batch + i, len(cases))
         index = int(_order(seed, epoch, len(cases))[offset])
-        found.append(Draw(index, _centre(cases[index], rng, structure=i >= batch - forced)))
-    return found
+        draws.append(Draw(index, _centre(cases[index], rng, structure=i >= batch - forced)))
+    return draws
 
 
 @lru_cache(maxsize=4)  # a hundred thousand slices take 4 ms to shuffle
@@ -129,13 +129,13 @@ def read(
         ``(C', *size)`` and ``(*size)``; ``C' = C (2 neighbours + 1)`` for 2D networks on volumes.
     """
     channels, *shape = case.shape
-    at, axis = list(centre), region.slice_axis
+    position, axis = list(centre), region.slice_axis
     slices: list[int] = []
     if axis is not None and len(shape) == 3:
-        last, here = shape.pop(axis) - 1, at.pop(axis)
-        around = range(here - region.neighbours, here + region.neighbours + 1)
+        last, centre_slice = shape.pop(axis) - 1, position.pop(axis)
+        around = range(centre_slice - region.neighbours, centre_slice + region.neighbours + 1)
         slices = [min(max(k, 0), last) for k in around]
-    source, target = _window(shape, at, region)
+    source, target = _window(shape, position, region)
     places: list[tuple[slice | int, ...]] = [source]
     if slices:
         places = [(*source[:axis], k, *source[axis:]) for k in slices]

@@ -80,11 +80,11 @@ def suspect(subjects: Mapping[str, str], classes: Iterable[str] = ()) -> Suspici
     differ: list[str] = []
     endings: list[str] = []
     for _ in range(3):  # 01_pre_L has two endings, and perhaps a third
-        found = _ending(sorted(set(stems.values())), counts)
-        if found is None:
+        ending_found = _ending(sorted(set(stems.values())), counts)
+        if ending_found is None:
             break
-        what, ending, shorter = found
-        differ.append(what)
+        kind, ending, shorter = ending_found
+        differ.append(kind)
         endings.append(ending)
         stems = {name: shorter.get(stem, stem) for name, stem in stems.items()}
     pattern = "^(.+?)" + "".join(f"(?:{ending})?" for ending in reversed(endings)) + "$"
@@ -96,8 +96,10 @@ def suspect(subjects: Mapping[str, str], classes: Iterable[str] = ()) -> Suspici
         tokens, stems = front
         differ, candidates = [_WHERE], [f"^(?:{_joined(tokens)})?(.+)$"]
     groups = _grouped(stems)
-    fits = (p for p in candidates if _fits(p, {c: stems[s] for c, s in subjects.items()}))
-    return Suspicion(groups, " and ".join(differ), next(fits, None))
+    fitting_patterns = (
+        p for p in candidates if _fits(p, {c: stems[s] for c, s in subjects.items()})
+    )
+    return Suspicion(groups, " and ".join(differ), next(fitting_patterns, None))
 
 
 def _ending(
@@ -108,56 +110,66 @@ def _ending(
     Returns:
         What it is, a regular expression of it, and the rest of every name that has it.
     """
-    plain = set(names)
-    for what, regex, behind in _KINDS:
+    all_names = set(names)
+    for kind, regex, behind in _KINDS:
         expression = re.compile(rf"^(.*?[^_\-. ])({regex}){behind}$", re.I)
         split = {name: (m[1], m[2]) for name in names if (m := expression.match(name))}
         groups: dict[str, dict[str, str]] = {}
         for name, (stem, token) in split.items():
             groups.setdefault(stem, {})[name] = token
-        good = {
+        groups_of_a_person = {
             stem: group
             for stem, group in groups.items()
             if not counts.fullmatch(stem)
-            and _one_person(what, stem, list(group.values()), plain)
+            and _one_person(kind, stem, list(group.values()), all_names)
             and (not behind or (re.search(r"\d", stem) and len(group) <= 2 * _MOST))
         }
-        if not good or not _not_counted(what, good, len(names)):
+        if not groups_of_a_person or not _not_counted(kind, groups_of_a_person, len(names)):
             continue
-        tokens = {token for group in good.values() for token in group.values()}
+        tokens = {token for group in groups_of_a_person.values() for token in group.values()}
         # The only eye or visit of a person has the same ending.
         shorter = {name: stem for name, (stem, token) in split.items() if token in tokens}
-        return what, f"(?:{_joined(tokens)}).*" if behind else _joined(tokens), shorter
+        return kind, f"(?:{_joined(tokens)}).*" if behind else _joined(tokens), shorter
     return None
 
 
-def _one_person(what: str, stem: str, tokens: Sequence[str], names: set[str]) -> bool:
+def _one_person(kind: str, stem: str, tokens: Sequence[str], names: set[str]) -> bool:
     """Whether names that differ in these endings alone may be of one person."""
-    words = sorted(re.sub(rf"^{_SEP}|[()]", "", token).lower() for token in tokens)
-    if what == _WHERE:
-        return len({_SIDES[word] for word in words}) == 2 and not _PLACE.search(stem)
-    several = len(set(words)) + (stem in names) > 1
-    if what == "a last letter":
-        run = [chr(ord("a") + n + (stem in names)) for n in range(len(words))]
-        return several and len(words) < _MOST and words in (run, [chr(ord(c) - 1) for c in run])
-    if what == "a last number":
-        numbers = sorted(int(word) for word in words)
+    endings = sorted(re.sub(rf"^{_SEP}|[()]", "", token).lower() for token in tokens)
+    if kind == _WHERE:
+        return len({_SIDES[word] for word in endings}) == 2 and not _PLACE.search(stem)
+    several_endings = len(set(endings)) + (stem in names) > 1
+    if kind == "a last letter":
+        run = [chr(ord("a") + n + (stem in names)) for n in range(len(endings))]
+        return (
+            several_endings
+            and len(endings) < _MOST
+            and endings in (run, [chr(ord(c) - 1) for c in run])
+        )
+    if kind == "a last number":
+        numbers = sorted(int(word) for word in endings)
         first = numbers[0] <= 1 + (stem in names)
         steady = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-        return several and first and steady and len(words) <= _MOST and not _PLACE.search(stem)
-    return several and not _PLACE.search(stem)
+        return (
+            several_endings
+            and first
+            and steady
+            and len(endings) <= _MOST
+            and not _PLACE.search(stem)
+        )
+    return several_endings and not _PLACE.search(stem)
 
 
-def _not_counted(what: str, groups: Mapping[str, Mapping[str, str]], names: int) -> bool:
+def _not_counted(kind: str, groups: Mapping[str, Mapping[str, str]], names: int) -> bool:
     """Whether the names before the endings tell people apart: else cases were merely counted."""
     numbered = sum(bool(re.search(r"\d", stem)) for stem in groups)
     counted = any(re.search(r"\d", token) for g in groups.values() for token in g.values())
     if not counted:
         return numbered > 0 or len(groups) > 1
-    if what == "a last number" and sum(map(len, groups.values())) < names / 2:
+    if kind == "a last number" and sum(map(len, groups.values())) < names / 2:
         return False
-    enough = 2 if what == _VISITS else 3
-    return len(groups) > 1 and (numbered == len(groups) or len(groups) >= enough)
+    fewest_groups = 2 if kind == _VISITS else 3
+    return len(groups) > 1 and (numbered == len(groups) or len(groups) >= fewest_groups)
 
 
 def _front(names: Sequence[str]) -> tuple[set[str], dict[str, str]] | None:
@@ -167,12 +179,12 @@ def _front(names: Sequence[str]) -> tuple[set[str], dict[str, str]] | None:
     sides: dict[str, set[str]] = {}
     for stem, token in split.values():
         sides.setdefault(stem, set()).add(_SIDES[token[:-1].lower()])
-    both = {stem for stem, found in sides.items() if len(found) == 2}
-    if not both:
+    paired_stems = {stem for stem, sides_of_stem in sides.items() if len(sides_of_stem) == 2}
+    if not paired_stems:
         return None
-    stems = {name: split[name][0] if name in split and split[name][0] in both else name
+    stems = {name: split[name][0] if name in split and split[name][0] in paired_stems else name
              for name in names}  # fmt: skip
-    return {token for stem, token in split.values() if stem in both}, stems
+    return {token for stem, token in split.values() if stem in paired_stems}, stems
 
 
 def _numbered(subjects: Mapping[str, str]) -> Suspicion | None:
@@ -184,7 +196,7 @@ def _numbered(subjects: Mapping[str, str]) -> Suspicion | None:
     groups = _grouped(stems)
     if not groups:
         return None
-    fits = _fits(_NUMBERED, {case: stems[who] for case, who in subjects.items()})
+    fits = _fits(_NUMBERED, {case: stems[subject] for case, subject in subjects.items()})
     return Suspicion(groups, "what follows the number of a person", _NUMBERED if fits else None)
 
 
@@ -202,12 +214,14 @@ def _joined(tokens: Iterable[str]) -> str:
     return "|".join(sorted(general, key=lambda text: (-len(text), text)))
 
 
-def _fits(pattern: str, wanted: Mapping[str, str]) -> bool:
+def _fits(pattern: str, subject_of_case: Mapping[str, str]) -> bool:
     """Whether a pattern parts case ids just as they should be."""
     groups: dict[str, set[str]] = {}
-    for case, stem in wanted.items():
+    for case, stem in subject_of_case.items():
         match = re.search(pattern, case)
         if match is None or not match[1]:
             return False
         groups.setdefault(match[1], set()).add(stem)
-    return len(groups) == len(set(wanted.values())) and all(len(g) == 1 for g in groups.values())
+    return len(groups) == len(set(subject_of_case.values())) and all(
+        len(g) == 1 for g in groups.values()
+    )

@@ -54,32 +54,32 @@ class SiteKey:
         return hmac.digest(self.secret, data, "sha256").hex()[:_DIGITS]
 
 
-def find(root: Path, given: Path | None = None, away_from: Path | None = None) -> SiteKey:
+def find(root: Path, key_file: Path | None = None, away_from: Path | None = None) -> SiteKey:
     """The key of the site that a folder of data belongs to; made if there is none yet.
 
     Args:
         root: The folder of data; nothing is written into it.
-        given: The key's file, as the user says.
+        key_file: The key's file, as the user says.
         away_from: A folder that may be passed on: no key is made in it, or taken from it.
 
     Raises:
-        ConfigError: A file that holds no key, or ``given`` lies in ``away_from``.
+        ConfigError: A file that holds no key, or ``key_file`` lies in ``away_from``.
         OutputError: No key is there, and none can be made.
     """
-    key, barred = _there(root, given, away_from)
+    key, unreadable = _existing_key(root, key_file, away_from)
     if key is not None:
         return key
-    if given is not None:
-        return _make(given, "")
+    if key_file is not None:
+        return _make(key_file, "")
     beside = root.resolve().parent
-    wanted = beside != beside.parent and not _within(beside, away_from)
-    if wanted and not barred and _writable(beside):
+    beside_allowed = beside != beside.parent and not _within(beside, away_from)
+    if beside_allowed and not unreadable and _writable(beside):
         with contextlib.suppress(OutputError):
             return _make(beside / NAME, "")
-    home = _home()
+    home = _home_file()
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        return _make(home, barred or f"no key can be written beside the data, into {beside}; ")
+        return _make(home, unreadable or f"no key can be written beside the data, into {beside}; ")
     except (OSError, OutputError) as error:
         detail = error.message if isinstance(error, DelineateError) else error.strerror
         raise OutputError(
@@ -91,46 +91,48 @@ def find(root: Path, given: Path | None = None, away_from: Path | None = None) -
 
 
 def existing(
-    root: Path, given: Path | None = None, away_from: Path | None = None
+    root: Path, key_file: Path | None = None, away_from: Path | None = None
 ) -> SiteKey | None:
     """The key that ``find`` finds, None where it would make one.
 
     Raises:
-        ConfigError: A file that holds no key, or ``given`` lies in ``away_from``.
-        OutputError: ``given`` may not be read.
+        ConfigError: A file that holds no key, or ``key_file`` lies in ``away_from``.
+        OutputError: ``key_file`` may not be read.
     """
-    return _there(root, given, away_from)[0]
+    return _existing_key(root, key_file, away_from)[0]
 
 
-def _there(root: Path, given: Path | None, away_from: Path | None) -> tuple[SiteKey | None, str]:
+def _existing_key(
+    root: Path, key_file: Path | None, away_from: Path | None
+) -> tuple[SiteKey | None, str]:
     """The key that is there, if any, and a remark on one that may not be read."""
-    if given is not None:
-        if _within(given.resolve(), away_from):
+    if key_file is not None:
+        if _within(key_file.resolve(), away_from):
             raise ConfigError(
                 "expected the key of the site apart from the results, got it among them",
-                where=given,
+                where=key_file,
                 fix="keep it where only you look, beside the data; who is given the results must "
                 "not get it",
                 code="site-key-place",
             )
         try:
-            return _read(given) if given.exists() else None, ""
+            return _read(key_file) if key_file.exists() else None, ""
         except PermissionError as error:
-            raise output_error(error, given) from error
+            raise output_error(error, key_file) from error
     folders = [f for f in root.resolve().parents if not _within(f, away_from)]
-    barred = ""
-    for file in (*(folder / NAME for folder in folders), _home()):
+    unreadable = ""
+    for file in (*(folder / NAME for folder in folders), _home_file()):
         with contextlib.suppress(PermissionError):
             if not file.is_file():
                 continue
             try:
-                return _read(file, barred), ""
+                return _read(file, unreadable), ""
             except PermissionError:
-                barred = f"{file} may not be read by you; "
-    return None, barred
+                unreadable = f"{file} may not be read by you; "
+    return None, unreadable
 
 
-def _home() -> Path:
+def _home_file() -> Path:
     return Path.home() / ".config" / "delineate" / "site-key"
 
 
@@ -168,7 +170,7 @@ def _read(file: Path, remark: str = "") -> SiteKey:
     return SiteKey(file, bytes.fromhex(text), remark)
 
 
-def _make(file: Path, why: str) -> SiteKey:
+def _make(file: Path, reason: str) -> SiteKey:
     """Write a new key, for the owner alone; one that somebody else wrote meanwhile is taken."""
     temporary = file.with_name(f"{file.name}-{secrets.token_hex(4)}")
     try:
@@ -189,7 +191,7 @@ def _make(file: Path, why: str) -> SiteKey:
         with contextlib.suppress(OSError):
             temporary.unlink()
     made = (
-        f"{why}made the key of this site: {file}. Subjects are marked with it; keep it to "
+        f"{reason}made the key of this site: {file}. Subjects are marked with it; keep it to "
         "yourselves, and move it above all folders of data to have them share it (or give it by "
         "--site-key)"
     )

@@ -22,8 +22,8 @@ from delineate.core.errors import AuditError, InputError
 from delineate.data.cohort import Cohort
 
 #: Case id -> what it shows: structures, or its class.
-Shown = Mapping[str, Collection[str]]
-_NOTHING: Shown = {}
+StructuresOfCase = Mapping[str, Collection[str]]
+_NO_STRUCTURES: StructuresOfCase = {}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ class Split:
 
 
 def holdout(
-    cohort: Cohort, fraction: float, seed: int, name: str = "holdout", shown: Shown = _NOTHING
+    cohort: Cohort,
+    fraction: float,
+    seed: int,
+    name: str = "holdout",
+    structures: StructuresOfCase = _NO_STRUCTURES,
 ) -> Split:
     """Parts ``train`` and ``test``, with about ``fraction`` of the cases in ``test``.
 
@@ -82,43 +86,50 @@ def holdout(
     shares = {"train": 1 - fraction, "test": fraction}
     subjects: dict[str, set[str]] = {}
     for case in cohort.cases:
-        for thing in shown.get(case.id, ()):
-            subjects.setdefault(thing, set()).add(case.subject)
+        for structure in structures.get(case.id, ()):
+            subjects.setdefault(structure, set()).add(case.subject)
     train: set[str] = set()  # subjects that must be there
     while True:
-        parts = _deal(cohort, shares, seed, shown, train)
+        parts = _deal(cohort, shares, seed, structures, train)
         inside = {case.subject for case in cohort.subset(parts["train"])}
-        lacking = [thing for thing, who in subjects.items() if not who & inside]
+        lacking = [structure for structure, holders in subjects.items() if not holders & inside]
         everyone = len({case.subject for case in cohort.cases})
         if not lacking or len(train) + 1 >= everyone:
             return Split(name, seed, parts)
-        rarest = min(lacking, key=lambda thing: (len(subjects[thing]), thing))
+        rarest = min(lacking, key=lambda structure: (len(subjects[structure]), structure))
         train.add(min(subjects[rarest]))
 
 
-def unlearnt(split: Split, shown: Shown, declared: Iterable[str] = ()) -> dict[str, list[str]]:
+def absent_from_training(
+    split: Split, structures: StructuresOfCase, declared: Iterable[str] = ()
+) -> dict[str, list[str]]:
     """What is declared or shown, but by no training case: name -> the parts that show it."""
-    every = {
-        part: {thing for name in ids for thing in shown.get(name, ())}
+    by_part = {
+        part: {structure for name in ids for structure in structures.get(name, ())}
         for part, ids in split.parts.items()
     }
-    taught = every.get("train", set())
-    things = sorted(set().union(declared, *every.values()) - taught)
-    return {thing: [part for part, found in every.items() if thing in found] for thing in things}
+    trained = by_part.get("train", set())
+    untrained = sorted(set().union(declared, *by_part.values()) - trained)
+    return {
+        structure: [part for part, present in by_part.items() if structure in present]
+        for structure in untrained
+    }
 
 
-def unjudged(split: Split, shown: Shown) -> list[str]:
+def absent_from_test(split: Split, structures: StructuresOfCase) -> list[str]:
     """What training cases show, but no case of the part ``test``, where there is such a part."""
     if "test" not in split.parts:
         return []
-    taught, judged = (
-        {thing for name in split.parts[part] for thing in shown.get(name, ())}
+    trained, tested = (
+        {structure for name in split.parts[part] for structure in structures.get(name, ())}
         for part in ("train", "test")
     )
-    return sorted(taught - judged)
+    return sorted(trained - tested)
 
 
-def k_fold(cohort: Cohort, k: int, seed: int, shown: Shown = _NOTHING) -> tuple[Split, ...]:
+def k_fold(
+    cohort: Cohort, k: int, seed: int, structures: StructuresOfCase = _NO_STRUCTURES
+) -> tuple[Split, ...]:
     """``k`` splits into ``train`` and ``validation``; every case is in ``validation`` once.
 
     Raises:
@@ -126,10 +137,10 @@ def k_fold(cohort: Cohort, k: int, seed: int, shown: Shown = _NOTHING) -> tuple[
     """
     if k < 2:
         raise InputError(f"expected at least 2 folds, got {k}", code="folds")
-    folds = list(_deal(cohort, {f"fold-{n}": 1.0 for n in range(k)}, seed, shown).values())
-    every = {case.id for case in cohort.cases}
+    folds = list(_deal(cohort, {f"fold-{n}": 1.0 for n in range(k)}, seed, structures).values())
+    all_ids = {case.id for case in cohort.cases}
     return tuple(
-        Split(f"fold-{n}", seed, {"train": _sorted(every - set(fold)), "validation": fold})
+        Split(f"fold-{n}", seed, {"train": _sorted(all_ids - set(fold)), "validation": fold})
         for n, fold in enumerate(folds)
     )
 
@@ -188,7 +199,7 @@ def planned(
     folds: int | None = None,
     fold: int = 0,
     leaky: bool = False,
-    shown: Shown = _NOTHING,
+    structures: StructuresOfCase = _NO_STRUCTURES,
 ) -> Split:
     """The split of a training run: declared parts are what they are called, others are drawn.
 
@@ -200,7 +211,7 @@ def planned(
         folds: Draw ``test`` as one of so many folds, the same whatever the seed, instead.
         fold: Which of them.
         leaky: The split may part subjects, and says so.
-        shown: What cases show; what few subjects show is trained on where that can be.
+        structures: What cases show; what few subjects show is trained on where that can be.
 
     Where no test part is drawn, and fewer than three subjects are there to train on, none of them
     is set aside for validation.
@@ -209,53 +220,55 @@ def planned(
         InputError: Too few subjects for what must be drawn, or all are declared for other parts.
     """
     names = ("validation", "test")
-    given = {part: _sorted(c.id for c in cohort.cases if c.split == part) for part in names}
+    declared = {part: _sorted(c.id for c in cohort.cases if c.split == part) for part in names}
     parts = {"train": _sorted(case.id for case in cohort.cases if case.split not in names)}
     if cohort.cases and not parts["train"]:
         raise InputError(
             f"none of {len(cohort.cases)} labelled cases is left to train on: the data declare "
-            + " and ".join(f"{len(ids)} for {part}" for part, ids in given.items() if ids),
+            + " and ".join(f"{len(ids)} for {part}" for part, ids in declared.items() if ids),
             where=cohort.root,
             fix="declare some of them for training, or take the declaration away (the column "
             "split, the lists or the folders that name parts)",
             code="split-no-train",
         )
-    people = len({case.subject for case in cohort.subset(parts["train"])})
-    validate = not given["validation"] and validation_share > 0
-    judge = folds is not None or (not given["test"] and test_share > 0)
+    subjects = len({case.subject for case in cohort.subset(parts["train"])})
+    validate = not declared["validation"] and validation_share > 0
+    judge = folds is not None or (not declared["test"] and test_share > 0)
     if judge:
-        _require(cohort, people, validate)
+        _require(cohort, subjects, validate)
     if folds is not None:
-        drawn = k_fold(cohort.subset(parts["train"]), folds, seed=0, shown=shown)[fold]
-        parts = {"train": drawn["train"], "test": drawn["validation"]}
-    elif given["test"]:
-        parts["test"] = given["test"]
+        fold_split = k_fold(cohort.subset(parts["train"]), folds, seed=0, structures=structures)[
+            fold
+        ]
+        parts = {"train": fold_split["train"], "test": fold_split["validation"]}
+    elif declared["test"]:
+        parts["test"] = declared["test"]
     elif test_share > 0:
-        rest = cohort.subset(parts["train"])
-        parts = dict(holdout(rest, test_share, seed, shown=shown).parts)
-    if given["validation"]:
-        parts["validation"] = given["validation"]
-    elif validate and (judge or people > 2):
-        rest = cohort.subset(parts["train"])
-        inner = holdout(rest, validation_share, seed, shown=shown)
+        remaining = cohort.subset(parts["train"])
+        parts = dict(holdout(remaining, test_share, seed, structures=structures).parts)
+    if declared["validation"]:
+        parts["validation"] = declared["validation"]
+    elif validate and (judge or subjects > 2):
+        remaining = cohort.subset(parts["train"])
+        inner = holdout(remaining, validation_share, seed, structures=structures)
         parts |= {"train": inner["train"], "validation": inner["test"]}
     return Split("train-validation-test", seed, parts, leaky)
 
 
-def _require(cohort: Cohort, people: int, validate: bool) -> None:
+def _require(cohort: Cohort, subjects: int, validate: bool) -> None:
     """Refuse to hold somebody out where nobody would be left to train on."""
     needed = 2 + validate
-    if people < needed:
+    if subjects < needed:
         raise InputError(
             f"expected at least {needed} labelled subjects, to train on, "
-            f"{'to choose by ' * validate}and to judge by, got {people}",
+            f"{'to choose by ' * validate}and to judge by, got {subjects}",
             where=cohort.root,
             fix="--holdout 0 trains on what there is, and gives no figures; or add subjects",
             code="too-few-subjects",
         )
 
 
-def on_declared(cohort: Cohort, usable: Cohort, folds: int | None = None) -> list[str]:
+def describe_declared(cohort: Cohort, usable: Cohort, folds: int | None = None) -> list[str]:
     """What becomes of the parts that a layout declares, in a sentence each.
 
     Args:
@@ -263,19 +276,19 @@ def on_declared(cohort: Cohort, usable: Cohort, folds: int | None = None) -> lis
         usable: Those that can be learned from and judged by.
         folds: Of a cross-validation, which draws its own test parts.
     """
-    said = []
+    sentences = []
     scored = "they are scored" if folds is None else f"they are left out of the {folds} folds"
     for part, use in (("validation", "they choose the clean-up"), ("test", scored)):
-        every = sum(case.split == part for case in cohort.cases)
-        found = sum(case.split == part for case in usable.cases)
-        if found:
-            said.append(f"{part}: {found} cases, as the data declare; {use}")
-        elif every:
-            said.append(
-                f"the data declare {every} cases for {part}, none of which can be judged: "
+        declared = sum(case.split == part for case in cohort.cases)
+        usable_count = sum(case.split == part for case in usable.cases)
+        if usable_count:
+            sentences.append(f"{part}: {usable_count} cases, as the data declare; {use}")
+        elif declared:
+            sentences.append(
+                f"the data declare {declared} cases for {part}, none of which can be judged: "
                 "others are taken in their place"
             )
-    return said
+    return sentences
 
 
 def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
@@ -293,16 +306,16 @@ def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
     subjects = {case.id: case.subject for case in cohort.cases}
     ids = [name for part in split.parts.values() for name in part]
     unknown = _sorted(set(ids) - subjects.keys())
-    twice = _sorted(name for name, count in Counter(ids).items() if count > 1)
+    duplicates = _sorted(name for name, count in Counter(ids).items() if count > 1)
     empty = [part for part, names in split.parts.items() if not names]
-    for what, found, code in (
+    for fault, found, code in (
         ("ids that are not in the cohort", unknown, "split-unknown-id"),
-        ("ids more than once", twice, "split-duplicate-id"),
+        ("ids more than once", duplicates, "split-duplicate-id"),
         ("empty parts", empty, "split-empty"),
     ):
         if found:
             raise InputError(
-                f"the split {split.name!r} holds {what}: {_some(found)}",
+                f"the split {split.name!r} holds {fault}: {_first_ids(found)}",
                 where=cohort.root,
                 fix="make the split anew from this cohort",
                 code=code,
@@ -315,7 +328,7 @@ def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
     if parted and not (split.leaky and allow_leaky):
         raise AuditError(
             f"{len(parted)} subjects of the split {split.name!r} are in more than one part: "
-            + _some(parted),
+            + _first_ids(parted),
             where=cohort.root,
             fix="move all cases of a subject to one part, or leave some out: --exclude FILE, one "
             "id a line" + ("; or allow the leak by name" if split.leaky else ""),
@@ -327,7 +340,7 @@ def _deal(
     cohort: Cohort,
     shares: Mapping[str, float],
     seed: int,
-    shown: Shown = _NOTHING,
+    structures: StructuresOfCase = _NO_STRUCTURES,
     first: Collection[str] = (),
 ) -> dict[str, tuple[str, ...]]:
     """Deal subjects to parts, each to the part that is then least overfull.
@@ -349,49 +362,53 @@ def _deal(
             fix="give more subjects, or name them with a subject pattern or a table",
             code="too-few-subjects",
         )
-    features = sorted({feature for case in cohort.cases for feature in _features(case, shown)})
+    features = sorted({feature for case in cohort.cases for feature in _features(case, structures)})
     column = {feature: n for n, feature in enumerate(features)}
     vectors = np.zeros((len(subjects), len(features)))
     for row, subject in enumerate(subjects):
         for case in members[subject]:
-            for feature in _features(case, shown):
+            for feature in _features(case, structures):
                 vectors[row, column[feature]] += 1
     share = np.array(list(shares.values()))[:, None]
     weight = 1 / vectors.sum(axis=0)
-    held = np.zeros((len(shares), len(features)))
+    dealt = np.zeros((len(shares), len(features)))
     order = np.random.default_rng(seed).permutation(len(subjects))
     order = order[np.argsort(-(vectors[order] ** 2 * weight).sum(axis=1), kind="stable")]
     order = np.array(sorted(order, key=lambda row: subjects[row] not in first))
     owner = np.zeros(len(subjects), dtype=int)
     for place, row in enumerate(order):
         vector = vectors[row]
-        cost = ((2 * held * vector + vector**2) * weight / share).sum(axis=1)
+        cost = ((2 * dealt * vector + vector**2) * weight / share).sum(axis=1)
         # The last subjects go to parts that would stay empty.
-        empty = held[:, column[("all", "")]] == 0
+        empty = dealt[:, column[("all", "")]] == 0
         if empty.sum() >= len(order) - place:
             cost[~empty] = np.inf
         owner[row] = 0 if subjects[row] in first else int(cost.argmin())
-        held[owner[row]] += vector
+        dealt[owner[row]] += vector
     return {
         part: _sorted(c.id for row, s in enumerate(subjects) if owner[row] == n for c in members[s])
         for n, part in enumerate(shares)
     }
 
 
-def _features(case: Case, shown: Shown) -> list[tuple[str, str]]:
+def _features(case: Case, structures: StructuresOfCase) -> list[tuple[str, str]]:
     known = (
         ("class", case.class_name),
         ("site", case.site),
         ("label", "yes" if case.label else None),
     )
-    things = (("shows", thing) for thing in sorted(shown.get(case.id, ())))
-    return [("all", ""), *((kind, value) for kind, value in known if value is not None), *things]
+    structure_features = (("shows", structure) for structure in sorted(structures.get(case.id, ())))
+    return [
+        ("all", ""),
+        *((kind, value) for kind, value in known if value is not None),
+        *structure_features,
+    ]
 
 
 def _sorted(ids: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(ids)))
 
 
-def _some(ids: Iterable[str]) -> str:
-    shown = list(ids)
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+def _first_ids(ids: Iterable[str]) -> str:
+    listed = list(ids)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -25,7 +25,7 @@ _FILE = "structures.json"
 _COPIES = 3
 
 
-def shown(
+def by_case(
     cohort: Cohort, folder: Path | None = None, progress: Progress = QUIET
 ) -> dict[str, frozenset[str]]:
     """Case id -> names of the structures that its label map shows, by reading all label maps.
@@ -46,7 +46,7 @@ def shown(
     schema = json.dumps(cohort.schema.to_dict(), sort_keys=True)
     names = [label.name for label in cohort.schema.labels]
 
-    def look(case: Case) -> tuple[str, list[str]]:
+    def read_one(case: Case) -> tuple[str, list[str]]:
         if case.label is None:
             return "", []
         try:
@@ -54,22 +54,22 @@ def shown(
             key = hashlib.sha256(facts.encode()).hexdigest()[:32]
             if key in known:
                 return key, known[key]
-            found = np.unique(read_indices(case, cohort.schema).array)
+            indices = np.unique(read_indices(case, cohort.schema).array)
         except (DelineateError, OSError):
             return "", []
-        return key, [names[index - 1] for index in found.tolist() if 0 < index <= len(names)]
+        return key, [names[index - 1] for index in indices.tolist() if 0 < index <= len(names)]
 
     with threads.pool(capacity.threads(cohort, _COPIES)) as pool:
-        looks = pool.map(look, cohort.cases)
-        found = list(progress.track(looks, "structures", len(cohort)))
+        readings = pool.map(read_one, cohort.cases)
+        structures = list(progress.track(readings, "structures", len(cohort)))
     hashes.save()
-    new = {key: each for key, each in found if key and key not in known}
+    new = {key: present for key, present in structures if key and key not in known}
     if file is not None and new:
         with contextlib.suppress(OSError, DelineateError):
             file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write_text(file, json.dumps({**known, **new}) + "\n")
     return {
-        case.id: frozenset(each)
-        for case, (_, each) in zip(cohort.cases, found, strict=True)
+        case.id: frozenset(present)
+        for case, (_, present) in zip(cohort.cases, structures, strict=True)
         if case.label is not None
     }

@@ -192,7 +192,7 @@ def words(source: Path, how: Opening, out: Path, one: Run, settings: Path) -> li
     """The command of one run; anybody can give it by hand."""
     found = ["train", str(one.table or source), "--config", str(settings)]
     found += ["--out", str(out / "runs" / one.name), "--cache", str(out / "cache"), "--no-audit"]
-    for option, value in how.given():
+    for option, value in how.non_default():
         # A table says all but how files are read and subjects are marked.
         if one.table is None or option in ("geometry", "site_key"):
             found += [f"--{option.replace('_', '-')}", str(value)]

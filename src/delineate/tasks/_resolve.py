@@ -79,7 +79,7 @@ def read(
     width = base.network_settings.get("width") if "network_settings" not in wins else None
     if base.width is None and isinstance(width, int) and width > 0:
         wins["width"] = width  # said of the network alone, it is meant for the plan
-    how = {**dict(base.opening.given()), **dict(opening.given())}
+    how = {**dict(base.opening.non_default()), **dict(opening.non_default())}
     return dataclasses.replace(base, **wins, opening=Opening(**how)), document
 
 
@@ -307,6 +307,6 @@ class Resolved:
 
 def _with_paths(opening: Opening, change: Callable[[Path], Path]) -> Opening:
     """The same with every path changed."""
-    given = opening.given()
+    given = opening.non_default()
     paths: dict[str, Any] = {n: change(v) for n, v in given if isinstance(v, Path)}
     return dataclasses.replace(opening, **paths)

@@ -108,7 +108,7 @@ def score(
         if "--observer" not in line:  # said when the data were opened
             say(line)
 
-    given = dict(how.given())
+    given = dict(how.non_default())
     where = {k: v for k, v in given.items() if k not in _OF_LABELS}
     failure: PartialError | None = None
     try:
@@ -132,7 +132,7 @@ def score(
 
 def commands(model: Path, source: Path, how: Opening, ids: Sequence[str]) -> tuple[str, str]:
     """What scores all held-out cases once there is time."""
-    options = {k: f"--{k.replace('_', '-')}={v}" for k, v in how.given()}
+    options = {k: f"--{k.replace('_', '-')}={v}" for k, v in how.non_default()}
     opening = [option for k, option in options.items() if k not in _OF_LABELS]
     masks = model.parent / "held-out"
     predict = ["delineate", "predict", str(model), str(source), "--out", str(masks), *opening]

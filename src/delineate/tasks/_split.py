@@ -50,11 +50,11 @@ def take(
     if kept:
         split = splits.Split.from_dict(kept)
     else:
-        for line in splits.on_declared(cohort, usable, chosen.folds):
+        for line in splits.describe_declared(cohort, usable, chosen.folds):
             say(line)
         split = splits.planned(
             usable, chosen.seed, test_share=chosen.holdout, validation_share=chosen.validation,
-            folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky, shown=shown,
+            folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky, structures=shown,
         )  # fmt: skip
     splits.check(cohort, split, allow_leaky=chosen.leaky)
     run.write_json(out / "split.json", split.to_dict())
@@ -62,7 +62,7 @@ def take(
     told = ", ".join(f"{len(ids)} {name}" for name, ids in split.parts.items())
     say(f"split by subject: {told}")
     declared = [label.name for label in cohort.schema.labels if chosen.target == "outline"]
-    lost = splits.unlearnt(split, shown, declared)
+    lost = splits.absent_from_training(split, shown, declared)
     if lost and chosen.target == "class":
         raise InputError(
             f"expected every class among the training cases, got none of {', '.join(lost)}",
@@ -84,7 +84,7 @@ def _shown(
     """Case id -> what it shows that a model of the target would learn."""
     if target == "class":
         return {case.id: frozenset({case.class_name}) for case in cohort.cases if case.class_name}
-    return structures.shown(cohort, cache, progress) if target == "outline" else {}
+    return structures.by_case(cohort, cache, progress) if target == "outline" else {}
 
 
 def _notes(
@@ -102,7 +102,7 @@ def _notes(
         + ": it cannot be learnt, and is not scored"
         for thing, parts in lost.items()
     ]
-    for thing in splits.unjudged(split, shown):
+    for thing in splits.absent_from_test(split, shown):
         who = "one subject, who is trained on" if people[thing] == 1 else "no held-out case"
         notes.append(f"{thing!r} is shown by {who}: no figure can tell how well it is outlined")
     if "test" not in split.parts:

@@ -212,7 +212,7 @@ def _dimensions(chosen: RunConfig, volumes: bool) -> int:
     module = catalog.load("networks", chosen.network)
     if module.KIND != "classifier":  # another error, told where the network is built
         return 2
-    if chosen.network_settings.get("ndim") != 3 and catalog.takes(module, 2):
+    if chosen.network_settings.get("ndim") != 3 and catalog.supports_ndim(module, 2):
         return 2
     if not volumes:
         raise ConfigError(

@@ -75,7 +75,7 @@ def audit(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
         site_key=site_key, ignore_label=ignore_label,
     )  # fmt: skip
-    cohort = colour.settle(how.cohort(data, say))
+    cohort = colour.harmonise(how.cohort(data, say))
     name = Path(data).resolve().name.split(".")[0] or "data"
     out = Path(out) if out is not None else Path(f"audit-{name}")
     refuse_inside(out, cohort.root)

@@ -119,7 +119,7 @@ def benchmark(
     )  # fmt: skip
     source = Path(data) if data else _phantom(out, chosen, say, progress)
     opened = dataclasses.replace(how, class_column=class_column).cohort(source, say, out)
-    cohort = colour.settle(opened)
+    cohort = colour.harmonise(opened)
     refuse_inside(out, cohort.root)
     key = find(cohort.root, site_key, away_from=out)  # one for all runs, not beside their tables
     if key.remark:

@@ -133,7 +133,7 @@ def train(
             fix="leave out one of the two",
         )
     source, how, out = Path(data), chosen.opening, Path(out)
-    cohort = colour.settle(how.cohort(source, say, out))
+    cohort = colour.harmonise(how.cohort(source, say, out))
     say_notes(cohort.notes, say)
     chosen = _targets.complete(chosen, cohort)
     _resolve.check(chosen, place, known)  # now that the target is known
