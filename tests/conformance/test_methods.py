@@ -256,6 +256,39 @@ def test_it_goes_on_bit_exactly(
 
 
 @every
+def test_what_it_keeps_can_be_built_again_from_what_is_written(
+    name: str, kind: str, chosen: Mapping[str, Any], tmp_path: Path
+) -> None:
+    plan = make(name, kind, chosen)
+    if not plan.keeps:
+        return
+    trained = [module for stage in plan.stages for module in stage.modules.values()]
+    before = {
+        key: {k: v.clone() for k, v in part.module.state_dict().items()}
+        for key, part in plan.keeps.items()
+    }
+    keeps = loop(plan, tmp_path, 6).run().keeps
+    assert keeps.keys() == plan.keeps.keys()
+    for key, part in keeps.items():
+        assert any(part.module is module for module in trained), "checkpoints hold it"
+        assert part.module is not plan.predictor
+        assert not part.module.training
+        network = catalog.load("networks", part.network)
+        written = json.loads(json.dumps(config.to_dict(part.config)))
+        fresh = network.build(
+            config.from_dict(written, network.Config), part.channels, part.outputs
+        )
+        fresh.load_state_dict(part.module.state_dict())
+        seen = torch.randn(1, part.channels, SIZE, SIZE)
+        with torch.no_grad():
+            assert torch.equal(fresh.eval()(seen), part.module(seen))
+        sees = json.loads(json.dumps(config.to_dict(part.sees)))
+        assert config.from_dict(sees, type(part.sees)) == part.sees
+        after = part.module.state_dict()
+        assert any(not torch.equal(after[k], tensor) for k, tensor in before[key].items())
+
+
+@every
 def test_its_predictor_gives_logits(
     name: str, kind: str, chosen: Mapping[str, Any], tmp_path: Path
 ) -> None:

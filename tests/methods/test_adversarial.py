@@ -151,3 +151,18 @@ def test_swapped_labels_raise_the_score_of_guesses(
             said = plan.stages[0].step(squares, engine(moves=rival))
         gaps[swapped] = (said["d_real"] - said["d_fake"]).item()
     assert gaps[False] > 0 > gaps[True]
+
+
+def test_a_preset_keeps_what_its_critic_sees() -> None:
+    found = {preset: make(preset=preset).keeps["critic"] for preset in PRINTED}
+    assert {preset: (part.network, part.channels) for preset, part in found.items()} == {
+        "stable": ("patch_critic", 4), "luc": ("patch_critic", 4), "pix2pix": ("patch_critic", 4),
+        "literal": ("global_critic", 3), "scan": ("global_critic", 3),
+    }  # fmt: skip
+    assert found["luc"].sees.sees == "branches"
+    # the only one whose segmenter is trained class by class
+    assert [p for p, part in found.items() if part.sees.activation == "sigmoid"] == ["literal"]
+
+
+def test_a_critic_can_be_left_out_of_the_model() -> None:
+    assert make(keep_critic=False).keeps == {}

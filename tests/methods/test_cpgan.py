@@ -129,3 +129,8 @@ def test_impossible_settings_are_refused() -> None:
     for wrong in ({"consistency": -1.0}, {"replay": 0}, {"warm_up": 1.0}):
         with pytest.raises(ConfigError):
             cpgan.Config(**wrong)
+
+
+def test_both_critics_are_kept_or_neither() -> None:
+    assert set(make().keeps) == {"critic", "assistant"}
+    assert make(keep_critic=False).keeps == {}

@@ -10,6 +10,7 @@ from torch import nn
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.methods import _game as game
+from delineate.networks._critics import see
 
 
 def rules(**changes: Any) -> game.Rules:
@@ -80,18 +81,10 @@ def test_scaled_masks_of_a_hand_worked_case() -> None:
         assert found.flatten().tolist() == pytest.approx(wanted)
 
 
-def test_a_critic_sees_what_it_is_told_to() -> None:
-    image, mask = torch.randn(2, 2, 4, 4), torch.rand(2, 3, 4, 4)
-    assert torch.equal(game.see("mask", image, mask), mask)
-    assert torch.equal(game.see("joined", image, mask), torch.cat([image, mask], 1))
-    product = game.see("product", image, mask)
-    assert product.shape == (2, 6, 4, 4)
-    assert torch.equal(product[:, 4], image[:, 1] * mask[:, 1])
-    for how, channels in (("mask", 3), ("joined", 5), ("branches", 5), ("product", 6)):
-        chosen = rules(sees=how, spectral_norm=False)
-        critic = game.build_critic(chosen, 2, 2, 3)
-        seen = game.see(how, torch.randn(1, 2, 16, 16), torch.rand(1, 3, 16, 16))
-        assert seen.shape[1] == channels
+def test_a_critic_is_built_for_what_it_sees() -> None:
+    for sees in ("mask", "joined", "branches", "product"):
+        critic = game.build_critic(rules(sees=sees, spectral_norm=False), 2, 2, 3)
+        seen = see(sees, torch.randn(1, 2, 16, 16), torch.rand(1, 3, 16, 16))
         assert critic(seen).shape == (1, 1, 2, 2)
 
 

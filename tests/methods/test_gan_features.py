@@ -27,6 +27,7 @@ from delineate.methods import _classes
 from delineate.methods import gan_features as method
 from delineate.methods._plan import Plan
 from delineate.networks import _feature_gan, cnn, feature_cnn, feature_segmenter, unet
+from delineate.networks._critics import see
 
 SCHEMA = Schema((Label("disc", 1),), classes=("small", "large"))
 CONTEXT = Context(2, 1, 2, SCHEMA)
@@ -132,8 +133,7 @@ def test_the_printed_critic_cannot_know_whose_map_it_sees() -> None:
         sees = settings.from_dict({"preset": preset}, method.Config).sees
         with torch.no_grad():
             own, other = (
-                critic(method.see(sees, image, maps))
-                for image in (batch.image, batch.image.roll(1, 0))
+                critic(see(sees, image, maps)) for image in (batch.image, batch.image.roll(1, 0))
             )
         assert torch.equal(own, other) == alike, preset
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from delineate.core.errors import ConfigError
 from delineate.networks import global_critic, patch_critic, segan_critic
+from delineate.networks._critics import CriticInput, score_map, see, seen_channels
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,57 @@ def test_a_norm_with_one_value_is_refused_in_words() -> None:
 def test_impossible_settings_are_refused(module: object, wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         module.Config(**wrong)  # type: ignore[attr-defined]
+
+
+# -------------------------------------------------------------------------------- scores as a map
+
+
+@pytest.mark.parametrize(("ndim", "layers", "wide"), [(2, 3, False), (3, 2, False), (2, 3, True)])
+def test_a_score_lies_where_the_critic_looked(ndim: int, layers: int, wide: bool) -> None:
+    """A critic that averages what it sees must give a ramp back where no rim is in the way."""
+    shape = patch_critic.Config(ndim, 2, layers, wide_field=wide, spectral_norm=False)
+    critic = patch_critic.build(shape, 1).eval()
+    for layer in critic.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+            nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    for axis in range(ndim):
+        lengths = [24] * ndim
+        lengths[axis] = 131  # no multiple of the stride
+        steps = torch.arange(1.0, 132)
+        ramp = steps.view(-1, *(1,) * (ndim - 1 - axis)).expand(lengths)
+        with torch.no_grad():
+            found = critic.score_map(ramp[None, None])
+        assert found.shape == (1, 1, *lengths)
+        along = found[0, 0].movedim(axis, -1)[(12,) * (ndim - 1)][48:-48]
+        # zeros beyond the other rims make all of it smaller, but move it nowhere
+        assert torch.allclose(along / along.mean(), steps[48:-48] / steps[48:-48].mean(), 1e-4)
+
+
+def test_a_global_score_stands_everywhere() -> None:
+    critic = global_critic.build(global_critic.Config(2, (4, 8)), 2).eval()
+    x = torch.randn(3, 2, 16, 12)
+    found = critic.score_map(x)
+    assert found.shape == (3, 1, 16, 12)
+    assert torch.equal(found, critic(x).view(3, 1, 1, 1).expand(3, 1, 16, 12))
+
+
+def test_a_critic_sees_what_it_is_told_to() -> None:
+    image, mask = torch.randn(2, 2, 4, 4), torch.rand(2, 3, 4, 4)
+    assert torch.equal(see("mask", image, mask), mask)
+    for sees in ("joined", "branches"):
+        assert torch.equal(see(sees, image, mask), torch.cat([image, mask], 1))
+    product = see("product", image, mask)
+    assert torch.equal(product[:, 4], image[:, 1] * mask[:, 1])
+    for sees in ("mask", "joined", "branches", "product"):
+        assert see(sees, image, mask).shape[1] == seen_channels(sees, 2, 3)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_map_is_of_the_guess_that_the_critic_was_taught_with(activation: str) -> None:
+    critic = global_critic.build(global_critic.Config(2, (4,)), 3).eval()
+    image, logits = torch.randn(1, 1, 8, 8), torch.randn(1, 3, 8, 8)
+    wanted = critic(logits.softmax(1) if activation == "softmax" else logits.sigmoid())
+    found = score_map(critic, CriticInput("mask", activation), image, logits)  # type: ignore[arg-type]
+    assert torch.equal(found, wanted.view(1, 1, 1, 1).expand(1, 1, 8, 8))

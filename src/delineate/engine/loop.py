@@ -11,7 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from delineate.engine.budget import Pace
 from delineate.engine.log import Log, trim
 from delineate.engine.settings import Settings
 from delineate.engine.update import EngineUpdate, NotFiniteError
-from delineate.methods._plan import Plan, Stage
+from delineate.methods._plan import Part, Plan, Stage
 
 #: Batches: (step, micro-batch, divisor of the batch size) -> Batch; pure, so steps can be replayed.
 Batches = Callable[[int, int, int], Batch]
@@ -47,6 +47,7 @@ class Outcome:
         share: Of the schedule, 0 to 1.
         status: ``finished`` or ``interrupted``.
         events: What did not go as planned, in words.
+        keeps: The plan's, with the weights of the last step, in evaluation mode, on the CPU.
     """
 
     predictor: nn.Module
@@ -55,6 +56,7 @@ class Outcome:
     share: float
     status: str
     events: tuple[str, ...]
+    keeps: Mapping[str, Part] = field(default_factory=dict)
 
 
 class Loop:
@@ -139,10 +141,22 @@ class Loop:
             self._note("stopped early: what a stage finds out at its end is not in the model")
         self._save()
         predictor = self.averaged if self.settings.ema > 0 else self.plan.predictor
+        keeps = self._keeps()
         return Outcome(
             predictor.cpu().eval(), self.pace.step, self.pace.spent,
             1.0 if self.pace.done else self.pace.progress, status, tuple(self.events),
+            keeps,
         )  # fmt: skip
+
+    def _keeps(self) -> dict[str, Part]:
+        """The parts that travel with the model; never one that would spoil the file."""
+        keeps = {}
+        for name, part in self.plan.keeps.items():
+            if checkpoint.all_finite(part.module.cpu().eval().state_dict()):
+                keeps[name] = part
+            else:
+                self._note(f"{name}: weights not finite, it is not in the model")
+        return keeps
 
     def _looks(self) -> int:
         """Looks at the validation cases that are due by now, each amid its share of the time."""

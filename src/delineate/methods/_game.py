@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,13 @@ from torch.nn.utils.parametrize import cached
 from torch.optim import Adam
 
 from delineate.core.case import Batch
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.losses import adversarial
 from delineate.losses._common import known, one_hot
-from delineate.methods._plan import Update, require_rates
+from delineate.methods._plan import Part, Update, require_rates
 from delineate.networks import global_critic, patch_critic
+from delineate.networks._critics import Activation, CriticInput, Sees, see, seen_channels
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Rules:
     spectral_norm: bool = field(default=True, metadata={"help": "bound every critic layer's gain"})
     critic_rate: float = field(default=4e-3, metadata={"help": "critic's peak (Adam)"})
     critic_momentum: float = field(default=0.5, metadata={"help": "beta 1 of the critic's Adam"})
-    sees: Literal["mask", "joined", "branches", "product"] = field(
+    sees: Sees = field(
         default="joined",
         metadata={
             "help": "the mask alone; image and mask joined, or each with a first layer of its own; "
@@ -241,7 +243,7 @@ class Game:
 
 def build_critic(rules: Rules, ndim: int, channels: int, outputs: int) -> nn.Module:
     """A fresh critic for what ``rules.sees`` of ``channels`` of image and ``outputs`` of mask."""
-    seen = {"mask": outputs, "product": channels * outputs}.get(rules.sees, channels + outputs)
+    seen = seen_channels(rules.sees, channels, outputs)
     if rules.critic == "global":
         widths = tuple(2 * rules.critic_width * 2**i for i in range(4))
         return global_critic.build(
@@ -259,20 +261,27 @@ def build_critic(rules: Rules, ndim: int, channels: int, outputs: int) -> nn.Mod
     return patch_critic.build(shape, seen)
 
 
+def critic_part(
+    rules: Rules, critic: nn.Module, context: Context, activation: Activation = "softmax"
+) -> Part:
+    """A critic as the model file keeps it.
+
+    Args:
+        rules: That it was built by.
+        critic: From ``build_critic``, for the channels and outputs of the context.
+        context: Of the data and the task.
+        activation: What turned the segmenter's logits into the guesses that it was shown.
+    """
+    seen = seen_channels(rules.sees, context.channels, context.outputs)
+    given = CriticInput(rules.sees, activation)
+    return Part(f"{rules.critic}_critic", cast(Any, critic).config, seen, 1, given, critic)
+
+
 def rise(progress: float, warm_up: float, ramp: float) -> float:
     """Nothing during the warm-up, then a linear rise to 1 over ``ramp``."""
     if ramp == 0:
         return float(progress >= warm_up)
     return min(1.0, max(0.0, (progress - warm_up) / ramp))
-
-
-def see(how: str, image: Tensor, mask: Tensor) -> Tensor:
-    """What a critic sees, ``(B, C', *S)``; see ``Rules.sees``."""
-    if how == "mask":
-        return mask
-    if how == "product":
-        return (image.unsqueeze(2) * mask.unsqueeze(1)).flatten(1, 2)
-    return torch.cat([image, mask], 1)
 
 
 def smooth(expert: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a method owes the engine: stages with a step each, and a predictor.
+"""What a method owes the engine: stages with a step each, a predictor, and parts to keep.
 
 ``step(batch, update)`` computes losses and calls ``update(optimiser, loss)`` for each of its
 optimisers, once. Everything behind ``update`` is the engine's: precision, accumulation, clipping,
@@ -11,12 +11,16 @@ A stage with an ``end`` finds something out at once, when its steps are done, an
 predictor. The predictor begins such a stage with its averaged weights, and what ``end`` leaves in
 it are the averaged weights from then on; between, the stage leaves it alone. ``end`` depends on
 ``modules`` alone: after a crash it may be called again.
+
+What was trained beside the predictor and should travel with it in the model file (a critic) is a
+kept ``Part``. Its weights are those of the last step, not averaged: a critic is right about the
+guesses that it was shown last, and a mean of critics of many games is a critic of none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -64,16 +68,40 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What the model file keeps beside the predictor: all that it takes to build it again.
+
+    Args:
+        network: File of ``networks/``.
+        config: Its settings.
+        channels: What it was built for.
+        outputs: Likewise.
+        sees: What its input is made of; settings that networks of its kind say, such as
+            ``networks._critics.CriticInput``.
+        module: With its weights; among the modules of a stage.
+    """
+
+    network: str
+    config: Any
+    channels: int
+    outputs: int
+    sees: Any
+    module: nn.Module
+
+
+@dataclass(frozen=True)
 class Plan:
     """A method made ready for one data set.
 
     Args:
         stages: In order.
         predictor: ``(B, C, *S) -> (B, outputs, *S)`` logits; its averaged weights are the model.
+        keeps: What travels beside it, by the name that users call it.
     """
 
     stages: tuple[Stage, ...]
     predictor: nn.Module
+    keeps: Mapping[str, Part] = field(default_factory=dict)
 
 
 def require_rates(config: Any) -> None:

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from delineate.core.case import Batch
 from delineate.core.context import Context
 from delineate.losses import _sum
-from delineate.methods._game import Game, Rules, build_critic
+from delineate.methods._game import Game, Rules, build_critic, critic_part
 from delineate.methods._plan import Plan, Stage, Update
+from delineate.networks._critics import Activation, activate
 
 TRAINS = ("segmenter",)
 
@@ -103,6 +104,9 @@ class Config(Rules):
     learning_rate: float = field(default=2e-3, metadata={"help": "segmenter's peak (AdamW)"})
     weight_decay: float = field(default=1e-4, metadata={"help": "segmenter's"})
     momentum: float = field(default=0.9, metadata={"help": "beta 1 of the segmenter's AdamW"})
+    keep_critic: bool = field(
+        default=True, metadata={"help": "in the model file, for `predict --maps critic`"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,6 +124,7 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     critic = build_critic(config, context.ndim, context.channels, context.outputs)
     game = Game(config, [critic], "swapped" if config.swapped_labels else "")
     losses = _sum.build(config.losses)
+    activation: Activation = "sigmoid" if "class_bce" in config.losses else "softmax"
     own = torch.optim.AdamW(
         network.parameters(),
         config.learning_rate,
@@ -131,7 +136,7 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         logits = network(batch.image)
         loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
-        guess = fine.sigmoid() if "class_bce" in config.losses else fine.softmax(1)
+        guess = activate(activation, fine)
         real, fake = game.show(batch, guess, update.progress)
         scores = game.teach(update, real, fake.detach())
         term, push = game.push(loss, fine, fake, update.progress)
@@ -140,4 +145,7 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
 
     modules = {"segmenter": network, "critic": critic, "referee": game.referee}
     stage = Stage("adversarial", 1.0, modules, {"segmenter": own, "critic": game.rival}, step)
-    return Plan((stage,), network)
+    keeps = (
+        {"critic": critic_part(config, critic, context, activation)} if config.keep_critic else {}
+    )
+    return Plan((stage,), network, keeps)

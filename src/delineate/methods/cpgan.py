@@ -18,7 +18,7 @@ from delineate.core.case import Batch
 from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.losses import _sum
-from delineate.methods._game import Game, Rules, build_critic, random_shifts, rise
+from delineate.methods._game import Game, Rules, build_critic, critic_part, random_shifts, rise
 from delineate.methods._plan import Plan, Stage, Update
 
 TRAINS = ("segmenter",)
@@ -42,6 +42,10 @@ class Config(Rules):
     )
     replay: int = field(
         default=2**22, metadata={"help": "numbers of earlier guesses kept, 2 bytes each"}
+    )
+    keep_critic: bool = field(
+        default=True,
+        metadata={"help": "and its assistant, in the model file, for `predict --maps critic`"},
     )
 
     def __post_init__(self) -> None:
@@ -134,7 +138,9 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         "replay": replay,
     }
     stage = Stage("cpgan", 1.0, modules, {"segmenter": own, "critic": game.rival}, step)
-    return Plan((stage,), network)
+    critics = {"critic": critic, "assistant": assistant}
+    keeps = {name: critic_part(config, module, context) for name, module in critics.items()}
+    return Plan((stage,), network, keeps if config.keep_critic else {})
 
 
 def perception(segmenter: nn.Module, image: Tensor, guess: Tensor, flip: bool) -> Tensor:

@@ -6,6 +6,8 @@ trained to bring them together. ``preset: stable`` bounds the critic by spectral
 the mask beside the masked image (where the intensity is 0 the product hides every error), and caps
 how hard it may push. ``preset: literal`` clips the critic's weights at 0.05 and adds Dice, as the
 published code does.
+
+The critic is not kept in the model file: it scores no mask, it compares one with an expert's.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from delineate.core.schema import Schema
 from delineate.losses import _sum
 from delineate.losses._common import known, one_hot
 from delineate.losses.adversarial import feature_distance
-from delineate.methods._game import capped, rise, see
+from delineate.methods._game import capped, rise
 from delineate.methods._plan import Plan, Stage, Update, require_rates
 from delineate.networks import segan_critic
+from delineate.networks._critics import see
 
 TRAINS = ("segmenter",)
 

@@ -84,3 +84,8 @@ class GlobalCritic(nn.Module):
             )
         score: Tensor = self.score(self.layers(x).flatten(2).mean(2))
         return score
+
+    def score_map(self, x: Tensor) -> Tensor:
+        """The one score at every voxel of ``x``, ``(B, 1, *S)``."""
+        score: Tensor = self(x)
+        return score.reshape(*score.shape, *(1,) * self.config.ndim).expand(-1, -1, *x.shape[2:])

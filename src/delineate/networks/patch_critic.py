@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError
@@ -110,6 +111,22 @@ class PatchCritic(nn.Module):
             )
         scores: Tensor = self.layers(x)
         return scores
+
+    def score_map(self, x: Tensor) -> Tensor:
+        """Scores on the voxels of ``x``, ``(B, 1, *S)``: linear between the middles of patches.
+
+        Beyond the outermost middles the score of the nearest one stands.
+
+        Raises:
+            ConfigError: As ``forward``.
+        """
+        nd, scores = self.config.ndim, self(x)
+        if self.config.wide_field:  # the last layers cost one score at either end
+            scores = F.pad(scores, (1,) * 2 * nd, "replicate")
+        mode = "trilinear" if nd == 3 else "bilinear"
+        fine = F.interpolate(scores, scale_factor=2.0**self.config.layers, mode=mode)
+        rest = [n - m for n, m in zip(x.shape[2:], fine.shape[2:], strict=True)]
+        return F.pad(fine, [end for n in reversed(rest) for end in (0, n)], "replicate")
 
 
 class Branches(nn.Module):

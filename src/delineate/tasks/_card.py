@@ -9,10 +9,24 @@ from delineate.core import config as settings
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.inference import _contract
+from delineate.methods._plan import Part
 from delineate.preprocess import orient
 from delineate.preprocess.presets import Preparation
 from delineate.tasks import _lineage
 from delineate.tasks._resolve import Resolved
+
+
+def describe_parts(keeps: Mapping[str, Part]) -> dict[str, Any]:
+    """What the document says of the parts beside the predictor, see ``core.model_file``."""
+    return {
+        name: {
+            "network": {"name": part.network, "config": settings.to_dict(part.config)},
+            "channels": part.channels,
+            "outputs": part.outputs,
+            "sees": settings.to_dict(part.sees),
+        }
+        for name, part in keeps.items()
+    }
 
 
 def describe(

@@ -39,7 +39,7 @@ from delineate.tasks import (
     _weights,
 )
 from delineate.tasks._bench import Bench
-from delineate.tasks._card import describe
+from delineate.tasks._card import describe, describe_parts
 from delineate.tasks._choosing import Chooser
 from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks._resolve import Resolved
@@ -335,9 +335,11 @@ class Job:
         )  # fmt: skip
         of = len(prepared.get("validation", []))
         document["provenance"]["validation_cases"] = {"used": settled_on, "of": of}
-        state = outcome.predictor.state_dict()
-        weights = {name: tensor.cpu().numpy() for name, tensor in state.items()}
-        model_file.save(self.out / "model.safetensors", weights, document)
+        document["parts"] = describe_parts(outcome.keeps)
+        model_file.save(
+            self.out / "model.safetensors", outcome.predictor.state_dict(), document,
+            {name: part.module.state_dict() for name, part in outcome.keeps.items()},
+        )  # fmt: skip
 
     def _score(self, split: splits.Split) -> dict[str, Any]:
         """Predict and evaluate the held-out cases, or as many as there is time for."""
