@@ -16,8 +16,8 @@ def model(action: Literal["show"], file: Path) -> dict[str, Any]:
         file: The ``.safetensors`` file.
 
     Returns:
-        The model's document, with its hash and the number and size of its weights first; under
-        ``parts`` also those of the predictor and of each part that was kept beside it.
+        The model's document, with its hash and the number and size of its weights first; ``parts``
+        lists the predictor and each part that was kept beside it, with what it takes.
 
     Raises:
         ModelFileError: The file is foreign, damaged or was changed.
@@ -37,18 +37,22 @@ def model(action: Literal["show"], file: Path) -> dict[str, Any]:
             "names on it; train it anew before you pass it on"
         )
     described = {"predictor": {"network": document["network"]}, **document.get("parts", {})}
-    document["parts"] = {
-        name: {
+    parts = [
+        {
+            "part": name,
+            "network": described[name]["network"]["name"],
             "parameters": sum(tensor.size for tensor in tensors.values()),
             "bytes": sum(tensor.nbytes for tensor in tensors.values()),
-            **described[name],
+            "sees": described[name].get("sees"),
+            "config": described[name]["network"]["config"],
         }
         for name, tensors in {"predictor": loaded.tensors, **loaded.parts}.items()
-    }
+    ]
     return {
         "file": str(file),
         "hash": loaded.hash,
-        "parameters": sum(part["parameters"] for part in document["parts"].values()),
-        "megabytes": sum(part["bytes"] for part in document["parts"].values()) / 1e6,
+        "parameters": sum(part["parameters"] for part in parts),
+        "megabytes": sum(part["bytes"] for part in parts) / 1e6,
         **document,
+        "parts": parts,
     }
