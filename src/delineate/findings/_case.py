@@ -25,7 +25,7 @@ from delineate.data import readers
 #: Percentiles are taken of about this many voxels, evenly spread.
 SAMPLE = 100_000
 #: A label map holds this many values at most, an image more.
-FEW = 12
+FEW_VALUES = 12
 #: Side of the thumbnail that two images are compared by: of flat images, of volumes.
 SIDE = {2: 64, 3: 24}
 # nibabel says nothing of the types of these.
@@ -63,7 +63,7 @@ class Plane:
         level: 99.5th percentile of the magnitude of voxels other than 0.
         digest: Hash of the voxels in RAS+ order, whatever the file format.
         thumbnail: Small float16 copy, None where constant or not finite.
-        few: It holds some few whole numbers, 0 the smallest, as label maps do.
+        few_values: It holds some few whole numbers, 0 the smallest, as label maps do.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Plane:
     level: float
     digest: bytes
     thumbnail: NDArray[np.float16] | None
-    few: bool = False
+    few_values: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class Record:
         return next(iter(self.grids.values()), None)
 
 
-def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) -> Record:
+def examine_case(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) -> Record:
     """Read all files of a case. Whatever is wrong with them becomes a fault, never an exception."""
     faults: list[Fault] = []
     grids: dict[str, Grid] = {}
@@ -142,9 +142,9 @@ def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) 
         grids[channel], counts[channel] = image.grid, image.channels
         notes += image.meta.get("notes", ())
         faults += _channel_grid(grids, channel, where)
-        bad = image.array.size - int(np.isfinite(image.array).sum())
-        if bad:
-            detail = f"{bad:,} of {image.array.size:,} voxels"
+        not_finite = image.array.size - int(np.isfinite(image.array).sum())
+        if not_finite:
+            detail = f"{not_finite:,} of {image.array.size:,} voxels"
             faults.append(Fault("voxels-not-finite", where, detail))
         planes += _planes(image, channel, case, modalities.get(channel, "unknown"))
     whole = len(grids) == len(case.images)
@@ -153,8 +153,10 @@ def look(case: Case, root: Path, schema: Schema, modalities: Mapping[str, str]) 
         faults.append(Fault("image-constant", place(next(iter(case.images.values())), root), value))
     label = None
     if case.label is not None:
-        label, found = _label(case, case.label, next(iter(grids.values()), None), root, schema)
-        faults += found
+        label, label_faults = _label(
+            case, case.label, next(iter(grids.values()), None), root, schema
+        )
+        faults += label_faults
     return Record(case, grids, counts, tuple(planes), label, tuple(faults), tuple(notes))
 
 
@@ -176,14 +178,14 @@ def _unreadable(error: Exception, where: str, root: Path) -> Fault:
 
 def _channel_grid(grids: Mapping[str, Grid], channel: str, where: str) -> list[Fault]:
     first, grid = next(iter(grids)), grids[channel]
-    apart = _apart(grids[first], grid)
-    if not apart:
+    difference = _grid_difference(grids[first], grid)
+    if not difference:
         return []
     code = "channel-shape" if grids[first].shape != grid.shape else "channel-affine"
-    return [Fault(code, where, f"{channel} against {first}: {apart}")]
+    return [Fault(code, where, f"{channel} against {first}: {difference}")]
 
 
-def _apart(image: Grid, other: Grid) -> str:
+def _grid_difference(image: Grid, other: Grid) -> str:
     """How two grids differ, empty where they do not."""
     if image.same_as(other):
         return ""
@@ -202,19 +204,21 @@ def _label(
     except Exception as error:
         return None, [_unreadable(error, where, root)]
     faults = []
-    if image is not None and (apart := _apart(image, label.grid)):
-        same = image.shape == label.grid.shape
+    if image is not None and (difference := _grid_difference(image, label.grid)):
+        same_shape = image.shape == label.grid.shape
         if label.meta.get("partial"):
-            same, apart = True, "its voxels do not lie on those of the image"
-        faults.append(Fault("label-affine" if same else "label-shape", where, apart))
+            same_shape, difference = True, "its voxels do not lie on those of the image"
+        faults.append(Fault("label-affine" if same_shape else "label-shape", where, difference))
     notes = tuple(label.meta.get("notes", ()))
     if image is not None and TOLERANCE_MM < image.difference_mm(label.grid) < math.inf:
         notes += ("off its image by what rounding of the header explains",) * (not faults)
     names = label.meta.get("names")
     voxels = _count(label.array)
-    if strange := schema.unknown(voxels, names):
+    if unknown_values := schema.unknown(voxels, names):
         named = names is not None or schema.named
-        faults.append(Fault("label-names" if named else "label-unknown", where, f"got {strange}"))
+        faults.append(
+            Fault("label-names" if named else "label-unknown", where, f"got {unknown_values}")
+        )
     array = label.array[0].astype(np.int64 if label.array.dtype.itemsize > 4 else np.int32)
     if names is not None:  # values mean something in this file only
         array, voxels = _by_schema(array, voxels, schema, names)
@@ -237,14 +241,14 @@ def _by_schema(
     """A label map and its counts by the schema's values; those unknown to it are left out."""
     meaning = schema.meaning(names)
     values = schema.to_values(np.arange(IGNORED + 1))
-    turned = np.zeros_like(array)
+    by_schema = np.zeros_like(array)
     counts: dict[int, int] = {}
     for value, count in voxels.items():
-        own = int(values[meaning.get(value, 0)])
-        counts[own] = counts.get(own, 0) + count
-        if own:
-            turned[array == value] = own
-    return turned, counts
+        schema_value = int(values[meaning.get(value, 0)])
+        counts[schema_value] = counts.get(schema_value, 0) + count
+        if schema_value:
+            by_schema[array == value] = schema_value
+    return by_schema, counts
 
 
 def _count(array: NDArray[Any]) -> dict[int, int]:
@@ -282,17 +286,17 @@ def _plane(array: NDArray[np.float32], grid: Grid, name: str, channel: str) -> P
     floor, ceiling = np.percentile(sample, (0.5, 99.5))
     if floor == ceiling:
         floor, ceiling = low, high
-    few = low == 0 and high == np.rint(high) and _few_whole(array)
+    few_values = low == 0 and high == np.rint(high) and _few_whole(array)
     small = thumbnail(turned, floor, ceiling)
-    return Plane(name, channel, low, high, level, digest(turned), small, few)
+    return Plane(name, channel, low, high, level, digest(turned), small, few_values)
 
 
 def _few_whole(array: NDArray[np.float32]) -> bool:
-    part = np.unique(array.reshape(-1)[: 4 * FEW])  # most images end here
-    if len(part) > FEW or (part != np.rint(part)).any():
+    part = np.unique(array.reshape(-1)[: 4 * FEW_VALUES])  # most images end here
+    if len(part) > FEW_VALUES or (part != np.rint(part)).any():
         return False
     values = np.unique(array)
-    return len(values) <= FEW and bool((values == np.rint(values)).all())
+    return len(values) <= FEW_VALUES and bool((values == np.rint(values)).all())
 
 
 def _ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
@@ -332,11 +336,11 @@ def thumbnail(
     Values are cut off at ``floor`` and ``ceiling``, so that a few bright voxels do not make
     unlike images alike, and brought to 0 … 1, so that they fit float16.
     """
-    small: NDArray[Any] = np.clip(array, floor, ceiling)
+    reduced: NDArray[Any] = np.clip(array, floor, ceiling)
     for size in array.shape:
-        small = np.tensordot(small, _area(size, SIDE[array.ndim]), axes=(0, 1))
-    small -= small.min()
-    scaled: NDArray[np.float16] = (small / max(float(small.max()), 1e-30)).astype(np.float16)
+        reduced = np.tensordot(reduced, _area(size, SIDE[array.ndim]), axes=(0, 1))
+    reduced -= reduced.min()
+    scaled: NDArray[np.float16] = (reduced / max(float(reduced.max()), 1e-30)).astype(np.float16)
     return scaled
 
 

@@ -47,9 +47,9 @@ class Finding:
         }
 
 
-def count(n: int, noun: str, many: str | None = None) -> str:
+def count(n: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun."""
-    return f"{n:,} {noun if n == 1 else many or noun + 's'}"
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def trained_on(cohort: Cohort) -> frozenset[str]:

@@ -21,9 +21,9 @@ from delineate.core import threads
 from delineate.core.progress import QUIET, Progress
 from delineate.data import capacity
 from delineate.data.cohort import Cohort
-from delineate.findings._case import Record, look, orientation, spacing
+from delineate.findings._case import Record, examine_case, orientation, spacing
 from delineate.findings._finding import Finding, count
-from delineate.findings.files import faults, pairing, people
+from delineate.findings.files import faults, pairing, subjects
 from delineate.findings.images import geometry, intensities
 from delineate.findings.labels import labels
 from delineate.findings.names import names
@@ -35,7 +35,7 @@ EXCLUDE = "exclude.txt"
 SEVERITIES = ("blocking", "warning", "note")
 #: Each looks at one matter; they are given the cohort and what was kept of every case.
 RULES: tuple[Callable[[Cohort, Sequence[Record]], list[Finding]], ...] = (
-    faults, pairing, people, duplicates, geometry, labels, names, overlooked, intensities,
+    faults, pairing, subjects, duplicates, geometry, labels, names, overlooked, intensities,
 )  # fmt: skip
 #: Times that a case is held while it is looked at: image, bytes read, turned copy, finite voxels.
 _COPIES = 4
@@ -65,14 +65,14 @@ def examine(
         ``excluded``, cases that were left out, and ``exclude``, with those without which the
         blocking findings that have such cases are settled (id -> why).
     """
-    begun = time.monotonic()
-    records = _look_at_all(cohort, workers or capacity.threads(cohort, _COPIES), progress)
+    started = time.monotonic()
+    records = _examine_cases(cohort, workers or capacity.threads(cohort, _COPIES), progress)
     if drop_duplicates and (copies := surplus(records)):
         cohort = cohort.without(copies)
         records = [record for record in records if record.case.id not in copies]
-    found = [_with_way_out(finding) for rule in RULES for finding in rule(cohort, records)]
-    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    blocking = [finding for finding in found if finding.severity == "blocking"]
+    findings = [_with_way_out(finding) for rule in RULES for finding in rule(cohort, records)]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    blocking = [finding for finding in findings if finding.severity == "blocking"]
     exclude = {name: finding.code for finding in reversed(blocking) for name in finding.cases}
     return {
         "format": "delineate-audit",
@@ -80,9 +80,9 @@ def examine(
         "layout": cohort.layout,
         "cases": len(cohort),
         "subjects": len({case.subject for case in cohort.cases}),
-        "seconds": round(time.monotonic() - begun, 2),
+        "seconds": round(time.monotonic() - started, 2),
         "facts": facts(cohort, records),
-        "findings": [finding.to_dict() for finding in found],
+        "findings": [finding.to_dict() for finding in findings],
         "drop_duplicates": drop_duplicates,
         "excluded": dict(cohort.excluded),
         "exclude": {**cohort.excluded, **exclude} if exclude else {},
@@ -97,12 +97,13 @@ def _with_way_out(finding: Finding) -> Finding:
     return replace(finding, fix=f"{finding.fix}; or {out}" if finding.fix else out)
 
 
-def _look_at_all(cohort: Cohort, workers: int, progress: Progress) -> list[Record]:
+def _examine_cases(cohort: Cohort, workers: int, progress: Progress) -> list[Record]:
     with threads.pool(workers) as pool:
-        looks = pool.map(
-            lambda case: look(case, cohort.root, cohort.schema, cohort.modalities), cohort.cases
+        records = pool.map(
+            lambda case: examine_case(case, cohort.root, cohort.schema, cohort.modalities),
+            cohort.cases,
         )
-        return list(progress.track(looks, "audit", len(cohort)))
+        return list(progress.track(records, "audit", len(cohort)))
 
 
 def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:
     grids = [grid for record in records if (grid := record.grid) is not None]
     shapes = _census(" × ".join(map(str, grid.shape)) for grid in grids)
     per_subject = Counter(case.subject for case in cohort.cases)
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "labelled_cases": sum(case.label is not None for case in cohort.cases),
         "files_read_to_the_end": sum(len(record.grids) for record in records)
         + sum(record.label is not None for record in records),
@@ -131,7 +132,7 @@ def facts(cohort: Cohort, records: Sequence[Record]) -> dict[str, Any]:
         "intensities": _intensity_rows(cohort, records),
         "labels": _label_rows(cohort, records),
     }
-    return {name: value for name, value in told.items() if value not in ([], {})}
+    return {name: value for name, value in values.items() if value not in ([], {})}
 
 
 def _census(values: Iterable[str | None]) -> dict[str, int]:
@@ -172,28 +173,28 @@ def _intensity_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str,
     return [
         {
             "channel": name,
-            "modality": cohort.modality(name, found[0].channel),
-            "images": len(found),
-            "lowest": _short(min(p.low for p in found)),
-            "highest": _short(max(p.high for p in found)),
-            **{f"p99_5_{k}": v for k, v in _spread([p.level for p in found]).items()},
+            "modality": cohort.modality(name, planes_of_channel[0].channel),
+            "images": len(planes_of_channel),
+            "lowest": _short(min(p.low for p in planes_of_channel)),
+            "highest": _short(max(p.high for p in planes_of_channel)),
+            **{f"p99_5_{k}": v for k, v in _spread([p.level for p in planes_of_channel]).items()},
         }
-        for name, found in planes.items()
+        for name, planes_of_channel in planes.items()
     ]
 
 
 def _label_rows(cohort: Cohort, records: Sequence[Record]) -> list[dict[str, Any]]:
     """By label: in how many cases it is, and how large (ml, or voxels where no size is known)."""
-    found = [r.label for r in records if r.label is not None]
-    grids = [label.grid for label in found]
-    known = bool(found) and all(grid.spacing_known and grid.ndim == 3 for grid in grids)
+    label_maps = [r.label for r in records if r.label is not None]
+    grids = [label.grid for label in label_maps]
+    known = bool(label_maps) and all(grid.spacing_known and grid.ndim == 3 for grid in grids)
     rows = []
-    for entry in cohort.schema.labels if found else ():
-        present = [label for label in found if label.voxels.get(entry.value)]
+    for entry in cohort.schema.labels if label_maps else ():
+        present = [label for label in label_maps if label.voxels.get(entry.value)]
         sizes = [
             label.voxels[entry.value] * (label.grid.voxel_ml if known else 1) for label in present
         ]
-        total = sum(sum(label.voxels.values()) for label in found)
+        total = sum(sum(label.voxels.values()) for label in label_maps)
         share = sum(label.voxels[entry.value] for label in present) / max(total, 1)
         unit = "ml" if known else "voxels"
         rows.append(

@@ -54,21 +54,21 @@ _MEANING = {
 def faults(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Faults of single files. Those of cases that training does not use do not block it."""
     used = trained_on(cohort)
-    found: dict[tuple[str, str], list[Fault]] = {}
+    faults_by_code: dict[tuple[str, str], list[Fault]] = {}
     owners: dict[tuple[str, str], list[str]] = {}
     for record in records:
         severity = "blocking" if not used or record.case.id in used else "warning"
         for fault in record.faults:
-            found.setdefault((fault.code, severity), []).append(fault)
+            faults_by_code.setdefault((fault.code, severity), []).append(fault)
             owners.setdefault((fault.code, severity), []).append(record.case.id)
     findings = []
-    for (code, severity), group in found.items():
+    for (code, severity), group in faults_by_code.items():
         cases = owners[code, severity]
         if code in _MEANING:
-            what, fix = _MEANING[code]
-            shown = "; ".join(f"{f.where}: {f.detail}" for f in group[:3])
+            meaning, fix = _MEANING[code]
+            examples = "; ".join(f"{f.where}: {f.detail}" for f in group[:3])
             more = f"; and {len(group) - 3} more" if len(group) > 3 else ""
-            message = f"{count(len(group), 'file')}: {what} ({shown}{more})"
+            message = f"{count(len(group), 'file')}: {meaning} ({examples}{more})"
             places = tuple(fault.where for fault in group)
             next_move = fix or group[0].fix
             findings.append(Finding(code, severity, message, places, next_move, tuple(cases)))
@@ -76,11 +76,11 @@ def faults(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         for fault, case in zip(group[:MOST_EACH], cases, strict=False):
             message = f"{fault.where}: {fault.detail}"
             findings.append(Finding(code, severity, message, (fault.where,), fault.fix, (case,)))
-        if rest := group[MOST_EACH:]:
-            message = f"{count(len(rest), 'more file')} with the same error: {rest[0].detail}"
-            places = tuple(fault.where for fault in rest)
+        if further := group[MOST_EACH:]:
+            message = f"{count(len(further), 'more file')} with the same error: {further[0].detail}"
+            places = tuple(fault.where for fault in further)
             more_cases = tuple(cases[MOST_EACH:])
-            findings.append(Finding(code, severity, message, places, rest[0].fix, more_cases))
+            findings.append(Finding(code, severity, message, places, further[0].fix, more_cases))
     return findings
 
 
@@ -90,19 +90,19 @@ def pairing(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     for entry in cohort.unpaired:
         path, reason = _reason(entry)
         reasons.setdefault(reason, []).append(path)
-    found = []
+    findings = []
     for reason, paths in reasons.items():
         message = f"{count(len(paths), 'file or entry', 'files or entries')} not used: {reason}"
         if reason.startswith(_NO_IMAGE):
-            found.append(Finding("not-an-image", "note", message, tuple(paths)))
+            findings.append(Finding("not-an-image", "note", message, tuple(paths)))
         else:
             linked = reason.startswith("link ")
             fix = FOLLOW if linked else "add what is missing, or take them out"
-            found.append(Finding("unpaired", "warning", message, tuple(paths), fix))
+            findings.append(Finding("unpaired", "warning", message, tuple(paths), fix))
     if not trained_on(cohort):
         message = "no case has a label: nothing here can be trained on"
-        found.append(Finding("no-labels", "note", message))
-    return found
+        findings.append(Finding("no-labels", "note", message))
+    return findings
 
 
 def _reason(entry: str) -> tuple[str, str]:
@@ -115,16 +115,23 @@ def _reason(entry: str) -> tuple[str, str]:
     return entry, "no partner"
 
 
-def people(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
+def subjects(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Subjects that are in two declared parts, or not told at all; classes out of balance."""
     findings = []
     parts: dict[str, Counter[str]] = {}
     for case in cohort.cases:
         if case.split:
             parts.setdefault(case.subject, Counter())[case.split] += 1
-    parted = {subject: found for subject, found in parts.items() if len(found) > 1}
+    parted = {
+        subject: parts_of_subject
+        for subject, parts_of_subject in parts.items()
+        if len(parts_of_subject) > 1
+    }
     if parted:
-        most = {subject: found.most_common(1)[0][0] for subject, found in parted.items()}
+        most = {
+            subject: parts_of_subject.most_common(1)[0][0]
+            for subject, parts_of_subject in parted.items()
+        }
         surplus = (
             c.id for c in cohort.cases
             if c.subject in parted and c.split and c.split != most[c.subject]
@@ -165,41 +172,44 @@ def siblings(cohort: Cohort) -> Finding | None:
     if not {OWN_SUBJECT, FOLDER_SUBJECT} & set(cohort.notes):
         return None
     classes = {case.class_name for case in cohort.cases if case.class_name}
-    found = suspect({case.id: case.subject for case in cohort.cases}, classes)
-    if found is None:
+    suspicion = suspect({case.id: case.subject for case in cohort.cases}, classes)
+    if suspicion is None:
         return None
     used = trained_on(cohort)
     members: dict[str, list[Case]] = {}
     for case in cohort.cases:
         members.setdefault(case.subject, []).append(case)
     severity = "note"
-    for group in found.groups:
+    for group in suspicion.groups:
         cases = [c for subject in group for c in members[subject] if c.id in used]
         if len({c.subject for c in cases}) > 1:
             declared = {c.split for c in cases}
-            apart = None in declared or len(declared) > 1
-            severity = "blocking" if apart or severity == "blocking" else "warning"
-    several = sum(map(len, found.groups))
-    first = " and ".join(found.groups[0])
+            separable = None in declared or len(declared) > 1
+            severity = "blocking" if separable or severity == "blocking" else "warning"
+    suspected = sum(map(len, suspicion.groups))
+    first = " and ".join(suspicion.groups[0])
     message = (
-        f"{several} of {count(len(members), 'subject')} look like {len(found.groups)}: their names "
-        f"({first}) differ in {found.differ} alone; if they are, a split would part one person"
+        f"{suspected} of {count(len(members), 'subject')} look like {len(suspicion.groups)}: "
+        f"their names ({first}) differ in {suspicion.differ} alone; if they are, a split would "
+        "part one person"
     )
-    joined = f"--subject-pattern '{found.pattern}'" if found.pattern else (
+    joined = f"--subject-pattern '{suspicion.pattern}'" if suspicion.pattern else (
         "a table with the columns image, label and subject"
     )  # fmt: skip
     fix = f"the same person: {joined}; different people: --subject-pattern '(.+)'"
-    places = tuple(" + ".join(group) for group in found.groups)
+    places = tuple(" + ".join(group) for group in suspicion.groups)
     return Finding("subjects-suspected", severity, message, places, fix)
 
 
 def _missing_classes(cases: Sequence[Case]) -> list[Finding]:
-    held: dict[str, set[str]] = {}
+    classes_of_part: dict[str, set[str]] = {}
     for case in cases:
         if case.split and case.class_name:
-            held.setdefault(case.split, set()).add(case.class_name)
-    every = set().union(*held.values()) if held else set()
-    missing = [f"{part}: {name}" for part, names in held.items() for name in every - names]
+            classes_of_part.setdefault(case.split, set()).add(case.class_name)
+    all_classes = set().union(*classes_of_part.values()) if classes_of_part else set()
+    missing = [
+        f"{part}: {name}" for part, names in classes_of_part.items() for name in all_classes - names
+    ]
     if not missing:
         return []
     message = f"a part of the declared split lacks a class ({'; '.join(sorted(missing)[:4])})"

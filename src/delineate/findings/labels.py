@@ -13,26 +13,28 @@ from delineate.findings._finding import Finding, count
 
 def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Empty, inverted and copied labels, and structures that never occur."""
-    found = [(r, r.label) for r in records if r.label is not None]
-    if not found:
+    labelled = [(r, r.label) for r in records if r.label is not None]
+    if not labelled:
         return []
     findings = []
-    empty = [r.case.id for r, label in found if not label.foreground and label.voxels]
+    empty = [r.case.id for r, label in labelled if not label.foreground and label.voxels]
     if empty:
-        every = len(empty) == len(found)
+        all_empty = len(empty) == len(labelled)
         findings.append(
             Finding(
-                "labels-all-empty" if every else "label-empty", "blocking" if every else "note",
-                f"{len(empty)} of {count(len(found), 'label map')} hold background alone",
+                "labels-all-empty" if all_empty else "label-empty",
+                "blocking" if all_empty else "note",
+                f"{len(empty)} of {count(len(labelled), 'label map')} hold background alone",
                 tuple(empty),
-                "export the labels again, then run `delineate audit` once more" if every else "",
+                "export the labels again, then run `delineate audit` once more"
+                if all_empty else "",
             )
         )  # fmt: skip
-    findings += _ignored(cohort, found) + _unannotated(cohort, found) + _palettes(found)
-    values = Counter(v for _, label in found for v in label.voxels)
+    findings += _ignored(cohort, labelled) + _unannotated(cohort, labelled) + _palettes(labelled)
+    values = Counter(v for _, label in labelled for v in label.voxels)
     names = {entry.value: entry.name for entry in cohort.schema.labels}
     absent = [name for value, name in names.items() if not values[value]]
-    if absent and len(empty) < len(found):
+    if absent and len(empty) < len(labelled):
         findings.append(
             Finding(
                 "label-absent", "warning",
@@ -40,51 +42,53 @@ def labels(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
                 (), "take it out of the declaration, or add cases that show it",
             )
         )  # fmt: skip
-    if {1, 255} <= names.keys() and not any({1, 255} <= label.voxels.keys() for _, label in found):
+    if {1, 255} <= names.keys() and not any(
+        {1, 255} <= label.voxels.keys() for _, label in labelled
+    ):
         rarer = min((1, 255), key=values.__getitem__)
         findings.append(
             Finding(
                 "label-two-styles", "warning",
                 "some masks hold 0 and 1, others 0 and 255, never both: one structure, two values?",
-                tuple(r.case.id for r, label in found if rarer in label.voxels),
+                tuple(r.case.id for r, label in labelled if rarer in label.voxels),
                 "write all masks with the same value",
             )
         )  # fmt: skip
-    share = {
+    foreground_share = {
         r.case.id: label.foreground / sum(label.voxels.values())
-        for r, label in found if label.voxels
+        for r, label in labelled if label.voxels
     }  # fmt: skip
-    inverted = [name for name, part in share.items() if part > 0.5]
-    if inverted and len(found) > 3 and median(share.values()) < 0.2:
+    inverted = [name for name, part in foreground_share.items() if part > 0.5]
+    if inverted and len(labelled) > 3 and median(foreground_share.values()) < 0.2:
         findings.append(
             Finding(
                 "label-inverted", "warning",
                 f"{count(len(inverted), 'label map')} with more foreground than background, while "
-                f"the median is {median(share.values()):.1%}: inverted?",
+                f"the median is {median(foreground_share.values()):.1%}: inverted?",
                 tuple(inverted), "look at them",
             )
         )  # fmt: skip
-    return findings + _copied_labels(found)
+    return findings + _copied_labels(labelled)
 
 
-def _ignored(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
+def _ignored(cohort: Cohort, labelled: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
     """Voxels that nobody has annotated, and cases without any that somebody has."""
-    held = [(r.case.id, label) for r, label in found if label.ignored]
-    if not held:
+    partly_annotated = [(r.case.id, label) for r, label in labelled if label.ignored]
+    if not partly_annotated:
         return []
-    every = sum(label.ignored + sum(label.voxels.values()) for _, label in held)
-    share = sum(label.ignored for _, label in held) / every
+    voxels = sum(label.ignored + sum(label.voxels.values()) for _, label in partly_annotated)
+    ignored_share = sum(label.ignored for _, label in partly_annotated) / voxels
     findings = [
         Finding(
             "label-ignored", "note",
-            f"{count(len(held), 'label map')} with voxels that nobody has annotated (value "
-            f"{cohort.schema.ignore}, {share:.1%} of theirs): left out of losses, samples and "
-            "figures",
-            tuple(name for name, _ in held),
+            f"{count(len(partly_annotated), 'label map')} with voxels that nobody has annotated "
+            f"(value {cohort.schema.ignore}, {ignored_share:.1%} of theirs): left out of losses, "
+            "samples and figures",
+            tuple(name for name, _ in partly_annotated),
         )
     ]  # fmt: skip
-    if blank := tuple(name for name, label in held if not label.voxels):
-        all_blank = len(blank) == len(found)
+    if blank := tuple(name for name, label in partly_annotated if not label.voxels):
+        all_blank = len(blank) == len(labelled)
         findings.append(
             Finding(
                 "label-all-ignored", "blocking" if all_blank else "warning",
@@ -97,17 +101,17 @@ def _ignored(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> list
     return findings
 
 
-def _unannotated(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
+def _unannotated(cohort: Cohort, labelled: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
     """A value below 0, or 255 beside small ones, of which nobody has said what it means."""
     if any(label.name != f"label {label.value}" for label in cohort.schema.labels):
         return []  # declared
-    odd: dict[int, list[str]] = {}
-    for record, label in found:
-        drawn = [value for value in label.voxels if value]
-        others = [value for value in drawn if 0 < value < 128]
-        for value in drawn:
-            if others and (value < 0 or (value == 255 and len(drawn) == len(others) + 1)):
-                odd.setdefault(value, []).append(record.case.id)
+    cases_of_value: dict[int, list[str]] = {}
+    for record, label in labelled:
+        values = [value for value in label.voxels if value]
+        others = [value for value in values if 0 < value < 128]
+        for value in values:
+            if others and (value < 0 or (value == 255 and len(values) == len(others) + 1)):
+                cases_of_value.setdefault(value, []).append(record.case.id)
     return [
         Finding(
             "label-unannotated", "warning",
@@ -115,41 +119,44 @@ def _unannotated(cohort: Cohort, found: Sequence[tuple[Record, LabelFacts]]) -> 
             "nobody has annotated? It is taken for a structure",
             tuple(names), f"if it is none: --ignore-label {value}",
         )
-        for value, names in odd.items()
+        for value, names in cases_of_value.items()
     ]  # fmt: skip
 
 
-def _palettes(found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
+def _palettes(labelled: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
     """Pictures whose palettes number the same colours differently: an index is no label then."""
-    every = {}
-    for record, label in found:
-        once = Counter(label.colours.values())  # a colour of two indices tells nothing
-        if once:
-            every[record.case.id] = {c: i for i, c in label.colours.items() if once[c] == 1}
+    index_of_colour = {}
+    for record, label in labelled:
+        indices_of = Counter(label.colours.values())  # a colour of two indices tells nothing
+        if indices_of:
+            index_of_colour[record.case.id] = {
+                c: i for i, c in label.colours.items() if indices_of[c] == 1
+            }
     index_of: dict[str, Counter[int]] = {}
-    for colours in every.values():
+    for colours in index_of_colour.values():
         for colour, index in colours.items():
             index_of.setdefault(colour, Counter())[index] += 1
-    usual = {colour: seen.most_common(1)[0][0] for colour, seen in index_of.items()}
-    others = [
-        name for name, colours in every.items()
-        if any(index != usual[colour] for colour, index in colours.items())
+    usual_index = {colour: indices.most_common(1)[0][0] for colour, indices in index_of.items()}
+    deviating = [
+        name for name, colours in index_of_colour.items()
+        if any(index != usual_index[colour] for colour, index in colours.items())
     ]  # fmt: skip
-    if not others:
+    if not deviating:
         return []
-    colour = next(c for c, seen in index_of.items() if len(seen) > 1)
+    colour = next(c for c, indices in index_of.items() if len(indices) > 1)
     message = (
-        f"the palettes of {count(len(every), 'mask')} number colours differently ({colour} is "
-        f"{' or '.join(map(str, sorted(index_of[colour])))}), so that an index is no label"
+        f"the palettes of {count(len(index_of_colour), 'mask')} number colours differently "
+        f"({colour} is {' or '.join(map(str, sorted(index_of[colour])))}), so that an index is "
+        "no label"
     )
     fix = "store label values without a palette, or give all masks the same one"
-    return [Finding("label-palettes", "blocking", message, tuple(others), fix, tuple(others))]
+    return [Finding("label-palettes", "blocking", message, tuple(deviating), fix, tuple(deviating))]
 
 
-def _copied_labels(found: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
+def _copied_labels(labelled: Sequence[tuple[Record, LabelFacts]]) -> list[Finding]:
     """One label map on the images of several subjects."""
     owners: dict[bytes, list[Record]] = {}
-    for record, label in found:
+    for record, label in labelled:
         if 0 < label.foreground < sum(label.voxels.values()):
             owners.setdefault(label.digest, []).append(record)
     copies = [

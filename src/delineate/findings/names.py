@@ -16,21 +16,23 @@ def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Structures of almost one name, structures that few files name, and what readers decided."""
     owners: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {}
-    named = 0
+    naming_files = 0
     for record in records:
         if record.label is None:
             continue
         for note in record.label.notes:
             notes.setdefault(note, []).append(record.case.id)
         if record.label.names is not None:
-            named += 1
+            naming_files += 1
             for name in sorted(record.label.names):
                 owners.setdefault(name, []).append(record.case.id)
     findings = _alike(owners) + _overruled(cohort, owners)
-    rare = {name: found for name, found in owners.items() if len(found) < named}
+    rare = {name: cases for name, cases in owners.items() if len(cases) < naming_files}
     if rare and cohort.schema.named:
-        told = ", ".join(f"{name!r} in {len(found)}" for name, found in rare.items())
-        message = f"not every one of {count(named, 'label file')} names every structure: {told}"
+        counts = ", ".join(f"{name!r} in {len(cases)}" for name, cases in rare.items())
+        message = (
+            f"not every one of {count(naming_files, 'label file')} names every structure: {counts}"
+        )
         lacking = tuple(
             record.case.id
             for record in records
@@ -41,8 +43,8 @@ def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         fix = "right if the structure is not there in these cases; else name it as the others do"
         findings.append(Finding("label-names-differ", "warning", message, lacking, fix))
     findings += [
-        Finding("label-read", "note", f"{count(len(found), 'label file')}: {note}", tuple(found))
-        for note, found in notes.items()
+        Finding("label-read", "note", f"{count(len(cases), 'label file')}: {note}", tuple(cases))
+        for note, cases in notes.items()
     ]
     return findings
 
@@ -51,10 +53,10 @@ def _overruled(cohort: Cohort, owners: Mapping[str, Sequence[str]]) -> list[Find
     """Names that the data set's own declaration does not know: its values count, if all are."""
     schema = cohort.schema
     declared = {IGNORE, *(unicodedata.normalize("NFC", label.name) for label in schema.labels)}
-    other = {name: found for name, found in owners.items() if name not in declared}
+    other = {name: cases for name, cases in owners.items() if name not in declared}
     if not other or schema.named or schema.nameless:
         return []
-    places = tuple(dict.fromkeys(name for found in other.values() for name in found))
+    places = tuple(dict.fromkeys(name for cases in other.values() for name in cases))
     return [
         Finding(
             "label-names-overruled", "warning",

@@ -24,20 +24,20 @@ def overlooked(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
 
 
 def _label_like(records: Sequence[Record]) -> list[Finding]:
-    like = [
+    label_like = [
         record.case.id
         for record in records
-        if record.case.label is None and record.planes and all(p.few for p in record.planes)
+        if record.case.label is None and record.planes and all(p.few_values for p in record.planes)
     ]
-    if not like or len(like) == len(records):
+    if not label_like or len(label_like) == len(records):
         return []
     message = (
-        f"{len(like)} of {count(len(records), 'image')} hold few whole numbers, as label files do: "
-        "label files whose names do not say so?"
+        f"{len(label_like)} of {count(len(records), 'image')} hold few whole numbers, as label "
+        "files do: label files whose names do not say so?"
     )
     return [
         Finding(
-            "label-as-image", "warning", message, tuple(like),
+            "label-as-image", "warning", message, tuple(label_like),
             "name them as their images with _mask or _seg behind, or write a table with the "
             "columns image and label",
         )
@@ -47,13 +47,13 @@ def _label_like(records: Sequence[Record]) -> list[Finding]:
 def _not_read(cohort: Cohort) -> list[Finding]:
     if cohort.layout == "table" or not cohort.root.is_dir():
         return []
-    every = files(cohort.root, images=False)
-    found = [path for path in every if path.suffix.lower() in _NOT_READ]
-    if not found:
+    all_files = files(cohort.root, images=False)
+    unread = [path for path in all_files if path.suffix.lower() in _NOT_READ]
+    if not unread:
         return []
-    kinds = Counter(path.suffix.lower() for path in found)
-    told = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
-    message = f"{count(len(found), 'file')} of a kind that is not read: {told}"
-    places = tuple(relative(cohort.root, path) for path in found)
+    kinds = Counter(path.suffix.lower() for path in unread)
+    counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+    message = f"{count(len(unread), 'file')} of a kind that is not read: {counts}"
+    places = tuple(relative(cohort.root, path) for path in unread)
     fix = "if they belong to the data, store pictures as PNG or TIFF and volumes as .nii.gz"
     return [Finding("kind-not-read", "warning", message, places, fix)]

@@ -55,62 +55,69 @@ class Group:
 def duplicates(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
     """Copies on both sides of a declared split, under several subjects, with unlike labels."""
     sorted_groups: dict[tuple[str, bool], list[Group]] = {}
-    unlike: dict[str, list[Group]] = {"class": [], "label": []}
+    differing: dict[str, list[Group]] = {"class": [], "label": []}
     for group in groups(records):
         members = [records[i] for i in group.members]
         parts = {r.case.split for r in members} - {None}
-        several = len({r.case.subject for r in members}) > 1
-        kind = "splits" if len(parts) > 1 else "subjects" if several else ""
+        several_subjects = len({r.case.subject for r in members}) > 1
+        kind = "splits" if len(parts) > 1 else "subjects" if several_subjects else ""
         sorted_groups.setdefault((kind, group.exact), []).append(group)
         if group.exact:
             if len({r.case.class_name for r in members} - {None}) > 1:
-                unlike["class"].append(group)
+                differing["class"].append(group)
             if len({r.label.digest for r in members if r.label}) > 1:
-                unlike["label"].append(group)
+                differing["label"].append(group)
     findings = [
-        _copies(cohort, records, kind, exact, found)
-        for (kind, exact), found in sorted_groups.items()
+        _copies(cohort, records, kind, exact, copies)
+        for (kind, exact), copies in sorted_groups.items()
     ]
     findings += [
         Finding(
-            f"duplicate-{what}-differs", "warning",
-            f"{count(len(found), 'image')} with several copies, and a different {what} for each",
-            _names(records, found), f"leave those of the wrong {what} out with --exclude FILE",
+            f"duplicate-{attribute}-differs", "warning",
+            f"{count(len(copies), 'image')} with several copies, and a different {attribute} for "
+            "each",
+            _names(records, copies),
+            f"leave those of the wrong {attribute} out with --exclude FILE",
         )
-        for what, found in unlike.items() if found
+        for attribute, copies in differing.items() if copies
     ]  # fmt: skip
     return findings
 
 
 def _copies(
-    cohort: Cohort, records: Sequence[Record], kind: str, exact: bool, found: Sequence[Group]
+    cohort: Cohort, records: Sequence[Record], kind: str, exact: bool, copy_groups: Sequence[Group]
 ) -> Finding:
-    same = "duplicate" if exact else "near-duplicate"
-    copies = f"exact copies of {count(len(found), 'image')}"
+    kind_of_copy = "duplicate" if exact else "near-duplicate"
+    copies = f"exact copies of {count(len(copy_groups), 'image')}"
     if not exact:
-        lowest = min(group.correlation for group in found)
-        copies = f"near copies of {count(len(found), 'image')} (correlation from {lowest:.3f})"
-    places = _names(records, found)
+        lowest = min(group.correlation for group in copy_groups)
+        copies = (
+            f"near copies of {count(len(copy_groups), 'image')} (correlation from {lowest:.3f})"
+        )
+    places = _names(records, copy_groups)
     if kind == "splits":
         return Finding(
-            f"{same}-across-splits", "blocking",
+            f"{kind_of_copy}-across-splits", "blocking",
             f"{copies} are in different parts of the declared split: "
-            + _share(cohort, records, found),
-            places, "--drop-duplicates keeps one copy of each", tuple(surplus(records, found)),
+            + _shares_copied(cohort, records, copy_groups),
+            places, "--drop-duplicates keeps one copy of each",
+            tuple(surplus(records, copy_groups)),
         )  # fmt: skip
     if kind == "subjects":
         return Finding(
-            f"{same}-across-subjects", "warning",
+            f"{kind_of_copy}-across-subjects", "warning",
             f"{copies} are listed under different subjects: a split by subject would not keep them "
             "together",
             places, "--drop-duplicates keeps one copy of each; or give them one subject, with "
             "--subject-pattern or in a table",
         )  # fmt: skip
     message = f"{copies} are listed more than once for the same subject"
-    return Finding(f"{same}-within-subject", "note", message, places)
+    return Finding(f"{kind_of_copy}-within-subject", "note", message, places)
 
 
-def surplus(records: Sequence[Record], found: Iterable[Group] | None = None) -> dict[str, str]:
+def surplus(
+    records: Sequence[Record], copy_groups: Iterable[Group] | None = None
+) -> dict[str, str]:
     """Cases without which every image is there once, and why each: id -> words.
 
     Of the copies of an image, one in the training part is kept, and one with a label, where there
@@ -118,39 +125,39 @@ def surplus(records: Sequence[Record], found: Iterable[Group] | None = None) -> 
 
     Args:
         records: Of all cases.
-        found: ``groups``, or some of them; by default all.
+        copy_groups: ``groups``, or some of them; by default all.
     """
-    out: dict[str, str] = {}
-    for group in groups(records) if found is None else found:
-        cases = [records[i].case for i in group.members if records[i].case.id not in out]
+    reasons: dict[str, str] = {}
+    for group in groups(records) if copy_groups is None else copy_groups:
+        cases = [records[i].case for i in group.members if records[i].case.id not in reasons]
         if len(cases) < 2:
             continue
         classes = sorted({case.class_name for case in cases if case.class_name is not None})
         if group.exact and len(classes) > 1:
-            out |= {case.id: f"copies with the classes {', '.join(classes)}" for case in cases}
+            reasons |= {case.id: f"copies with the classes {', '.join(classes)}" for case in cases}
             continue
         best = min(cases, key=lambda case: (_PARTS.get(case.split or "", 0), case.label is None))
         word = "copy" if group.exact else "near copy"
-        out |= {case.id: f"{word} of {best.id}" for case in cases if case is not best}
-    return out
+        reasons |= {case.id: f"{word} of {best.id}" for case in cases if case is not best}
+    return reasons
 
 
-def _share(cohort: Cohort, records: Sequence[Record], found: Sequence[Group]) -> str:
+def _shares_copied(cohort: Cohort, records: Sequence[Record], copy_groups: Sequence[Group]) -> str:
     """How many cases of each part but the largest have a copy in another."""
     sizes = Counter(case.split for case in cohort.cases if case.split)
-    held = Counter(records[i].case.split for group in found for i in group.members)
-    rest = [part for part, _ in sizes.most_common()[1:] if held[part]]
+    copies_in_part = Counter(records[i].case.split for group in copy_groups for i in group.members)
+    smaller_parts = [part for part, _ in sizes.most_common()[1:] if copies_in_part[part]]
     return "; ".join(
-        f"{held[p]} of {count(sizes[p], 'case')} in {p!r} ({held[p] / sizes[p]:.0%}) are copies of "
-        "cases elsewhere"
-        for p in rest
+        f"{copies_in_part[p]} of {count(sizes[p], 'case')} in {p!r} "
+        f"({copies_in_part[p] / sizes[p]:.0%}) are copies of cases elsewhere"
+        for p in smaller_parts
     )
 
 
-def _names(records: Sequence[Record], found: Iterable[Group]) -> tuple[str, ...]:
+def _names(records: Sequence[Record], copy_groups: Iterable[Group]) -> tuple[str, ...]:
     return tuple(
         (" = " if group.exact else " ≈ ").join(records[i].case.id for i in group.members)
-        for group in found
+        for group in copy_groups
     )
 
 
@@ -163,19 +170,19 @@ def groups(records: Sequence[Record]) -> list[Group]:
                 owners.setdefault(plane.digest, []).append(index)
     ends = [(members[0], other) for members in owners.values() for other in members[1:]]
     exact = _join(len(records), ends)
-    found = [Group(tuple(members), True) for members in exact]
-    same = np.arange(len(records))
+    copy_groups = [Group(tuple(members), True) for members in exact]
+    exact_group = np.arange(len(records))
     for members in exact:
-        same[members] = members[0]
+        exact_group[members] = members[0]
     subjects = np.unique([record.case.subject for record in records], return_inverse=True)[1]
-    pairs, correlations = _near(records)
+    pairs, correlations = _near_pairs(records)
     a, b = pairs.T
-    chosen = (same[a] != same[b]) & (subjects[a] != subjects[b])
+    chosen = (exact_group[a] != exact_group[b]) & (subjects[a] != subjects[b])
     pairs, correlations = pairs[chosen], correlations[chosen]
     for members in _join(len(records), pairs):
         lowest = correlations[np.isin(pairs[:, 0], members)].min()
-        found.append(Group(tuple(members), False, float(lowest)))
-    return found
+        copy_groups.append(Group(tuple(members), False, float(lowest)))
+    return copy_groups
 
 
 def copied_channels(record: Record) -> list[tuple[str, ...]]:
@@ -192,7 +199,7 @@ def _alike(a: Plane, b: Plane) -> bool:
     return a.digest == b.digest or float(first @ second) > SAME_SCAN
 
 
-def _near(records: Sequence[Record]) -> tuple[_Pairs, NDArray[np.float32]]:
+def _near_pairs(records: Sequence[Record]) -> tuple[_Pairs, NDArray[np.float32]]:
     """Pairs of records, one channel of which is nearly the same, and how near."""
     channels: dict[tuple[str, int], list[tuple[int, NDArray[np.float16]]]] = {}
     for index, record in enumerate(records):
@@ -201,15 +208,15 @@ def _near(records: Sequence[Record]) -> tuple[_Pairs, NDArray[np.float32]]:
                 key = (plane.name, plane.thumbnail.ndim)
                 channels.setdefault(key, []).append((index, plane.thumbnail))
     pairs = [np.empty((0, 2), np.int64)]
-    near = [np.empty(0, np.float32)]
-    for (_, ndim), found in channels.items():
-        owner = np.array([index for index, _ in found])
-        fine = np.stack([small for _, small in found])
+    correlations = [np.empty(0, np.float32)]
+    for (_, ndim), thumbnails in channels.items():
+        owner = np.array([index for index, _ in thumbnails])
+        stacked = np.stack([thumbnail for _, thumbnail in thumbnails])
         for axes in _MIRRORS[ndim]:
-            for ends, r in _compare(fine, np.flip(fine, axes)):
+            for ends, r in _compare(stacked, np.flip(stacked, axes)):
                 pairs.append(owner[ends])
-                near.append(r)
-    return np.concatenate(pairs), np.concatenate(near)
+                correlations.append(r)
+    return np.concatenate(pairs), np.concatenate(correlations)
 
 
 def _compare(

@@ -149,8 +149,8 @@ def _analytic_head(spacing_mm: float) -> tuple[Field, Field, Field, NDArray[np.f
     )
 
     def ball(cx: float, cy: float, cz: float, rx: float, ry: float, rz: float) -> Field:
-        far = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2)
-        depth = (1 - far) * min(rx, ry, rz)  # about mm, positive inside
+        radius = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2)
+        depth = (1 - radius) * min(rx, ry, rz)  # about mm, positive inside
         return np.asarray(depth, np.float32)
 
     folds = noise(stream(_ANALYTIC_SEED, Stream.TEMPLATE), (a, b, c), spacing_mm, 11.0)
@@ -164,8 +164,8 @@ def _analytic_head(spacing_mm: float) -> tuple[Field, Field, Field, NDArray[np.f
     fluid = sulci | (depth < 1.5) | (cavities > 0)
     nuclei = np.maximum.reduce([ball(s * 24, -4, 2, 10, 18, 11) for s in (-1, 1)])
     inside = depth > 0
-    near = ndimage.distance_transform_edt(~(sulci | (depth < 1.5)), sampling=spacing_mm)
-    grey = inside & ~fluid & ((near < 4.5) | (nuclei > 0))
+    sulcus_distance = ndimage.distance_transform_edt(~(sulci | (depth < 1.5)), sampling=spacing_mm)
+    grey = inside & ~fluid & ((sulcus_distance < 4.5) | (nuclei > 0))
     white = inside & ~fluid & ~grey
     gm, wm, mask = (
         ndimage.gaussian_filter(m.astype(np.float32), 0.6) for m in (grey, white, inside)
@@ -188,11 +188,11 @@ def _landmarks(
     parts, count = ndimage.label(cavity)
     sizes = ndimage.sum_labels(cavity, parts, np.arange(1, count + 1)) * spacing_mm**3
     cavity = np.isin(parts, 1 + np.flatnonzero(sizes > 500))
-    far = ndimage.distance_transform_edt(~cavity, sampling=spacing_mm)
-    signed = far - ndimage.distance_transform_edt(cavity, sampling=spacing_mm)
+    cavity_distance = ndimage.distance_transform_edt(~cavity, sampling=spacing_mm)
+    signed = cavity_distance - ndimage.distance_transform_edt(cavity, sampling=spacing_mm)
     deep = ndimage.gaussian_filter(wm, 2.0 / spacing_mm) > 0.75
     above = (z > -22) & ((y > -45) | (z > 0)) & (np.abs(x) > 14)
-    voxels = np.argwhere(deep & above & (depth > 16) & (far > 8))
+    voxels = np.argwhere(deep & above & (depth > 16) & (cavity_distance > 8))
     return np.clip(signed, -20, 40).astype(np.float32), origin + spacing_mm * voxels
 
 
@@ -253,8 +253,8 @@ def _sample(template: Template, field: Field, place: Field, outside: float = 0.0
 def _seed(template: Template, place: Field, rng: np.random.Generator) -> NDArray[np.float64]:
     """The voxel of the working grid that shows a template place drawn for the tumour."""
     target = template.sites[rng.integers(len(template.sites))].astype(np.float32)
-    away = np.square(place[:, ::2, ::2, ::2] - target.reshape(3, 1, 1, 1)).sum(0)
-    nearest = np.unravel_index(int(away.argmin()), away.shape)
+    squared_distance = np.square(place[:, ::2, ::2, ::2] - target.reshape(3, 1, 1, 1)).sum(0)
+    nearest = np.unravel_index(int(squared_distance.argmin()), squared_distance.shape)
     return np.array([2.0 * float(n) for n in nearest])
 
 
@@ -264,11 +264,11 @@ def _mass_effect(
     """Radial push away from the seed, largest at the core's surface, fading over 30 mm."""
     shape = world.shape[1:]
     centre = ((seed - (np.array(shape) - 1) / 2) * spacing_mm).astype(np.float32)
-    away = world - centre.reshape(3, 1, 1, 1)
-    distance = np.sqrt(np.square(away).sum(0))
+    offset = world - centre.reshape(3, 1, 1, 1)
+    distance = np.sqrt(np.square(offset).sum(0))
     radius = (tumour.core_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     size = tumour.mass_effect * radius * np.exp(-np.maximum(distance - radius, 0) / 30)
-    return np.asarray(away * (size / np.maximum(distance, radius)), np.float32)
+    return np.asarray(offset * (size / np.maximum(distance, radius)), np.float32)
 
 
 def _age(

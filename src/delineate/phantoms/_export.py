@@ -30,16 +30,16 @@ _KAGGLE_COLUMNS = (
 )  # fmt: skip
 
 
-def scan_name(drawn: Plan, recipe: Recipe) -> str:
+def scan_name(plan: Plan, recipe: Recipe) -> str:
     """Folder of a scan: ``sub-001``, or ``TCGA_S1_X001_20000101`` in the kaggle layout.
 
     Readers of that layout look for the prefix; no patient of TCGA has such a number.
     """
-    return f"{_patient(drawn)}_20000101" if recipe.layout == "kaggle" else drawn.id
+    return f"{_patient(plan)}_20000101" if recipe.layout == "kaggle" else plan.id
 
 
-def _patient(drawn: Plan) -> str:
-    return f"TCGA_S{drawn.scan.site[-1]}_X{drawn.index + 1:03d}"
+def _patient(plan: Plan) -> str:
+    return f"TCGA_S{plan.scan.site[-1]}_X{plan.index + 1:03d}"
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,21 @@ def _square(plane: NDArray[np.uint8], smooth: bool) -> NDArray[np.uint8]:
 
     turned = plane[::-1, ::-1].T
     side = max(turned.shape)
-    spare = [side - n for n in turned.shape]
-    padded = np.pad(turned, [(n // 2, n - n // 2) for n in spare])
-    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(np.ascontiguousarray(padded), (_SIDE, _SIDE), interpolation=how))
+    padding = [side - n for n in turned.shape]
+    padded = np.pad(turned, [(n // 2, n - n // 2) for n in padding])
+    interpolation = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    return np.asarray(
+        cv2.resize(np.ascontiguousarray(padded), (_SIDE, _SIDE), interpolation=interpolation)
+    )
 
 
 def write_tables(folder: Path, recipe: Recipe, plans: list[Plan]) -> None:
     """Write ``participants.tsv`` or, in the kaggle layout, ``data.csv``."""
     if recipe.layout == "kaggle":
-        rows = [_kaggle_row(drawn) for drawn in plans]
+        rows = [_kaggle_row(plan) for plan in plans]
         atomic_write_text(folder / "data.csv", _table(_KAGGLE_COLUMNS, rows, ","))
     else:
-        rows = [_row(folder, drawn) for drawn in plans]
+        rows = [_row(folder, plan) for plan in plans]
         atomic_write_text(folder / "participants.tsv", _table(list(rows[0]), rows, "\t"))
 
 
@@ -126,20 +128,20 @@ def _table(columns: Iterable[str], rows: list[dict[str, Any]], delimiter: str) -
     return text.getvalue()
 
 
-def _row(folder: Path, drawn: Plan) -> dict[str, Any]:
-    absent = [s.modality for s in drawn.scan.series if s.missing]
-    volumes = _volumes_ml(folder / drawn.id / "seg.nii.gz")
+def _row(folder: Path, plan: Plan) -> dict[str, Any]:
+    absent = [s.modality for s in plan.scan.series if s.missing]
+    volumes = _volumes_ml(folder / plan.id / "seg.nii.gz")
     return {
-        "participant_id": drawn.id,
-        "subject": drawn.subject,
-        "sex": drawn.person.sex,
-        "age": drawn.person.age,
-        "site": drawn.scan.site,
-        "scanner": drawn.scan.scanner,
-        "grade": drawn.tumour.grade if drawn.tumour else "control",
-        "twin_of": drawn.twin_of or _ABSENT,
-        "contrast": drawn.scan.contrast,
-        "axes": drawn.scan.axes,
+        "participant_id": plan.id,
+        "subject": plan.subject,
+        "sex": plan.person.sex,
+        "age": plan.person.age,
+        "site": plan.scan.site,
+        "scanner": plan.scan.scanner,
+        "grade": plan.tumour.grade if plan.tumour else "control",
+        "twin_of": plan.twin_of or _ABSENT,
+        "contrast": plan.scan.contrast,
+        "axes": plan.scan.axes,
         "missing": absent[0] if absent else _ABSENT,
         **{f"{region}_ml": volumes.get(region, _ABSENT) for region in ("wt", "tc", "et")},
     }
@@ -159,12 +161,12 @@ def _volumes_ml(path: Path) -> dict[str, str]:
     }
 
 
-def _kaggle_row(drawn: Plan) -> dict[str, Any]:
-    grade = {"LGG": 1, "HGG": 2}.get(drawn.tumour.grade) if drawn.tumour else None
+def _kaggle_row(plan: Plan) -> dict[str, Any]:
+    grade = {"LGG": 1, "HGG": 2}.get(plan.tumour.grade) if plan.tumour else None
     return {
-        "Patient": _patient(drawn),
+        "Patient": _patient(plan),
         "neoplasm_histologic_grade": "" if grade is None else grade,
         "tumor_tissue_site": 1,
-        "gender": 1 if drawn.person.sex == "F" else 2,
-        "age_at_initial_pathologic": drawn.person.age,
+        "gender": 1 if plan.person.sex == "F" else 2,
+        "age_at_initial_pathologic": plan.person.age,
     }

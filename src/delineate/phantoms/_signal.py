@@ -153,12 +153,12 @@ def render(subject: Body, scan: Scan, series: Series, rng: np.random.Generator) 
 
 
 def _contrast(subject: Body, scan: Scan, series: Series) -> Field:
-    given = scan.dose if series.modality == "t1gd" else 0.0
+    dose = scan.dose if series.modality == "t1gd" else 0.0
 
     def signal(name: str, gd: Field | None = None) -> Field:
         tissue = subject.tissues[name]
         amount = np.float32(tissue.gd) if gd is None else gd
-        return tissue_signal(tissue, series, np.asarray(given * amount, np.float32))
+        return tissue_signal(tissue, series, np.asarray(dose * amount, np.float32))
 
     image = _mix(subject.base, {name: signal(name) for name in subject.base})
     growth = subject.growth

@@ -72,11 +72,11 @@ def _foci(
         raise ValueError("a tumour needs an anatomy that was built with one")
     radius = _radius_mm(tumour)
     white = np.argwhere(anatomy.wm > 0.9)
-    away = np.linalg.norm(white - anatomy.seed, axis=1) * anatomy.spacing_mm
-    near = white[(away > 0.8 * radius) & (away < 1.8 * radius)]
+    seed_distance = np.linalg.norm(white - anatomy.seed, axis=1) * anatomy.spacing_mm
+    candidates = white[(seed_distance > 0.8 * radius) & (seed_distance < 1.8 * radius)]
     foci = [(anatomy.seed, 0.9)]
-    for _ in range(tumour.foci - 1 if len(near) else 0):
-        place = near[rng.integers(len(near))].astype(np.float64)
+    for _ in range(tumour.foci - 1 if len(candidates) else 0):
+        place = candidates[rng.integers(len(candidates))].astype(np.float64)
         foci.append((place, float(rng.uniform(0.2, 0.5))))
     return foci
 
@@ -119,8 +119,8 @@ def _density(
     origin = [side.start for side in box]
     for place, peak in foci:
         at = ((place - origin + 0.5) / block - 0.5).astype(np.float32).reshape(3, 1, 1, 1)
-        away = np.square((index - at) * np.float32(cell)).sum(0)
-        start = np.maximum(start, np.float32(peak) * np.exp(-away / (2 * 5.0**2)))
+        squared_distance = np.square((index - at) * np.float32(cell)).sum(0)
+        start = np.maximum(start, np.float32(peak) * np.exp(-squared_distance / (2 * 5.0**2)))
     density = _react_and_diffuse(start, spread, rate, cell, tumour.core_ml)
     if block == 1:
         return density
@@ -192,22 +192,22 @@ def _read(
     labels = np.zeros(density.shape, np.uint8)
     labels[(density > outer) & white & inside] = OEDEMA
     labels[core] = NECROSIS
-    dead = np.zeros_like(core)
+    necrosis = np.zeros_like(core)
     if tumour.grade == "HGG":
         depth = ndimage.distance_transform_edt(np.pad(core, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
         depth -= spacing / 2  # from the surface, not from the next voxel's centre
-        dead = core & (depth > np.maximum(tumour.rim_mm + 1.0 * texture, 1.5))
-        labels[core & ~dead & (patches < 1.1)] = ENHANCING
+        necrosis = core & (depth > np.maximum(tumour.rim_mm + 1.0 * texture, 1.5))
+        labels[core & ~necrosis & (patches < 1.1)] = ENHANCING
     hollow = np.zeros_like(core)
     if tumour.cavity:
         hollow = _cavity(core, texture)
         labels[hollow] = 0
     labels = _without_islands(labels, spacing)
-    solid = (labels == NECROSIS) & ~dead
+    solid = (labels == NECROSIS) & ~necrosis
     return Growth(
         box=box,
         labels=labels,
-        parts=_parts(labels, dead & (labels > 0), solid, hollow, density, wm, texture, outer),
+        parts=_parts(labels, necrosis & (labels > 0), solid, hollow, density, wm, texture, outer),
         gd=_uptake(tumour, texture, patches),
     )
 
@@ -228,7 +228,7 @@ def _without_islands(labels: NDArray[np.uint8], spacing_mm: float) -> NDArray[np
 
 def _parts(
     labels: NDArray[np.uint8],
-    dead: NDArray[np.bool_],
+    necrosis: NDArray[np.bool_],
     solid: NDArray[np.bool_],
     hollow: NDArray[np.bool_],
     density: Field,
@@ -243,7 +243,7 @@ def _parts(
 
     parts = {
         "enhancing": soft(labels == ENHANCING),
-        "necrosis": soft(dead),
+        "necrosis": soft(necrosis),
         "solid": soft(solid),
         "csf": soft(hollow),
     }

@@ -116,11 +116,11 @@ def generate(
         for partial in folder.glob(f"{_PARTIAL}*"):
             shutil.rmtree(partial, ignore_errors=True)
         plans = [plan(recipe, index) for index in range(subjects)]
-        todo = [p for p in plans if not _folder_of(p, folder, recipe).is_dir()]
-        check_space(folder, int(len(todo) * _HEAD_MM3 / spacing_mm**3 * 6))
+        pending = [p for p in plans if not _folder_of(p, folder, recipe).is_dir()]
+        check_space(folder, int(len(pending) * _HEAD_MM3 / spacing_mm**3 * 6))
         text = json.dumps(_description(recipe, plans), indent=1, ensure_ascii=False)
         atomic_write_text(folder / DESCRIPTION_FILE, text + "\n")
-        _write_all(folder, recipe, todo, workers, progress)
+        _write_all(folder, recipe, pending, workers, progress)
         _export.write_tables(folder, recipe, plans)
     return folder
 
@@ -171,8 +171,8 @@ def _check(recipe: Recipe, subjects: int, workers: int) -> None:
             recipe.missing,
         ),
     ]
-    for good, name, expected, got in rules:
-        if not good:
+    for valid, name, expected, got in rules:
+        if not valid:
             raise ConfigError(f"{name}: expected {expected}, got {got}", code="phantom-setting")
 
 
@@ -180,10 +180,10 @@ def _refuse_foreign(folder: Path, recipe: Recipe, subjects: int) -> None:
     """Refuse a folder that holds anything but an equal or smaller phantom of this recipe."""
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
-        others = [p.name for p in folder.iterdir() if p.name not in (LOCK_NAME, HOLDER_NAME)]
-        if others:
+        foreign = [p.name for p in folder.iterdir() if p.name not in (LOCK_NAME, HOLDER_NAME)]
+        if foreign:
             raise OutputError(
-                f"expected an empty folder or a phantom, got {sorted(others)[0]!r} and no "
+                f"expected an empty folder or a phantom, got {sorted(foreign)[0]!r} and no "
                 f"{DESCRIPTION_FILE}",
                 where=folder,
                 fix="choose another folder",
@@ -191,9 +191,9 @@ def _refuse_foreign(folder: Path, recipe: Recipe, subjects: int) -> None:
             )
         return
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        there = {**held["recipe"], "version": held["version"]}
-        count = int(held["subjects"])
+        document = json.loads(path.read_text(encoding="utf-8"))
+        recipe_there = {**document["recipe"], "version": document["version"]}
+        count = int(document["subjects"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
             "expected the description of a phantom, got something else",
@@ -201,8 +201,12 @@ def _refuse_foreign(folder: Path, recipe: Recipe, subjects: int) -> None:
             fix="choose another folder",
             code="phantom-foreign",
         ) from error
-    asked = {**asdict(recipe), "version": VERSION}
-    differing = [f"{k} {there.get(k)} (asked: {v})" for k, v in asked.items() if there.get(k) != v]
+    recipe_asked = {**asdict(recipe), "version": VERSION}
+    differing = [
+        f"{k} {recipe_there.get(k)} (asked: {v})"
+        for k, v in recipe_asked.items()
+        if recipe_there.get(k) != v
+    ]
     if count > subjects:
         differing.append(f"subjects {count} (asked: {subjects})")
     if differing:
@@ -234,21 +238,21 @@ def _description(recipe: Recipe, plans: list[Plan]) -> dict[str, Any]:
     }
 
 
-def _folder_of(drawn: Plan, folder: Path, recipe: Recipe) -> Path:
-    return folder / _export.scan_name(drawn, recipe)
+def _folder_of(plan: Plan, folder: Path, recipe: Recipe) -> Path:
+    return folder / _export.scan_name(plan, recipe)
 
 
 def _write_all(
-    folder: Path, recipe: Recipe, todo: list[Plan], workers: int, progress: Progress
+    folder: Path, recipe: Recipe, pending: list[Plan], workers: int, progress: Progress
 ) -> None:
     """Simulate and write what is missing; on an error what is finished stays."""
-    if todo:  # once, before the threads would each do it
+    if pending:  # once, before the threads would each do it
         _anatomy.load_template(recipe.anatomy, recipe.spacing_mm)
     with (
-        progress.task(len(todo), "phantom") as bar,
-        ThreadPoolExecutor(min(workers, max(1, len(todo)))) as pool,
+        progress.task(len(pending), "phantom") as bar,
+        ThreadPoolExecutor(min(workers, max(1, len(pending)))) as pool,
     ):
-        jobs = [pool.submit(_write_one, folder, recipe, drawn) for drawn in todo]
+        jobs = [pool.submit(_write_one, folder, recipe, plan) for plan in pending]
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -257,11 +261,11 @@ def _write_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_one(folder: Path, recipe: Recipe, drawn: Plan) -> None:
+def _write_one(folder: Path, recipe: Recipe, plan: Plan) -> None:
     """The scan's folder appears complete or not at all."""
-    final = _folder_of(drawn, folder, recipe)
+    final = _folder_of(plan, folder, recipe)
     partial = folder / f"{_PARTIAL}{final.name}"
-    volumes = simulate(recipe, drawn.index)
+    volumes = simulate(recipe, plan.index)
     try:
         partial.mkdir()
         if recipe.layout == "kaggle":

@@ -39,7 +39,7 @@ def pair(
         else:
             which = "a series that is not here" if not owners else f"one of {len(owners)} series"
             unpaired.append(f"{relative(root, path)} (a segmentation of {which})")
-    found: dict[int, Source] = {}
+    segmentation_of: dict[int, Source] = {}
     for number, paths in owned.items():
         source: Source = tuple(sorted(paths)) if len(paths) > 1 else paths[0]
         if len(paths) > 1 and _ambiguous(source):
@@ -49,30 +49,34 @@ def pair(
                 for path in paths
             ]
             continue
-        found[number] = source
-    return found, unpaired
+        segmentation_of[number] = source
+    return segmentation_of, unpaired
 
 
 def _owners(segmentation: Series, series: Sequence[Series]) -> list[int]:
     header = segmentation.frames[0].header
-    named = {str(r.get("SeriesInstanceUID")) for r in header.get("ReferencedSeriesSequence") or ()}
-    if named:
-        owners = [n for n, one in enumerate(series) if one.uid in named]
+    series_uids = {
+        str(r.get("SeriesInstanceUID")) for r in header.get("ReferencedSeriesSequence") or ()
+    }
+    if series_uids:
+        owners = [n for n, other in enumerate(series) if other.uid in series_uids]
         if len(owners) < 2:
             return owners
-        shown = {
+        instance_uids = {
             str(instance.get("ReferencedSOPInstanceUID"))
             for reference in header.ReferencedSeriesSequence
             for instance in reference.get("ReferencedInstanceSequence") or ()
         }
-        return [n for n in owners if shown & {frame.uid for frame in series[n].frames}] or owners
-    place = segmentation.frames[0].text("FrameOfReferenceUID")
+        return [
+            n for n in owners if instance_uids & {frame.uid for frame in series[n].frames}
+        ] or owners
+    frame_of_reference = segmentation.frames[0].text("FrameOfReferenceUID")
     return [
         n
-        for n, one in enumerate(series)
-        if place
-        and one.frames[0].text("FrameOfReferenceUID") == place
-        and one.patient == segmentation.patient
+        for n, other in enumerate(series)
+        if frame_of_reference
+        and other.frames[0].text("FrameOfReferenceUID") == frame_of_reference
+        and other.patient == segmentation.patient
     ]
 
 

@@ -125,7 +125,7 @@ def files(root: Path, images: bool = True) -> list[Path]:
         root: Folder.
         images: Keep files of image formats only.
     """
-    found = []
+    paths = []
     for folder, below, names in os.walk(root):
         below[:] = [name for name in below if not name.startswith(".")]
         for name in names:
@@ -133,8 +133,8 @@ def files(root: Path, images: bool = True) -> list[Path]:
             if name.startswith(".") or (images and not suffix(path)):
                 continue
             if path.is_file() and (not path.is_symlink() or inside(root, path)):
-                found.append(path)
-    return sorted(found, key=lambda path: natural(path.relative_to(root).as_posix()))
+                paths.append(path)
+    return sorted(paths, key=lambda path: natural(path.relative_to(root).as_posix()))
 
 
 def folders(root: Path) -> list[Path]:
@@ -173,10 +173,10 @@ def _spelling(name: str) -> str:
 @lru_cache(maxsize=256)
 def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
     """Names of a folder by what they have in common with other spellings of them."""
-    found: dict[str, list[str]] = {}
+    names_of_spelling: dict[str, list[str]] = {}
     for path in folder.iterdir():
-        found.setdefault(_spelling(path.name), []).append(path.name)
-    return found
+        names_of_spelling.setdefault(_spelling(path.name), []).append(path.name)
+    return names_of_spelling
 
 
 def entry(root: Path, text: object) -> Path | None:
@@ -299,7 +299,7 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
     """
     from delineate.data.readers import probe
 
-    seen: set[int] = set()
+    values: set[int] = set()
     failed: list[DelineateError] = []
     voxels = done = 0
     # Multiples of the golden ratio visit the list evenly, the same way each time.
@@ -310,14 +310,14 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
                 voxels += int(np.prod(probe(source, VALUES)[0].shape))
             if done and voxels > VOXEL_BUDGET:
                 break
-            seen |= _values(source, version(source))
+            values |= _values(source, version(source))
         except DelineateError as error:
             failed.append(error)
             continue
         done += 1
-        if len(seen) > MOST_LABELS + 1:
+        if len(values) > MOST_LABELS + 1:
             raise LabelError(
-                f"expected at most {MOST_LABELS} labels, got {len(seen)} values",
+                f"expected at most {MOST_LABELS} labels, got {len(values)} values",
                 where=source[0] if isinstance(source, tuple) else source,
                 fix="give a label map: an integer for every structure",
                 code="label-values",
@@ -325,19 +325,19 @@ def label_values(labels: Sequence[Source]) -> tuple[set[int], list[str]]:
     if failed and not done:
         raise failed[0]
     partly = f"label values were read from {done} of {len(labels)} label files"
-    return seen, [partly] * (done < len(labels)) + [
+    return values, [partly] * (done < len(labels)) + [
         f"a label file cannot be read: {Path(e.where or '').name}: {e.message}" for e in failed
     ]
 
 
 def version(source: Source) -> tuple[tuple[int, int], ...]:
     """What changes when a file of a source does."""
-    found = []
+    stamps = []
     for path in source_files(source):
         with contextlib.suppress(OSError):  # reading it will say what is wrong
             facts = path.stat()
-            found.append((facts.st_mtime_ns, facts.st_size))
-    return tuple(found)
+            stamps.append((facts.st_mtime_ns, facts.st_size))
+    return tuple(stamps)
 
 
 @lru_cache(maxsize=8192, typed=True)
@@ -352,8 +352,8 @@ def schema_from_files(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]
     """Schema of label files that no document explains, with notes on how it came about."""
     if not labels:
         return Schema(), ()
-    if (named := named_schema(labels)) is not None:
-        return named
+    if (schema_and_notes := named_schema(labels)) is not None:
+        return schema_and_notes
     seen, notes = label_values(labels)
     values = sorted(seen - {0})
     if len(values) == 1:

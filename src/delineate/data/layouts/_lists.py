@@ -37,8 +37,8 @@ def declared(root: Path, cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[
     known = {n: min(ids & free or ids) for n, ids in bearers.items() if len(ids & free) < 2}
     known |= {case.id: case.id for case in cases}
     for path in lists:
-        named = _read(path)
-        if shared := [name for name in named if name in bearers and name not in known]:
+        listed = _read(path)
+        if shared := [name for name in listed if name in bearers and name not in known]:
             raise LayoutError(
                 f"expected names of one case each, got {shared[0]!r}, which "
                 f"{len(bearers[shared[0]])} cases bear",
@@ -47,8 +47,8 @@ def declared(root: Path, cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[
                 + ", ".join(sorted(bearers[shared[0]])[:3]),
                 code="list-ambiguous",
             )
-        found = [known[name] for name in named if name in known]
-        for name in found:
+        case_ids = [known[name] for name in listed if name in known]
+        for name in case_ids:
             if parts.setdefault(name, path) != path:
                 raise LayoutError(
                     f"expected every case in one list, got {name!r} in {parts[name].name} too",
@@ -56,11 +56,11 @@ def declared(root: Path, cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[
                     fix="take it out of one of them",
                     code="list-twice",
                 )
-        if found:
-            notes.append(f"{path.name} declares {len(found)} cases for {lists[path]}")
-        if len(found) < len(named):
+        if case_ids:
+            notes.append(f"{path.name} declares {len(case_ids)} cases for {lists[path]}")
+        if len(case_ids) < len(listed):
             notes.append(
-                f"{path.name}: {len(named) - len(found)} of {len(named)} names are no case"
+                f"{path.name}: {len(listed) - len(case_ids)} of {len(listed)} names are no case"
             )
     return tuple(
         dataclasses.replace(case, split=case.split or lists[parts[case.id]])

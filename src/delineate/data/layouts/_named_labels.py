@@ -16,7 +16,7 @@ from delineate.core.schema import IGNORE, Label, Schema
 
 #: Suffixes of files that may name structures; DICOM files may have none.
 _SUFFIXES = (".nrrd", ".nhdr", ".dcm", ".dicom", ".ima", "")
-_SHOWN = 5
+_MOST_LISTED = 5
 
 
 def named_schema(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]] | None:
@@ -27,27 +27,27 @@ def named_schema(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]] | N
     """
     from delineate.data.layouts._listing import lateral, version
 
-    named: list[Mapping[int, str]] = []
-    nameless: list[str] = []
+    names_by_file: list[Mapping[int, str]] = []
+    unnamed_files: list[str] = []
     for source in labels:
         path = source[0] if isinstance(source, tuple) else source
         try:
-            found = _names(source, version(source)) if _may_name(path) else None
+            names_here = _names(source, version(source)) if _may_name(path) else None
         except (DelineateError, OSError):
             continue  # reading it will say what is wrong
-        if found is None:
-            nameless.append(path.name)
+        if names_here is None:
+            unnamed_files.append(path.name)
         else:
-            named.append(found)
-    if not named:
+            names_by_file.append(names_here)
+    if not names_by_file:
         return None
     values: dict[str, set[int]] = {}
-    for names in named:
+    for names in names_by_file:
         for value, name in names.items():
             values.setdefault(name, set()).add(value)
     order = sorted(name for name in values if name != IGNORE)
-    agreed = all(len(found) == 1 for found in values.values())
-    number = {name: min(found) for name, found in values.items()}
+    agreed = all(len(names_here) == 1 for names_here in values.values())
+    number = {name: min(names_here) for name, names_here in values.items()}
     if not agreed or len(set(number.values())) < len(number):
         number = {name: i for i, name in enumerate([*order, *({IGNORE} & values.keys())], start=1)}
         agreed = False
@@ -57,7 +57,7 @@ def named_schema(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]] | N
         ignore=number.get(IGNORE),
         named=True,
     )
-    return schema, tuple(_notes(named, nameless, order, agreed))
+    return schema, tuple(_notes(names_by_file, unnamed_files, order, agreed))
 
 
 def _may_name(path: Path) -> bool:
@@ -73,15 +73,20 @@ def _names(source: Source, version: object) -> Mapping[int, str] | None:
 
 
 def _notes(
-    named: Sequence[Mapping[int, str]], nameless: Sequence[str], names: Sequence[str], agreed: bool
+    names_by_file: Sequence[Mapping[int, str]],
+    unnamed_files: Sequence[str],
+    names: Sequence[str],
+    agreed: bool,
 ) -> list[str]:
     notes = [f"structures are named by the label files: {', '.join(names)}"]
     if not agreed:
         notes.append("their values differ from file to file: they are found by name")
-    count = Counter(name for found in named for name in set(found.values()))
-    if rare := [f"{name!r} ({count[name]})" for name in names if count[name] < len(named)]:
-        notes.append(f"not in each of {len(named)} label files: {', '.join(rare)}")
-    if nameless:
-        shown = ", ".join(nameless[:_SHOWN]) + (" …" if len(nameless) > _SHOWN else "")
-        notes.append(f"{len(nameless)} label files do not name their structures: {shown}")
+    count = Counter(name for names_here in names_by_file for name in set(names_here.values()))
+    if rare := [f"{name!r} ({count[name]})" for name in names if count[name] < len(names_by_file)]:
+        notes.append(f"not in each of {len(names_by_file)} label files: {', '.join(rare)}")
+    if unnamed_files:
+        listed = ", ".join(unnamed_files[:_MOST_LISTED]) + (
+            " …" if len(unnamed_files) > _MOST_LISTED else ""
+        )
+        notes.append(f"{len(unnamed_files)} label files do not name their structures: {listed}")
     return notes

@@ -64,12 +64,12 @@ class Name:
 
 def split_words(text: str) -> Words:
     """Words of a name; ``img0001`` is two, because ``img`` has a meaning."""
-    found: list[str] = []
+    words: list[str] = []
     for word in _SEPARATORS.split(unicodedata.normalize("NFC", text).casefold()):
         glued = _GLUED.fullmatch(word)
         known = glued is not None and glued[1] in _LABEL | _OBSERVER | _IMAGE
-        found += list(glued.groups()) if glued and known else [word]
-    return tuple(word for word in found if word)
+        words += list(glued.groups()) if glued and known else [word]
+    return tuple(word for word in words if word)
 
 
 def of_label(stem: str) -> Name | None:

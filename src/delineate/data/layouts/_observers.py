@@ -37,24 +37,28 @@ def choose(scans: list[Scan], observer: str | None) -> Choice:
         ConfigError: No label file is of that observer, or several of one image are.
     """
     kinds = [_kinds(scan) for scan in scans]
-    every = Counter(tag for one in kinds for tag in one)
+    count = Counter(tag for labels_of_scan in kinds for tag in labels_of_scan)
     if observer is not None:
-        taken = [asked(observer, one) for one in kinds]
-        if not any(taken):
-            raise unknown(observer, every)
+        tags = [match_tag(observer, labels_of_scan) for labels_of_scan in kinds]
+        if not any(tags):
+            raise unknown(observer, count)
     else:
-        order = sorted(every, key=lambda tag: (rank(tag), -every[tag], natural(tag)))
-        taken = [next((tag for tag in order if tag in one), "") for one in kinds]
-    labels = [_parts(one.get(tag, [])) for one, tag in zip(kinds, taken, strict=True)]
-    used = Counter(tag for tag in taken if tag)
+        order = sorted(count, key=lambda tag: (rank(tag), -count[tag], natural(tag)))
+        tags = [
+            next((tag for tag in order if tag in labels_of_scan), "") for labels_of_scan in kinds
+        ]
+    labels = [
+        _parts(labels_of_scan.get(tag, [])) for labels_of_scan, tag in zip(kinds, tags, strict=True)
+    ]
+    used = Counter(tag for tag in tags if tag)
     others = [
-        {name: files[0] for name, files in one.items() if name != tag}
-        for one, tag in zip(kinds, taken, strict=True)
+        {name: files[0] for name, files in labels_of_scan.items() if name != tag}
+        for labels_of_scan, tag in zip(kinds, tags, strict=True)
     ]
     doubles = [
         file
-        for one, tag, chosen in zip(kinds, taken, labels, strict=True)
-        for file in one.get(tag, [])
+        for labels_of_scan, tag, chosen in zip(kinds, tags, labels, strict=True)
+        for file in labels_of_scan.get(tag, [])
         if file not in chosen
     ]
     return Choice(labels, others, doubles, _notes(used, others, labels, observer))
@@ -76,20 +80,22 @@ def _notes(
     observer: str | None,
 ) -> list[str]:
     notes = []
-    rivals = sorted({tag for one in others for tag in one}, key=natural)
+    rivals = sorted({tag for other in others for tag in other}, key=natural)
     if rivals or observer is not None:
-        told = " and ".join(f"{tag} ({n} images)" for tag, n in sorted(used.items()))
-        way = f"; --observer takes one of: {', '.join(rivals)}" if rivals else ""
-        notes.append(f"images have label files of several observers or kinds; used: {told}{way}")
-    if many := sum(len(one) > 1 for one in labels):
-        notes.append(f"{many} images have several masks each: what any of them marks is marked")
+        tags_used = " and ".join(f"{tag} ({n} images)" for tag, n in sorted(used.items()))
+        hint = f"; --observer takes one of: {', '.join(rivals)}" if rivals else ""
+        notes.append(
+            f"images have label files of several observers or kinds; used: {tags_used}{hint}"
+        )
+    if several := sum(len(other) > 1 for other in labels):
+        notes.append(f"{several} images have several masks each: what any of them marks is marked")
     return notes
 
 
 def _kinds(scan: Scan) -> dict[str, list[File]]:
     """Tag -> the label files of one scan that bear it."""
     kinds: dict[str, list[File]] = {}
-    for label in sorted(scan.labels, key=lambda one: natural(one.path.as_posix())):
+    for label in sorted(scan.labels, key=lambda file: natural(file.path.as_posix())):
         kinds.setdefault("_".join(label.tag), []).append(label)
     return kinds
 
@@ -109,18 +115,19 @@ def rank(tag: str) -> int:
     return next((n for n, word in enumerate(_names.PREFERRED) if word in words), last)
 
 
-def asked(observer: str, kinds: Collection[str]) -> str:
+def match_tag(observer: str, kinds: Collection[str]) -> str:
     """The tag that an observer's name means, or nothing."""
-    wanted = "".join(_names.split_words(observer))
-    hits = [tag for tag in kinds if wanted == tag.replace("_", "")]
-    hits = hits or [tag for tag in kinds if wanted in tag.replace("_", "")]
-    if len(hits) > 1:
+    name = "".join(_names.split_words(observer))
+    matches = [tag for tag in kinds if name == tag.replace("_", "")]
+    matches = matches or [tag for tag in kinds if name in tag.replace("_", "")]
+    if len(matches) > 1:
         raise ConfigError(
-            f"expected an observer of one label file an image, got {observer!r}: {', '.join(hits)}",
+            f"expected an observer of one label file an image, got {observer!r}: "
+            f"{', '.join(matches)}",
             fix="say more of the name",
             code="observer-ambiguous",
         )
-    return hits[0] if hits else ""
+    return matches[0] if matches else ""
 
 
 def source(labels: list[File]) -> Source | None:

@@ -48,17 +48,17 @@ def sort(root: Path, paths: Iterable[Path]) -> tuple[list[File], list[File]]:
     """Images and label files."""
     paths = list(paths)
     places = [_names.of_folders(path.relative_to(root).parts[:-1]) for path in paths]
-    found = list(map(_read, paths, places))
-    if all(label for _, label in found):  # a folder's word for label is about something else
-        found = [
+    files = list(map(_read, paths, places))
+    if all(label for _, label in files):  # a folder's word for label is about something else
+        files = [
             _read(p, replace(at, role="", tag=())) for p, at in zip(paths, places, strict=True)
         ]
-    labels = [file for file, label in found if label]
+    labels = [file for file, label in files if label]
     bases = {(file.place.keys, file.name.base) for file in labels}
     # What bears the name of another label file's image is that image: roi_01 beside roi_01_mask.
     images = [
         replace(file, name=_names.of_image(stem(file.path)))
-        for file, label in found
+        for file, label in files
         if not label or (file.place.role != "label" and (file.place.keys, file.name.words) in bases)
     ]
     known = {file.path for file in images}
@@ -97,18 +97,18 @@ _PLACES: tuple[Callable[[Place], object], ...] = (
 def pair(images: list[File], labels: list[File]) -> tuple[list[Scan], list[File]]:
     """Scans with their label files, and the label files that no rule gives an image."""
     scans = [Scan({"": image}) for image in images]
-    rest = labels
+    unpaired = labels
     for place in _PLACES:
-        rest = _by_name(scans, rest, place)
-    rest = _across(scans, rest)
+        unpaired = _by_name(scans, unpaired, place)
+    unpaired = _across(scans, unpaired)
     for place in _PLACES:
-        rest = _numbered(scans, rest, place)
+        unpaired = _numbered(scans, unpaired, place)
     for place in _PLACES:
-        scans, rest = _channels(scans, rest, place)
-    scans, rest = _alone(scans, rest)
-    rest = _instances(scans, rest)
+        scans, unpaired = _channels(scans, unpaired, place)
+    scans, unpaired = _only_of_folder(scans, unpaired)
+    unpaired = _instances(scans, unpaired)
     kinds = {frozenset(scan.images) for scan in scans if len(scan.images) > 1}
-    return join(scans, kinds), rest
+    return join(scans, kinds), unpaired
 
 
 def _by_name(scans: list[Scan], labels: list[File], place: Callable[[Place], object]) -> list[File]:
@@ -124,16 +124,16 @@ def _by_name(scans: list[Scan], labels: list[File], place: Callable[[Place], obj
         hits = exact if len(exact) == 1 else hits
         return hits[0] if len(hits) == 1 else None
 
-    rest: list[File] = []
+    unpaired: list[File] = []
     # a_1_mask says more clearly that it belongs to a_1 than a_mask_1 does.
-    for label in sorted(labels, key=lambda one: one.name.number != ""):
-        found = [only(label, words) for words in _spellings(label)]
-        own = only(label, (*label.name.base, label.name.number)) if label.name.number else None
-        if own and all(other.name.number for other in own.labels):
-            found = [own]
-        hit = next(filter(None, found), None)
-        (rest if hit is None else hit.labels).append(label)
-    return rest
+    for label in sorted(labels, key=lambda file: file.name.number != ""):
+        matches = [only(label, words) for words in _spellings(label)]
+        numbered = only(label, (*label.name.base, label.name.number)) if label.name.number else None
+        if numbered and all(other.name.number for other in numbered.labels):
+            matches = [numbered]
+        match = next(filter(None, matches), None)
+        (unpaired if match is None else match.labels).append(label)
+    return unpaired
 
 
 def _spellings(label: File) -> Iterator[Words]:
@@ -193,20 +193,20 @@ def _channels(
         if word and not scan.labels:
             groups.setdefault((place(scan.first.place), base), []).append((word, scan))
     joined: dict[int, Scan] = {}
-    rest = []
-    made: dict[tuple[object, Words], Scan] = {}
+    unpaired = []
+    merged: dict[tuple[object, Words], Scan] = {}
     for label in labels:
         for words in (label.name.base, _names.without_image(label.name.base)):
             key = (place(label.place), words)
             group = dict(groups.get(key, []))
             if group and len(group) == len(groups[key]):
-                scan = made.setdefault(key, Scan({w: s.first for w, s in group.items()}))
-                joined |= {id(one): scan for one in group.values()}
+                scan = merged.setdefault(key, Scan({w: s.first for w, s in group.items()}))
+                joined |= {id(channel): scan for channel in group.values()}
                 scan.labels.append(label)
                 break
         else:
-            rest.append(label)
-    return _replaced(scans, joined), rest
+            unpaired.append(label)
+    return _replaced(scans, joined), unpaired
 
 
 def join(scans: list[Scan], kinds: set[frozenset[str]] | None = None) -> list[Scan]:
@@ -235,29 +235,29 @@ def join(scans: list[Scan], kinds: set[frozenset[str]] | None = None) -> list[Sc
 
 
 def _replaced(scans: list[Scan], joined: dict[int, Scan]) -> list[Scan]:
-    found = {id(s): s for s in (joined.get(id(scan), scan) for scan in scans)}
-    return list(found.values())
+    unique = {id(s): s for s in (joined.get(id(scan), scan) for scan in scans)}
+    return list(unique.values())
 
 
-def _alone(scans: list[Scan], labels: list[File]) -> tuple[list[Scan], list[File]]:
+def _only_of_folder(scans: list[Scan], labels: list[File]) -> tuple[list[Scan], list[File]]:
     """Pair the one label file of a folder with the one image there, or with its channels."""
-    near: dict[tuple[Words, ...], list[Scan]] = {}
+    scans_in_folder: dict[tuple[Words, ...], list[Scan]] = {}
     for scan in scans:
-        near.setdefault(scan.first.place.keys, []).append(scan)
+        scans_in_folder.setdefault(scan.first.place.keys, []).append(scan)
     count = Counter(label.place.keys for label in labels)
     joined: dict[int, Scan] = {}
-    rest = []
+    unpaired = []
     for label in labels:
-        group = near.get(label.place.keys, []) if label.place.own else []
+        group = scans_in_folder.get(label.place.keys, []) if label.place.own else []
         words = [_names.channel_of(scan.first.name.base)[1] for scan in group]
         whole = len(group) == 1 or ("" not in words and len(set(words)) == len(words))
         if not group or count[label.place.keys] > 1 or not whole or any(s.labels for s in group):
-            rest.append(label)
+            unpaired.append(label)
             continue
         channels = zip(words if len(group) > 1 else [""], group, strict=True)
-        scan = Scan({word: one.first for word, one in channels}, [label])
-        joined |= {id(one): scan for one in group}
-    return _replaced(scans, joined), rest
+        scan = Scan({word: member.first for word, member in channels}, [label])
+        joined |= {id(member): scan for member in group}
+    return _replaced(scans, joined), unpaired
 
 
 def _instances(scans: list[Scan], labels: list[File]) -> list[File]:
@@ -266,22 +266,24 @@ def _instances(scans: list[Scan], labels: list[File]) -> list[File]:
     Not masks whose names come back from image to image: they mark different structures.
     """
     count = Counter(scan.first.place.keys for scan in scans)
-    lone = {s.first.place.keys: s for s in scans if count[s.first.place.keys] == 1 and not s.labels}
+    single_scans = {
+        s.first.place.keys: s for s in scans if count[s.first.place.keys] == 1 and not s.labels
+    }
     names = Counter(label.name.words for label in labels)
-    rest = []
+    unpaired = []
     for n, label in enumerate(labels):
-        scan = lone.get(label.place.keys) if label.place.own else None
+        scan = single_scans.get(label.place.keys) if label.place.own else None
         single = label.place.role == "label" and names[label.name.words] == 1
         if scan and single and suffix(label.path) in RASTER:
             scan.labels.append(replace(label, name=replace(label.name, tag=(), number=str(n))))
         else:
-            rest.append(label)
-    return rest
+            unpaired.append(label)
+    return unpaired
 
 
-def lonely(root: Path, files: Iterable[File], why: str) -> list[str]:
+def unpaired_entries(root: Path, files: Iterable[File], reason: str) -> list[str]:
     """Entries of ``unpaired``."""
-    return [f"{relative(root, file.path)} ({why})" for file in files]
+    return [f"{relative(root, file.path)} ({reason})" for file in files]
 
 
 def base(scan: Scan) -> str:
@@ -298,13 +300,15 @@ def case_ids(root: Path, scans: list[Scan]) -> list[str]:
 
     The channels of the root itself are called by its name.
     """
-    short, whole = [], []
+    short, long = [], []
     for scan in scans:
         name = base(scan)
         if name == "image" and len(scan.images) > 1 and scan.first.path.parent == root:
             name = root.name
         parts = scan.first.path.relative_to(root).parts[:-1]
-        whole.append(root.joinpath(*parts, name))
-        kept = [p for p in parts if _names.of_folders((p,)).role != "image"]
-        short.append(root.joinpath(*kept, *([name] * (name != "image" or not kept))))
-    return ids(root, short if len(set(short)) == len(short) else whole)
+        long.append(root.joinpath(*parts, name))
+        folder_parts = [p for p in parts if _names.of_folders((p,)).role != "image"]
+        short.append(
+            root.joinpath(*folder_parts, *([name] * (name != "image" or not folder_parts)))
+        )
+    return ids(root, short if len(set(short)) == len(short) else long)

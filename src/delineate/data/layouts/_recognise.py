@@ -49,9 +49,9 @@ def recognise(root: Path, strays: list[str]) -> str:
         )
     if strays:
         fix = f"{FOLLOW}; here: {'; '.join(strays[:3])}"
-    looked = "\n".join(f"     {name}: {headline(name)}" for name in ORDER)
+    layouts = "\n".join(f"     {name}: {headline(name)}" for name in ORDER)
     raise LayoutError(
-        f"no layout fits; got {glimpse(root)}. Looked for:\n{looked}",
+        f"no layout fits; got {glimpse(root)}. Looked for:\n{layouts}",
         where=root,
         fix=fix,
         code="layout-unknown",
@@ -81,18 +81,18 @@ FOLLOW = (
 
 def links(root: Path) -> list[str]:
     """Links below a root that no layout follows, each with the reason."""
-    found = []
+    entries = []
     for folder, below, names in os.walk(root):
         for path in (Path(folder, name) for name in (*below, *names)):
             if not path.is_symlink():
                 continue
             if not path.exists():
-                why = "to nothing"
+                reason = "to nothing"
             elif not path.resolve().is_relative_to(root):
-                why = "that leaves the folder"
+                reason = "that leaves the folder"
             elif path.is_dir():
-                why = "to a folder"
+                reason = "to a folder"
             else:
                 continue
-            found.append(f"{path.relative_to(root).as_posix()} (link {why})")
-    return sorted(found)
+            entries.append(f"{path.relative_to(root).as_posix()} (link {reason})")
+    return sorted(entries)

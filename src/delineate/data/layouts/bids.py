@@ -60,7 +60,7 @@ def cases(root: Path, observer: str | None = None) -> Listing:
         ConfigError: No label file is of that observer.
     """
     scans, labels = _sorted(root)
-    groups = {key: _channels(found, labels.get(key, [])) for key, found in scans.items()}
+    groups = {key: _channels(files, labels.get(key, [])) for key, files in scans.items()}
     labelled = [key for key in groups if groups[key] and labels.get(key)]
     if labels and not labelled:
         raise LayoutError(
@@ -74,8 +74,8 @@ def cases(root: Path, observer: str | None = None) -> Listing:
     channels = sorted(name for name, n in count.items() if 2 * n > len(used))
     unpaired = [
         f"{relative(root, file.path)} (no image)"
-        for key, found in labels.items()
-        for file in (found if key not in groups else ())
+        for key, files in labels.items()
+        for file in (files if key not in groups else ())
     ]
     whole = {}
     for key, group in groups.items():
@@ -87,14 +87,14 @@ def cases(root: Path, observer: str | None = None) -> Listing:
             whole[key] = Scan(images, list(labels.get(key, [])))
             unpaired += [] if whole[key].labels else [f"{_id(key)} (no label)"]
     choice = _observers.choose(list(whole.values()), observer)
-    people = _people(root)
-    found = []
+    participants = _participants(root)
+    listed = []
     for key, scan, chosen, others in zip(
         whole, whole.values(), choice.labels, choice.others, strict=True
     ):
-        facts = dict(people.get(f"sub-{key[0]}", {}))
+        facts = dict(participants.get(f"sub-{key[0]}", {}))
         texts = {tag: relative(root, file.path) for tag, file in others.items()}
-        found.append(
+        listed.append(
             Case(
                 id=_id(key),
                 subject=f"sub-{key[0]}",
@@ -106,9 +106,9 @@ def cases(root: Path, observer: str | None = None) -> Listing:
                 meta={**facts, **({"other_labels": texts} if texts else {})},
             )
         )
-    schema, notes = schema_from_files([case.label for case in found if case.label])
+    schema, notes = schema_from_files([case.label for case in listed if case.label])
     return Listing(
-        cases=tuple(found),
+        cases=tuple(listed),
         schema=schema,
         modalities={name.lower(): modality(name) for name in channels},
         notes=(*notes, *choice.notes),
@@ -160,7 +160,7 @@ def _id(key: _Key) -> str:
     return f"sub-{key[0]}" + (f"_ses-{key[1]}" if key[1] else "")
 
 
-def _people(root: Path) -> dict[str, dict[str, str]]:
+def _participants(root: Path) -> dict[str, dict[str, str]]:
     """Participant -> what ``participants.tsv`` knows."""
     path = root / "participants.tsv"
     rows = load_table(path) if path.is_file() else []

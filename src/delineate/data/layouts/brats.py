@@ -69,21 +69,21 @@ def cases(root: Path) -> Listing:
     groups = _groups(root)
     counts = Counter(channel for group in groups.values() for channel in group)
     channels = [c for c in _WORDS if c != "seg" and 2 * counts[c] > len(groups)]
-    found: list[Case] = []
+    listed: list[Case] = []
     unpaired: list[str] = []
     names = [folder.name for folder in groups]
     names = names if len(set(names)) == len(names) else ids(root, list(groups))
     for name, (folder, group) in zip(names, groups.items(), strict=True):
         missing = [c for c in channels if c not in group]
         if missing or not _once(group):
-            why = f"no {', '.join(missing)}" if missing else "a channel comes twice"
-            unpaired.append(f"{relative(root, folder)} (left out: {why})")
+            reason = f"no {', '.join(missing)}" if missing else "a channel comes twice"
+            unpaired.append(f"{relative(root, folder)} (left out: {reason})")
             continue
         if "seg" not in group and counts["seg"]:
             unpaired.append(f"{relative(root, folder)} (no label)")
         parts = [part.lower() for part in Path(relative(root, folder)).parts[:-1]]
         subject, site = _SUBJECT.fullmatch(folder.name), _SITE.match(folder.name)
-        found.append(
+        listed.append(
             Case(
                 id=name,
                 subject=next(filter(None, subject.groups())) if subject else folder.name,
@@ -95,11 +95,11 @@ def cases(root: Path) -> Listing:
                 meta={"folder": folder.name},
             )
         )
-    found = _joined(root, found)
-    schema, notes = _schema(found)
-    classes = tuple(sorted({case.class_name for case in found if case.class_name}))
+    listed = _joined(root, listed)
+    schema, notes = _schema(listed)
+    classes = tuple(sorted({case.class_name for case in listed if case.class_name}))
     return Listing(
-        cases=tuple(found),
+        cases=tuple(listed),
         schema=dataclasses.replace(schema, classes=classes),
         modalities=dict.fromkeys(channels, "MR"),
         notes=(
@@ -118,9 +118,9 @@ def _groups(root: Path) -> dict[Path, _Scans]:
         if folder == root:
             continue
         # The subject's own name may hold such a word; only what follows it counts.
-        rest = stem(path).removeprefix(folder.name)
-        found = {_CHANNEL[word] for word in words(rest) if word in _CHANNEL}
-        channel = "seg" if "seg" in found else next(iter(found), None)
+        suffix_text = stem(path).removeprefix(folder.name)
+        channels = {_CHANNEL[word] for word in words(suffix_text) if word in _CHANNEL}
+        channel = "seg" if "seg" in channels else next(iter(channels), None)
         if channel:
             groups.setdefault(folder, {}).setdefault(channel, []).append(path)
     return groups
@@ -135,13 +135,13 @@ def _once(group: _Scans) -> bool:
     return all(len(paths) == 1 for paths in group.values())
 
 
-def _schema(found: list[Case]) -> tuple[Schema, list[str]]:
+def _schema(listed: list[Case]) -> tuple[Schema, list[str]]:
     """Schema that the values in the label files and the spelling of the file names tell."""
-    labels = [case.label for case in found if case.label is not None]
-    names = [stem(s) for c in found for s in c.images.values() if isinstance(s, Path)]
+    labels = [case.label for case in listed if case.label is not None]
+    names = [stem(s) for c in listed for s in c.images.values() if isinstance(s, Path)]
     modern = any(_MODERN & set(words(name)) for name in names)
-    seen, notes = label_values(labels) if labels else (set(), [])
-    if {3, 4} <= seen and not modern:
+    values, notes = label_values(labels) if labels else (set(), [])
+    if {3, 4} <= values and not modern:
         base = brats_schema()
         whole = ("necrosis", "oedema", "non-enhancing", "enhancing")
         schema = Schema(
@@ -149,7 +149,7 @@ def _schema(found: list[Case]) -> tuple[Schema, list[str]]:
             regions={"WT": whole, "TC": ("necrosis", *whole[2:]), "ET": ("enhancing",)},
         )
         notes.append("labels of 2012-2015: 3 is non-enhancing tumour")
-    elif 4 in seen and modern:
+    elif 4 in values and modern:
         base = brats_schema(3)
         schema = Schema(
             labels=(*base.labels, Label("resection cavity", 4)),
@@ -157,25 +157,25 @@ def _schema(found: list[Case]) -> tuple[Schema, list[str]]:
         )
         notes.append("labels of 2024: 4 is the resection cavity")
     else:
-        value = 3 if 3 in seen or (modern and 4 not in seen) else 4
+        value = 3 if 3 in values or (modern and 4 not in values) else 4
         schema = brats_schema(value)
-        if labels and value not in seen:
+        if labels and value not in values:
             notes.append(f"no label file shows enhancing tumour: its value is taken to be {value}")
     return schema, notes
 
 
-def _joined(root: Path, found: list[Case]) -> list[Case]:
+def _joined(root: Path, listed: list[Case]) -> list[Case]:
     """Grade, age and survival from ``name_mapping*.csv`` and ``survival*.csv`` where there."""
     facts: dict[str, dict[str, str]] = {}
     places = [root, *folders(root)]
-    names = {str(case.meta["folder"]) for case in found}
+    names = {str(case.meta["folder"]) for case in listed}
     for place in places:
         for path in sorted((*place.glob("name_mapping*.csv"), *place.glob("survival*.csv"))):
             for row in load_table(path):
                 for name in names & set(row.values()):
                     facts.setdefault(name, {}).update({k: v for k, v in row.items() if v})
     joined = []
-    for case in found:
+    for case in listed:
         row = facts.get(str(case.meta["folder"]), {})
         joined.append(
             dataclasses.replace(

@@ -52,13 +52,13 @@ def cases(root: Path) -> Listing:
     for name, folder, split in _places(root):
         images += [(path, name, split) for path in files(folder)]
     names = ids(root, [path.with_name(stem(path)) for path, _, _ in images])
-    found = tuple(
+    listed = tuple(
         Case(id=name, subject=name, images={"image": path}, class_name=class_name, split=split)
         for name, (path, class_name, split) in zip(names, images, strict=True)
     )
     used = {path for path, _, _ in images}
     return Listing(
-        cases=found,
+        cases=listed,
         schema=Schema(classes=tuple(sorted({class_name for _, class_name, _ in images}))),
         modalities={"image": modality_of_file(images[0][0])} if images else {},
         notes=(OWN_SUBJECT, "classes are named after their folders"),
@@ -78,5 +78,5 @@ def _places(root: Path) -> list[tuple[str, Path, str | None]]:
 
 
 def _is_class(folder: Path) -> bool:
-    found = files(folder)
-    return len(found) >= LEAST_IMAGES and all(suffix(path) in RASTER for path in found)
+    paths = files(folder)
+    return len(paths) >= LEAST_IMAGES and all(suffix(path) in RASTER for path in paths)

@@ -43,8 +43,8 @@ def recognise(root: Path) -> bool:
     """Whether there are DICOM files, and many more than image files of other formats."""
     if root.is_file():
         return is_dicom(root)
-    found, others = _dicom(root)
-    return len(found) > SLICES * others
+    dicom_files, others = _dicom(root)
+    return len(dicom_files) > SLICES * others
 
 
 def fits(root: Path) -> bool:
@@ -56,32 +56,32 @@ def cases(root: Path) -> Listing:
     """One case a series; series with a damaged file and objects that are no images are left out."""
     paths, others = _dicom(root)
     series, segmentations, unpaired = _series(root, paths)
-    labels, lonely = _dicom_labels.pair(root, segmentations, series)
-    unpaired += lonely
+    labels, unmatched = _dicom_labels.pair(root, segmentations, series)
+    unpaired += unmatched
     base = root.parent if root.is_file() else root
-    named = _names(base, series)
-    kinds = [_MODALITIES.get(one.modality, "unknown") for one in series]
+    paths_to_name = _names(base, series)
+    kinds = [_MODALITIES.get(scan.modality, "unknown") for scan in series]
     several = len(set(kinds)) > 1
     channels = [kind.lower() if several else "image" for kind in kinds]
-    found = []
+    listed = []
     patients: dict[str, str] = {}
-    for number, name in enumerate(ids(base, named)):
-        channel, one = channels[number], series[number]
-        if patient := one.frames[0].text("PatientID"):
+    for number, name in enumerate(ids(base, paths_to_name)):
+        channel, scan = channels[number], series[number]
+        if patient := scan.frames[0].text("PatientID"):
             patients[name] = patient
-        found.append(
+        listed.append(
             Case(
                 id=name,
                 subject=name,
-                images={channel: one.files if len(one.files) > 1 else one.files[0]},
+                images={channel: scan.files if len(scan.files) > 1 else scan.files[0]},
                 label=labels.get(number),
-                meta={"part": one.part} if one.part else {},
+                meta={"part": scan.part} if scan.part else {},
             )
         )
-    anonymous = len(found) - len(patients)
+    anonymous = len(listed) - len(patients)
     schema, remarks = schema_from_files(list(labels.values()))
     return Listing(
-        cases=tuple(sorted(found, key=lambda case: natural(case.id))),
+        cases=tuple(sorted(listed, key=lambda case: natural(case.id))),
         schema=schema,
         modalities=dict(zip(channels, kinds, strict=True)),
         notes=(
@@ -90,7 +90,9 @@ def cases(root: Path) -> Listing:
                 [f"{anonymous} series have no Patient ID: each is its own subject"]
                 * bool(anonymous)
             ),
-            *dict.fromkeys(note for one in series for note in one.notes if "taken as one" in note),
+            *dict.fromkeys(
+                note for scan in series for note in scan.notes if "taken as one" in note
+            ),
             *([f"{others} image files of other formats are not listed"] * bool(others)),
             *([f"cases have different channels: {', '.join(sorted(set(channels)))}"] * several),
         ),
@@ -105,20 +107,22 @@ def _names(base: Path, series: list[Series]) -> list[Path]:
     A series alone in its folder has the folder's name; others have behind it what tells them
     apart, or a number.
     """
-    places = [one.files[0].parent for one in series]
+    places = [scan.files[0].parent for scan in series]
     parts: dict[Path, list[str]] = {}
-    for place, one in zip(places, series, strict=True):
-        parts.setdefault(place, []).append(re.sub(r"[^\w.+]+", "-", one.part).strip("-."))
-    named, seen = [], Counter[Path]()
+    for place, scan in zip(places, series, strict=True):
+        parts.setdefault(place, []).append(re.sub(r"[^\w.+]+", "-", scan.part).strip("-."))
+    paths, count = [], Counter[Path]()
     for place in places:
         ends = parts[place]
-        apart = len(set(ends)) == len(ends) and 0 < min(map(len, ends)) <= max(map(len, ends)) <= 40
-        seen[place] += 1
+        distinct = (
+            len(set(ends)) == len(ends) and 0 < min(map(len, ends)) <= max(map(len, ends)) <= 40
+        )
+        count[place] += 1
         name = place.name
         if len(ends) > 1:
-            name += f"_{ends[seen[place] - 1]}" if apart else f"_series{seen[place]}"
-        named.append(place.parent / name if place != base else base / name)
-    return named
+            name += f"_{ends[count[place] - 1]}" if distinct else f"_series{count[place]}"
+        paths.append(place.parent / name if place != base else base / name)
+    return paths
 
 
 def _dicom(root: Path) -> tuple[list[Path], int]:
@@ -136,32 +140,32 @@ def _series(root: Path, paths: list[Path]) -> tuple[list[Series], list[Series], 
     damaged: dict[Path, str] = {}
     while True:
         try:
-            found = dicom.find_series(tuple(paths)) if paths else []
+            candidates = dicom.find_series(tuple(paths)) if paths else []
             break
         except ReadError as error:
-            bad = Path(error.where or root)
-            if bad not in paths or len(damaged) == MOST_DAMAGED:
+            damaged_file = Path(error.where or root)
+            if damaged_file not in paths or len(damaged) == MOST_DAMAGED:
                 raise
-            damaged[bad] = error.message
-            paths = [path for path in paths if path != bad]
+            damaged[damaged_file] = error.message
+            paths = [path for path in paths if path != damaged_file]
     unpaired = [f"{relative(root, path)} (left out: {why})" for path, why in damaged.items()]
     suspect = {path.parent for path in damaged}
-    kept = []
-    segmentations = [one for one in found if _dicom_labels.is_segmentation(one)]
-    for one in found:
-        if _dicom_labels.is_segmentation(one):
+    images = []
+    segmentations = [series for series in candidates if _dicom_labels.is_segmentation(series)]
+    for series in candidates:
+        if _dicom_labels.is_segmentation(series):
             continue
-        name = relative(root, one.files[0] if len(one.files) == 1 else one.files[0].parent)
-        if len(one.files) > 1 and suspect & {path.parent for path in one.files}:
+        name = relative(root, series.files[0] if len(series.files) == 1 else series.files[0].parent)
+        if len(series.files) > 1 and suspect & {path.parent for path in series.files}:
             # The damaged file may be a slice of this series, which would then look whole.
             unpaired.append(f"{name} (left out: a damaged file lies beside this series)")
             continue
         try:
-            dicom.probe(one)
+            dicom.probe(series)
         except DelineateError as error:
             if error.code == "dicom-kind":
                 unpaired.append(f"{name} (left out: {error.message})")
                 continue
             # Whatever else is wrong belongs to the case, and is told when it is read.
-        kept.append(one)
-    return kept, segmentations, unpaired
+        images.append(series)
+    return images, segmentations, unpaired

@@ -55,10 +55,12 @@ def recognise(root: Path) -> bool:
     images, labels = _pairing.sort(root, files(root))
     if not images or not labels:
         return False
-    scans, rest = _pairing.pair(images, labels)
+    scans, left_over = _pairing.pair(images, labels)
     labelled = sum(bool(scan.labels) for scan in scans)
-    most = labelled > 0 and (2 * labelled >= len(scans) or 2 * len(rest) <= len(labels))
-    return most or any(label.place.role == "label" for label in labels)
+    mostly_labelled = labelled > 0 and (
+        2 * labelled >= len(scans) or 2 * len(left_over) <= len(labels)
+    )
+    return mostly_labelled or any(label.place.role == "label" for label in labels)
 
 
 def fits(root: Path) -> bool:
@@ -78,36 +80,36 @@ def cases(root: Path, observer: str | None = None) -> Listing:
         ConfigError: No label file is of that observer.
     """
     images, labels = _pairing.sort(root, files(root))
-    scans, rest = _pairing.pair(images, labels)
-    unpaired = _pairing.lonely(root, rest, "no image")
+    scans, left_over = _pairing.pair(images, labels)
+    unpaired = _pairing.unpaired_entries(root, left_over, "no image")
     series = [s for s in scans if not s.labels and s.first.name.words[-1:] in (("4d",), ("cine",))]
     unpaired += [f"{relative(root, s.first.path)} (left out: over time)" for s in series]
     scans = [scan for scan in scans if scan not in series]
     choice = _observers.choose(scans, observer)
     if not any(choice.labels):
-        some = [relative(root, scan.first.path) for scan in scans]
+        examples = [relative(root, scan.first.path) for scan in scans]
         raise LayoutError(
             f"expected label files that are named like their images, got none among {len(scans)} "
-            f"images: {'; '.join([*some[:3], *unpaired[:3]])}",
+            f"images: {'; '.join([*examples[:3], *unpaired[:3]])}",
             where=root,
             fix="give masks the names of their images, or write a table with the columns "
             "image and label",
             code="no-pairs",
         )
-    unpaired += _pairing.lonely(root, choice.doubles, "another mask of the same image")
+    unpaired += _pairing.unpaired_entries(root, choice.doubles, "another mask of the same image")
     unpaired += [
         f"{relative(root, scan.first.path)} (no label)"
         for scan, chosen in zip(scans, choice.labels, strict=True)
         if not chosen
     ]
-    found, notes = _cases(root, scans, choice)
-    schema, values = schema_from_files([case.label for case in found if case.label])
-    classes = tuple(sorted({case.class_name for case in found if case.class_name}))
-    firsts = {channel: source for case in found for channel, source in case.images.items()}
-    if len({tuple(case.images) for case in found}) > 1:
+    listed, notes = _cases(root, scans, choice)
+    schema, values = schema_from_files([case.label for case in listed if case.label])
+    classes = tuple(sorted({case.class_name for case in listed if case.class_name}))
+    firsts = {channel: source for case in listed for channel, source in case.images.items()}
+    if len({tuple(case.images) for case in listed}) > 1:
         notes.append(f"cases have different channels: {', '.join(sorted(firsts))}")
     return Listing(
-        cases=tuple(found),
+        cases=tuple(listed),
         schema=dataclasses.replace(schema, classes=classes),
         modalities={
             c: modality_of_file(firsts[c]) if c == "image" else modality(c) for c in firsts
@@ -121,33 +123,33 @@ def _cases(
     root: Path, scans: list[Scan], choice: _observers.Choice
 ) -> tuple[list[Case], list[str]]:
     """Cases, and notes on whose they are."""
-    people, classes, notes = _who(scans)
+    subjects, classes, notes = _subjects_and_classes(scans)
     bases = [_pairing.base(scan) for scan in scans]
     repeated = Counter(bases)
-    found = []
+    listed = []
     for name, base, scan, chosen, others in zip(
         _pairing.case_ids(root, scans), bases, scans, choice.labels, choice.others, strict=True
     ):
-        own = scan.first.place.own
+        folders = scan.first.place.own
         # A name that comes back from folder to folder is what was scanned, not who.
-        again = own in people and repeated[base] > 1 and _is_channel(base)
+        again = folders in subjects and repeated[base] > 1 and _is_channel(base)
         texts = {tag: relative(root, file.path) for tag, file in others.items()}
-        found.append(
+        listed.append(
             Case(
                 id=name,
-                subject=people.get(own, name),
+                subject=subjects.get(folders, name),
                 images={
                     word or (base.lower() if again else "image"): file.path
                     for word, file in scan.images.items()
                 },
                 label=_observers.source(chosen),
-                class_name=classes.get(own),
-                site=next(filter(_is_site, own), None),
+                class_name=classes.get(folders),
+                site=next(filter(_is_site, folders), None),
                 split=scan.first.place.split,
                 meta={"other_labels": texts} if texts else {},
             )
         )
-    return found, notes
+    return listed, notes
 
 
 def _is_channel(base: str) -> bool:
@@ -157,32 +159,37 @@ def _is_channel(base: str) -> bool:
 _Folders = tuple[str, ...]
 
 
-def _who(scans: list[Scan]) -> tuple[dict[_Folders, str], dict[_Folders, str], list[str]]:
+def _subjects_and_classes(
+    scans: list[Scan],
+) -> tuple[dict[_Folders, str], dict[_Folders, str], list[str]]:
     """Folders -> subject and folders -> class, as far as they tell one, and notes on that."""
     count = Counter(scan.first.place.own for scan in scans)
-    groups = {own for own in count if own and _is_group(own[-1])}
-    if sum(count[own] for own in groups) < 2 * len(groups):  # a folder a scan, or hardly more
-        groups = {own for own in groups if _is_site(own[-1])}
+    groups = {folders for folders in count if folders and _is_group(folders[-1])}
+    # A folder a scan, or hardly more, is a subject.
+    if sum(count[folders] for folders in groups) < 2 * len(groups):
+        groups = {folders for folders in groups if _is_site(folders[-1])}
     shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*count, strict=False))))
     classes = {}
-    for own in count:
-        parts = own if own in groups else own[:-1]
-        if named := [p for p in parts[shared:] if _is_group(p) and not _is_site(p)]:
-            classes[own] = "/".join(named)
+    for folders in count:
+        parts = folders if folders in groups else folders[:-1]
+        if class_parts := [p for p in parts[shared:] if _is_group(p) and not _is_site(p)]:
+            classes[folders] = "/".join(class_parts)
     names = sorted(set(classes.values()))
     if len(names) > MOST_CLASSES:
-        groups = {own for own in groups if _is_site(own[-1])}
+        groups = {folders for folders in groups if _is_site(folders[-1])}
     if not 1 < len(names) <= MOST_CLASSES:
         classes = {}
-    people = {own: "/".join(own) for own in count if own and own not in groups}
-    notes = [OWN_SUBJECT] * (len(people) < len(count))
-    notes += [FOLDER_SUBJECT] * bool(people)
+    subjects = {
+        folders: "/".join(folders) for folders in count if folders and folders not in groups
+    }
+    notes = [OWN_SUBJECT] * (len(subjects) < len(count))
+    notes += [FOLDER_SUBJECT] * bool(subjects)
     if classes:
         either = "|".join(re.escape(name).replace("/", "_") for name in names)
         pattern = f"'(?:^|_)({either})_'"
-        other = "" if people else f"; if these are people, give --subject-pattern {pattern}"
+        other = "" if subjects else f"; if these are people, give --subject-pattern {pattern}"
         notes.append(f"classes are named after their folders: {', '.join(names)}{other}")
-    return people, classes, notes
+    return subjects, classes, notes
 
 
 def _is_group(folder: str) -> bool:

@@ -49,8 +49,8 @@ def cases(root: Path) -> Listing:
     base = _base(root) or root
     table = base / "data.csv"
     rows = {row.get("Patient", ""): row for row in load_table(table)} if table.is_file() else {}
-    people = (load_json(base / "phantom.json") or {}).get("scans", {})
-    found: list[Case] = []
+    phantom_scans = (load_json(base / "phantom.json") or {}).get("scans", {})
+    listed: list[Case] = []
     unpaired: list[str] = []
     notes: list[str] = []
     for folder in folders(base):
@@ -63,9 +63,9 @@ def cases(root: Path) -> Listing:
             match = _SLICE.search(path.name)
             if match:
                 (masks if match[2] else images)[int(match[1])] = path
-        lonely = sorted(images.keys() ^ masks.keys()) if masks else []
-        unpaired += [f"{relative(root, (images | masks)[n])} (no partner)" for n in lonely]
-        order = [n for n in sorted(images) if n not in lonely]
+        unmatched = sorted(images.keys() ^ masks.keys()) if masks else []
+        unpaired += [f"{relative(root, (images | masks)[n])} (no partner)" for n in unmatched]
+        order = [n for n in sorted(images) if n not in unmatched]
         if not order:
             continue
         if order != list(range(order[0], order[0] + len(order))):
@@ -73,10 +73,10 @@ def cases(root: Path) -> Listing:
         row = rows.get(patient[0], {})
         if rows and not row:
             notes.append(f"{folder.name}: no row in data.csv")
-        found.append(
+        listed.append(
             Case(
                 id=folder.name,
-                subject=people.get(folder.name, {}).get("subject", patient[0]),
+                subject=phantom_scans.get(folder.name, {}).get("subject", patient[0]),
                 images={"rgb": tuple(images[n] for n in order)},
                 label=tuple(masks[n] for n in order) if masks else None,
                 class_name=GRADE.get(row.get("neoplasm_histologic_grade", "")),
@@ -90,10 +90,10 @@ def cases(root: Path) -> Listing:
             )
         )
     return Listing(
-        cases=tuple(found),
+        cases=tuple(listed),
         schema=Schema(
             labels=(Label("tumour", 255),),
-            classes=tuple(sorted({c.class_name for c in found if c.class_name})),
+            classes=tuple(sorted({c.class_name for c in listed if c.class_name})),
         ),
         modalities={"rgb": "MR"},
         notes=("masks hold 0 and 255: 255 is the tumour", *notes),

@@ -41,7 +41,7 @@ def cases(root: Path) -> Listing:
     labels = {v: n for v, n in _named(root, document, "labels").items() if v != 0}
     ignored = next((value for value, name in labels.items() if name.casefold() == IGNORE), None)
     labels.pop(ignored or 0, None)
-    found: list[Case] = []
+    listed: list[Case] = []
     unpaired: list[str] = []
     used: set[Path] = set()
     meta = {"channels": [channels[i] for i in sorted(channels)]} if len(channels) > 1 else {}
@@ -60,7 +60,7 @@ def cases(root: Path) -> Listing:
             if label is None and part == "train":
                 unpaired.append(f"{relative(root, image)} (no label)")
             name = stem(image)
-            found.append(Case(name, name, {"image": image}, label, split=part, meta=meta))
+            listed.append(Case(name, name, {"image": image}, label, split=part, meta=meta))
     for folder in ("imagesTr", "labelsTr", "imagesTs"):
         unpaired += [
             f"{relative(root, path)} (not in dataset.json)"
@@ -68,7 +68,7 @@ def cases(root: Path) -> Listing:
             if path not in used
         ]
     return Listing(
-        cases=tuple(found),
+        cases=tuple(listed),
         schema=Schema(
             labels=tuple(Label(labels[value], value) for value in sorted(labels)),
             lateral=lateral(labels.values()),
@@ -82,9 +82,9 @@ def cases(root: Path) -> Listing:
 
 def _modalities(channels: Iterable[str]) -> dict[str, str]:
     """Of the image, if all of its channels are of one, and of each channel."""
-    each = {name: modality(name) for name in channels}
-    kinds = set(each.values())
-    return {"image": kinds.pop() if len(kinds) == 1 else "unknown", **(each if kinds else {})}
+    known = {name: modality(name) for name in channels}
+    kinds = set(known.values())
+    return {"image": kinds.pop() if len(kinds) == 1 else "unknown", **(known if kinds else {})}
 
 
 def _named(root: Path, document: dict[str, Any], key: str) -> dict[int, str]:

@@ -35,7 +35,7 @@ _PARTS = {"Tr": "train", "Va": "validation", "Ts": "test"}
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _Scans = dict[str, dict[int, Path]]
 #: Id, part, files by channel number, label.
-_Found = tuple[str, str, dict[int, Path], Path | None]
+_Item = tuple[str, str, dict[int, Path], Path | None]
 
 
 def recognise(root: Path) -> bool:
@@ -54,18 +54,18 @@ def cases(root: Path) -> Listing:
     """Cases of ``imagesTr`` and ``imagesTs``; a case that lacks a channel is left out and noted."""
     document = load_json(root / "dataset.json") or {}
     ending = str(document.get("file_ending", "")).lower()
-    found: list[_Found] = []
+    items: list[_Item] = []
     unpaired: list[str] = []
     for short, part in _PARTS.items():
-        scans, strange = _channels(root / f"images{short}", ending)
-        unpaired += [f"{relative(root, path)} (not CASE_0000{ending})" for path in strange]
+        scans, unnumbered = _channels(root / f"images{short}", ending)
+        unpaired += [f"{relative(root, path)} (not CASE_0000{ending})" for path in unnumbered]
         labels = dict(_named(root / f"labels{short}", ending))
-        found += [(n, part, group, labels.pop(n, None)) for n, group in scans.items()]
+        items += [(n, part, group, labels.pop(n, None)) for n, group in scans.items()]
         unpaired += [f"{relative(root, path)} (no image)" for path in labels.values()]
-    found += _listed(root, document.get("dataset"))
-    channels, notes = _named_channels(root, document, [group for _, _, group, _ in found])
+    items += _listed(root, document.get("dataset"))
+    channels, notes = _named_channels(root, document, [group for _, _, group, _ in items])
     listed: list[Case] = []
-    for name, part, group, label in found:
+    for name, part, group, label in items:
         missing = [channels[i] for i in sorted(channels) if i not in group]
         if missing:
             unpaired.append(f"{name} (left out: no {', '.join(missing)})")
@@ -78,15 +78,15 @@ def cases(root: Path) -> Listing:
     if "numTraining" in document and document["numTraining"] != count:
         notes.append(f"dataset.json says numTraining {document['numTraining']}, got {count}")
     if "labels" in document:
-        schema, told = _schema(root, _values(_object(root, document, "labels")))
+        schema, label_notes = _schema(root, _values(_object(root, document, "labels")))
     else:
         schema, values = schema_from_files([case.label for case in listed if case.label])
-        told = ["dataset.json names no labels", *values]
+        label_notes = ["dataset.json names no labels", *values]
     return Listing(
         cases=tuple(listed),
         schema=schema,
         modalities={name: modality(name) for name in channels.values()},
-        notes=(OWN_SUBJECT, *notes, *told),
+        notes=(OWN_SUBJECT, *notes, *label_notes),
         unpaired=tuple(unpaired),
     )
 
@@ -109,25 +109,25 @@ def _channels(folder: Path, ending: str) -> tuple[_Scans, list[Path]]:
     return groups, [path for path in others if not named.get(path)]
 
 
-def _listed(root: Path, document: object) -> list[_Found]:
+def _listed(root: Path, document: object) -> list[_Item]:
     """Cases that version 2 lists by their files, in place of the folders."""
-    found: list[_Found] = []
+    items: list[_Item] = []
     for name, item in document.items() if isinstance(document, dict) else ():
         paths = [entry(root, text) for text in item.get("images", ())]
         scans = {n: path for n, path in enumerate(paths) if path is not None}
-        found.append((str(name), "train", scans, entry(root, item.get("label"))))
-    return found
+        items.append((str(name), "train", scans, entry(root, item.get("label"))))
+    return items
 
 
 def _named_channels(
     root: Path, document: dict[str, Any], groups: list[dict[int, Path]]
 ) -> tuple[dict[int, str], list[str]]:
     """Number -> name of each channel, and notes."""
-    seen = {number for group in groups for number in group}
+    numbers = {number for group in groups for number in group}
     key = "channel_names" if "channel_names" in document else "modality"
     value = document.get(key)
     if value is None:
-        return {n: f"channel {n}" for n in sorted(seen)}, ["dataset.json names no channels"]
+        return {n: f"channel {n}" for n in sorted(numbers)}, ["dataset.json names no channels"]
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):
@@ -137,8 +137,10 @@ def _named_channels(
     channels = {int(n): str(name) for n, name in value.items()}
     if len(set(channels.values())) < len(channels):
         channels = {n: f"{name} {n}" for n, name in channels.items()}
-    more = sorted(seen - channels.keys())
-    return channels, [f"channels that dataset.json does not name are left out: {more}"] * bool(more)
+    unnamed = sorted(numbers - channels.keys())
+    return channels, [f"channels that dataset.json does not name are left out: {unnamed}"] * bool(
+        unnamed
+    )
 
 
 def _object(root: Path, document: dict[str, Any], key: str) -> dict[str, Any]:
@@ -169,9 +171,9 @@ def _schema(root: Path, labels: dict[str, Any]) -> tuple[Schema, list[str]]:
     notes = []
     values: dict[str, tuple[int, ...]] = {}
     for name, value in labels.items():
-        many = value if isinstance(value, list) else [value]
+        label_values = value if isinstance(value, list) else [value]
         try:
-            values[name] = tuple(int(v) for v in many)
+            values[name] = tuple(int(v) for v in label_values)
         except (TypeError, ValueError):
             raise LayoutError(
                 f"expected a label value or a list of them for {name!r}, got {value!r}",
@@ -184,16 +186,16 @@ def _schema(root: Path, labels: dict[str, Any]) -> tuple[Schema, list[str]]:
         notes.append(f"voxels of value {ignore} are not annotated: they are left out everywhere")
     single = {group[0]: name for name, group in values.items() if len(group) == 1}
     atoms = sorted({v for group in values.values() for v in group} - {0})
-    named = {v: single.get(v, f"label {v}") for v in atoms}
+    name_of_value = {v: single.get(v, f"label {v}") for v in atoms}
     regions = {}
     if any(len(group) > 1 for group in values.values()):
-        regions = {name: tuple(named[v] for v in group) for name, group in values.items()}
+        regions = {name: tuple(name_of_value[v] for v in group) for name, group in values.items()}
         notes.append("regions are unions of labels: " + ", ".join(regions))
     return (
         Schema(
-            labels=tuple(Label(named[v], v) for v in atoms),
+            labels=tuple(Label(name_of_value[v], v) for v in atoms),
             regions=regions,
-            lateral=lateral(named.values()),
+            lateral=lateral(name_of_value.values()),
             ignore=ignore,
         ),
         notes,

@@ -51,7 +51,7 @@ def cases(root: Path) -> Listing:
             where=root / "participants.tsv",
             code="phantom-table",
         )
-    found: list[Case] = []
+    listed: list[Case] = []
     unpaired: list[str] = []
     names = [row["participant_id"] for row in rows]
     scans = {n: {words(stem(p))[-1]: p for p in files(root / n)} for n in names if n}
@@ -66,7 +66,7 @@ def cases(root: Path) -> Listing:
             continue
         if "seg" not in files_of:
             unpaired.append(f"{name} (no label)")
-        found.append(
+        listed.append(
             Case(
                 id=name,
                 subject=facts.pop("subject", "") or facts.get("twin_of") or name,
@@ -87,9 +87,9 @@ def cases(root: Path) -> Listing:
     ]
     schema = document.get("schema")
     base = Schema.from_dict(schema) if schema else brats_schema()
-    classes = tuple(sorted({case.class_name for case in found if case.class_name}))
+    classes = tuple(sorted({case.class_name for case in listed if case.class_name}))
     return Listing(
-        cases=tuple(found),
+        cases=tuple(listed),
         schema=Schema(base.labels, base.regions, classes or base.classes, base.lateral),
         modalities=dict.fromkeys(channels, "MR"),
         notes=("synthetic scans of people who do not exist", "twins are one subject"),

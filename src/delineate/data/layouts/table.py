@@ -72,32 +72,32 @@ def cases(root: Path, observer: str | None = None) -> Listing:
     """
     paths = [root] if root.is_file() else _tables(root) or [root]
     columns: dict[str, str] = {}
-    found: list[Case] = []
+    listed: list[Case] = []
     ignored: set[str] = set()
     known = True
-    told: list[str] = []
+    observer_notes: list[str] = []
     for path in paths:
-        rows, told = _observed(load_table(path), observer)
+        rows, observer_notes = _observed(load_table(path), observer)
         columns |= _image_columns(rows[0] if rows else {})
-        found += _rows(path, rows, SPLITS.get(path.stem.lower()) if len(paths) > 1 else None)
+        listed += _rows(path, rows, SPLITS.get(path.stem.lower()) if len(paths) > 1 else None)
         ignored |= {text for row in rows if (text := row.get("ignore_label"))}
         known &= "subject" in rows[0]
-    schema, notes = schema_from_files([case.label for case in found if case.label])
+    schema, notes = schema_from_files([case.label for case in listed if case.label])
     if ignored:
         schema = schema.ignoring(_ignored(root, ignored))
         notes = (*notes, f"voxels of value {schema.ignore} are not annotated")
     firsts = {
-        channel: source for case in reversed(found) for channel, source in case.images.items()
+        channel: source for case in reversed(listed) for channel, source in case.images.items()
     }
-    unlabelled = [f"{c.id} (no label)" for c in found if c.label is None]
+    unlabelled = [f"{c.id} (no label)" for c in listed if c.label is None]
     return Listing(
-        cases=tuple(found),
+        cases=tuple(listed),
         schema=dataclasses.replace(
-            schema, classes=tuple(sorted({case.class_name for case in found if case.class_name}))
+            schema, classes=tuple(sorted({case.class_name for case in listed if case.class_name}))
         ),
         modalities={
             name: kind
-            for case in found
+            for case in listed
             for name in case.meta.get("channels", ())
             if (kind := modality(name)) != "unknown"  # else that of the file's column holds
         }
@@ -108,8 +108,8 @@ def cases(root: Path, observer: str | None = None) -> Listing:
             for channel in dict.fromkeys(columns.values())
             if channel in firsts
         },
-        notes=(*notes, *told, *([OWN_SUBJECT] * (not known))),
-        unpaired=tuple(unlabelled) if len(unlabelled) < len(found) else (),
+        notes=(*notes, *observer_notes, *([OWN_SUBJECT] * (not known))),
+        unpaired=tuple(unlabelled) if len(unlabelled) < len(listed) else (),
     )
 
 
@@ -122,7 +122,7 @@ def _observed(
     columns = {"_".join(split_words(c.removeprefix("label_"))): c for c in files}
     if observer is None and (not columns or {"label", "mask"} & set(header)):
         return rows, []
-    if observer is not None and not (tag := _observers.asked(observer, columns)):
+    if observer is not None and not (tag := _observers.match_tag(observer, columns)):
         raise _observers.unknown(observer, columns)
     if observer is None:
         tag = min(columns, key=lambda name: (_observers.rank(name), natural(name)))
@@ -149,13 +149,13 @@ def _rows(path: Path, rows: list[dict[str, str]], part: str | None) -> list[Case
             fix="name the column of the image files image",
             code="table-columns",
         )
-    found: list[Case] = []
+    listed: list[Case] = []
     wrong: list[str] = []
     for line, row in enumerate(rows, start=2):
         if not any(row.values()):
             continue
         try:
-            found.append(_case(path.parent, {"split": part or "", **row}, columns))
+            listed.append(_case(path.parent, {"split": part or "", **row}, columns))
         except InputError as error:
             wrong.append(f"row {line}: {error.message}")
     if wrong:
@@ -166,7 +166,7 @@ def _rows(path: Path, rows: list[dict[str, str]], part: str | None) -> list[Case
             fix="files are looked for relative to the table",
             code="table-row",
         )
-    return found
+    return listed
 
 
 def _ignored(root: Path, values: set[str]) -> int:
@@ -250,18 +250,18 @@ def _channels(row: dict[str, str]) -> dict[str, list[str]]:
 def _label(folder: Path, text: str) -> Source:
     parts = [part.strip() for part in text.split("|") if part.strip()]
     if len(parts) > 1:
-        return Masks(_one(folder, part, "label") for part in parts)
+        return Masks(_existing_file(folder, part, "label") for part in parts)
     return _file(folder, text, "label")
 
 
 def _file(folder: Path, text: str, column: str) -> Source:
     if ";" in text and not os.path.exists(folder / text):  # noqa: PTH110 - Path raises on long names
         parts = [part.strip() for part in text.split(";") if part.strip()]
-        return tuple(_one(folder, part, column) for part in parts)
-    return _one(folder, text, column)
+        return tuple(_existing_file(folder, part, column) for part in parts)
+    return _existing_file(folder, text, column)
 
 
-def _one(folder: Path, text: str, column: str) -> Path:
+def _existing_file(folder: Path, text: str, column: str) -> Path:
     path = spelt(Path(os.path.normpath(folder / text)))
     if not path.exists() and "\\" in text:  # as Windows writes paths
         path = spelt(Path(os.path.normpath(folder / text.replace("\\", "/"))))

@@ -99,8 +99,10 @@ def label_names(source: Source) -> dict[int, str] | None:
         ReadError: As in ``read``, so far as the header shows it.
     """
     if isinstance(source, Masks):
-        found = [label_names(path) for path in source]
-        return {n: name for name, n in numbered(found).items()} if any(found) else None
+        names_by_mask = [label_names(path) for path in source]
+        return (
+            {n: name for name, n in numbered(names_by_mask).items()} if any(names_by_mask) else None
+        )
     if isinstance(source, tuple) and not _is_dicom(source):
         return None
     member, _ = _member(source, STRICT)
@@ -120,9 +122,9 @@ def probe(source: Source, reading: Reading = STRICT) -> tuple[Grid, int]:
     if isinstance(source, Masks):
         return probe(source[0], reading)
     if isinstance(source, tuple) and not _is_dicom(source):
-        found = [probe(path, reading) for path in source]
-        _agree([(channels, *grid.shape) for grid, channels in found], source)
-        return _stack_grid(found[0][0], len(found)), found[0][1]
+        slices = [probe(path, reading) for path in source]
+        _agree([(channels, *grid.shape) for grid, channels in slices], source)
+        return _stack_grid(slices[0][0], len(slices)), slices[0][1]
     member, choices = _member(source, reading)
     grid, channels = member.probe(source, **choices)
     if reading.colour and _is_picture(member.__name__, grid) and channels in (1, 3):

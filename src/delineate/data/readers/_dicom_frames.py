@@ -271,8 +271,8 @@ def _enhanced(path: Path, header: pydicom.Dataset, count: int) -> list[Frame]:
     for index, own in enumerate(groups):
 
         def item(name: str, own: pydicom.Dataset = own) -> pydicom.Dataset:
-            found = own.get(name) or shared.get(name)
-            return found[0] if found else pydicom.Dataset()
+            sequence = own.get(name) or shared.get(name)
+            return sequence[0] if sequence else pydicom.Dataset()
 
         keys = {
             key: str(item(group).get(name))

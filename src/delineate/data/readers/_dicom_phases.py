@@ -45,10 +45,14 @@ def crowded(frames: Sequence[Frame]) -> bool:
 
 def step_mm(frames: Sequence[Frame]) -> float | None:
     """Distance of evenly spaced slices, None where they are not, or where there is one alone."""
-    found = gaps(frames)
-    if not found.size or found.min() < SAME_PLACE_MM or np.ptp(found) > _EVEN * found.min():
+    distances = gaps(frames)
+    if (
+        not distances.size
+        or distances.min() < SAME_PLACE_MM
+        or np.ptp(distances) > _EVEN * distances.min()
+    ):
         return None
-    return float(found.mean())
+    return float(distances.mean())
 
 
 def part(frames: list[Frame]) -> list[tuple[str, list[Frame]]] | None:

@@ -86,30 +86,32 @@ def read(headers: Sequence[tuple[Path, pydicom.Dataset]], like: Grid | None = No
     """
     files = _files(headers)
     frames = [frames_of(file.path, file.header) for file in files]
-    every = list(itertools.chain(*frames))
+    all_frames = list(itertools.chain(*frames))
     if not all(frames):
         raise ReadError(
             "truncated: a segmentation without Rows or Columns",
-            where=next(f.path for f, own in zip(files, frames, strict=True) if not own),
+            where=next(
+                f.path for f, file_frames in zip(files, frames, strict=True) if not file_frames
+            ),
             fix="fetch the file again",
             code="dicom-truncated",
         )
-    grid, places = lattice(every, like)
-    if every[0].position is None:
+    grid, places = lattice(all_frames, like)
+    if all_frames[0].position is None:
         _refuse_loops(files)
     check_size(int(np.prod(grid.shape)), 2 * int(np.prod(grid.shape)), None, files[0].path)
-    most = max(s.value for file in files for s in file.segments.values())
+    highest = max(s.value for file in files for s in file.segments.values())
     depth = 1 if grid.ndim == 2 else grid.shape[2]
     rows, columns = int(files[0].header.Rows), int(files[0].header.Columns)
-    volume = np.zeros((depth, rows, columns), np.min_scalar_type(most))
+    volume = np.zeros((depth, rows, columns), np.min_scalar_type(highest))
     place = iter(places)
-    for file, own in zip(files, frames, strict=True):
+    for file, file_frames in zip(files, frames, strict=True):
         with parsing(file.path, "DICOM SEG", "dicom-damaged"):
             for index, pixels in enumerate(_pixels(file)):
                 _draw(volume[next(place)], pixels, file, index, files)
-            if index + 1 != len(own):
+            if index + 1 != len(file_frames):
                 raise ReadError(
-                    f"expected {len(own)} frames, got {index + 1}",
+                    f"expected {len(file_frames)} frames, got {index + 1}",
                     where=file.path,
                     fix="fetch the file again",
                     code="dicom-truncated",
@@ -189,8 +191,8 @@ def _notes(files: Sequence[_File]) -> tuple[str, ...]:
     if any(file.kind == "FRACTIONAL" for file in files):
         notes.append(f"fractions of {HALF:g} and more belong to their segment, smaller ones do not")
     labels = [segment.name for file in files for segment in file.segments.values()]
-    if twice := sorted({name for name in labels if labels.count(name) > 1}):
-        notes.append(f"segments of one name are taken as one structure: {', '.join(twice)}")
+    if duplicates := sorted({name for name in labels if labels.count(name) > 1}):
+        notes.append(f"segments of one name are taken as one structure: {', '.join(duplicates)}")
     return tuple(notes)
 
 
@@ -255,13 +257,13 @@ def _draw(
     """Write the segments of a frame into a slice ``(rows, columns)`` of the label map."""
     if file.kind == "LABELMAP":
         padding = file.header.get("PixelPaddingValue")
-        shown = [int(v) for v in np.unique(pixels) if v and (padding is None or v != padding)]
-        masks = [(number, pixels == number) for number in shown]
+        numbers = [int(v) for v in np.unique(pixels) if v and (padding is None or v != padding)]
+        masks = [(number, pixels == number) for number in numbers]
     else:
-        least = 1
+        threshold = 1
         if file.kind == "FRACTIONAL":
-            least = int(np.ceil(HALF * int(file.header.get("MaximumFractionalValue") or 255)))
-        masks = [(_number(file, index), pixels >= least)]
+            threshold = int(np.ceil(HALF * int(file.header.get("MaximumFractionalValue") or 255)))
+        masks = [(_number(file, index), pixels >= threshold)]
     listed = {int(s.SegmentNumber) for s in file.header.SegmentSequence}
     for number, mask in masks:
         segment = file.segments.get(number)
@@ -280,11 +282,13 @@ def _draw(
 
 def _number(file: _File, index: int) -> int:
     """Segment that a frame shows."""
-    own = (file.header.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()])[index]
+    groups = (file.header.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()])[index]
     shared = (file.header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    found = own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
-    if found:
-        return int(found[0].ReferencedSegmentNumber)
+    sequence = groups.get("SegmentIdentificationSequence") or shared.get(
+        "SegmentIdentificationSequence"
+    )
+    if sequence:
+        return int(sequence[0].ReferencedSegmentNumber)
     if len(file.segments) == 1:
         return next(iter(file.segments))
     raise LabelError(
@@ -314,7 +318,8 @@ def _refuse_overlap(
 ) -> None:
     for value in np.unique(covered).tolist() if covered.any() else ():
         other = next(
-            (s for one in files for s in one.segments.values() if s.value == value), segment
+            (s for segmented in files for s in segmented.segments.values() if s.value == value),
+            segment,
         )
         if value and (other.name != segment.name or not segment.name):
             raise LabelError(

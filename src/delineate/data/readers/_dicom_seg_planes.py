@@ -68,7 +68,7 @@ def _refuse_other_plane(frame: Frame, first: Frame, shape: tuple[int, int]) -> N
         "orientation": (frame.orientation, first.orientation),
         "pixel size": (frame.spacing, first.spacing),
     }
-    what = next(
+    difference = next(
         (
             name
             for name, (own, other) in pairs.items()
@@ -78,14 +78,14 @@ def _refuse_other_plane(frame: Frame, first: Frame, shape: tuple[int, int]) -> N
         "",
     )
     if (int(frame.header.Rows), int(frame.header.Columns)) != shape:
-        what = "size"
+        difference = "size"
     elif (frame.position is None) != (first.position is None):
-        what = "place in the body"
+        difference = "place in the body"
     elif frame.text("FrameOfReferenceUID") != first.text("FrameOfReferenceUID"):
-        what = "frame of reference"
-    if what:
+        difference = "frame of reference"
+    if difference:
         raise GeometryError(
-            f"expected frames on the planes of one volume, got another {what} in frame "
+            f"expected frames on the planes of one volume, got another {difference} in frame "
             f"{frame.index + 1}",
             where=frame.path,
             fix="export one segmentation for each image",
@@ -97,22 +97,22 @@ def _step(along: FloatArray, normal: FloatArray, first: Frame, like: Grid | None
     """Distance between neighbouring slices, of which some may be left out, mm."""
     offsets = np.unique(np.round(along - along.min(), 4))
     gaps = np.diff(offsets)
-    tried = []
+    candidates = []
     if like is not None and like.ndim == 3:
         axes = like.affine[:3, :3] / like.spacing_mm
         across = int(np.abs(normal @ LPS_TO_RAS[:3, :3] @ axes).argmax())
-        tried.append(like.spacing_mm[across])
+        candidates.append(like.spacing_mm[across])
     shared = (first.header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
     own = first.header.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
     measures = shared.get("PixelMeasuresSequence") or own[0].get("PixelMeasuresSequence")
     if measures:
-        tried += [
+        candidates += [
             float(measures[0].get(n) or 0) for n in ("SpacingBetweenSlices", "SliceThickness")
         ]
-    tried = [mm for mm in tried if mm > 0]
+    candidates = [mm for mm in candidates if mm > 0]
     if not gaps.size:
-        return tried[0] if tried else 1.0
-    for step in (*tried, float(gaps.min())):
+        return candidates[0] if candidates else 1.0
+    for step in (*candidates, float(gaps.min())):
         if np.abs(offsets - np.rint(offsets / step) * step).max() <= SPACING_TOLERANCE * step:
             return step
     raise GeometryError(

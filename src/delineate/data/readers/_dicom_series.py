@@ -95,17 +95,19 @@ def find_series(source: Path | tuple[Path, ...]) -> list[Series]:
             )
         for frame in frames_of(path, header) if header is not None else []:
             groups.setdefault(tuple(map(frame.text, _GROUP_KEYS)), []).append(frame)
-    groups, joined = _join_lone(groups)
-    found = []
+    groups, joined = _join_single_slices(groups)
+    volumes = []
     for frames in groups.values():
-        ways = _by_orientation(frames)
-        for number, same_way in enumerate(ways, 1):
-            way = f"orientation {number} of {len(ways)}" if len(ways) > 1 else ""
-            found += _volumes(same_way, way)
-    return [*found, *joined]
+        orientations = _by_orientation(frames)
+        for number, same_way in enumerate(orientations, 1):
+            orientation = (
+                f"orientation {number} of {len(orientations)}" if len(orientations) > 1 else ""
+            )
+            volumes += _volumes(same_way, orientation)
+    return [*volumes, *joined]
 
 
-def _join_lone(
+def _join_single_slices(
     groups: dict[Any, list[Frame]],
 ) -> tuple[dict[Any, list[Frame]], list[Series]]:
     """Volumes of lone slices that differ in drawn UIDs alone and lie evenly side by side.
@@ -117,13 +119,13 @@ def _join_lone(
     for key, frames in groups.items():
         first = frames[0]
         if len(frames) == 1 and first.count == 1 and placed(frames) and not first.colour:
-            same = (name for name in _GROUP_KEYS if name not in _DRAWN_KEYS)
-            alike = tuple(map(first.text, (*same, *_LEFT_KEYS)))
-            sets.setdefault((first.path.parent, alike), {})[key] = first
+            shared_keys = (name for name in _GROUP_KEYS if name not in _DRAWN_KEYS)
+            shared_values = tuple(map(first.text, (*shared_keys, *_LEFT_KEYS)))
+            sets.setdefault((first.path.parent, shared_values), {})[key] = first
     joined: list[Series] = []
-    taken: set[Any] = set()
-    for lone in sets.values():
-        for same_way in _by_orientation(list(lone.values())):
+    joined_keys: set[Any] = set()
+    for slices in sets.values():
+        for same_way in _by_orientation(list(slices.values())):
             volumes = _volumes(same_way, "")
             if not all(_one_run(volume.frames) for volume in volumes):
                 continue
@@ -134,8 +136,8 @@ def _join_lone(
             )
             joined += [replace(volume, notes=(*volume.notes, note)) for volume in volumes]
             paths = {frame.path for frame in same_way}
-            taken |= {key for key, frame in lone.items() if frame.path in paths}
-    return {key: frames for key, frames in groups.items() if key not in taken}, joined
+            joined_keys |= {key for key, frame in slices.items() if frame.path in paths}
+    return {key: frames for key, frames in groups.items() if key not in joined_keys}, joined
 
 
 def _one_run(frames: tuple[Frame, ...]) -> bool:
@@ -161,7 +163,7 @@ def files_of(source: Path | tuple[Path, ...]) -> list[Path]:
 def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
     groups: list[list[Frame]] = []
     for frame in frames:
-        group = next((g for g in groups if _same_way(g[0], frame)), None)
+        group = next((g for g in groups if _same_orientation(g[0], frame)), None)
         if group is None:
             groups.append([frame])
         else:
@@ -169,27 +171,29 @@ def _by_orientation(frames: list[Frame]) -> list[list[Frame]]:
     return groups
 
 
-def _same_way(one: Frame, other: Frame) -> bool:
-    if one.orientation is None or other.orientation is None:
-        return one.orientation is other.orientation
-    return bool(np.abs(one.orientation - other.orientation).max() <= _COSINE_TOLERANCE)
+def _same_orientation(first: Frame, second: Frame) -> bool:
+    if first.orientation is None or second.orientation is None:
+        return first.orientation is second.orientation
+    return bool(np.abs(first.orientation - second.orientation).max() <= _COSINE_TOLERANCE)
 
 
-def _volumes(frames: list[Frame], way: str) -> list[Series]:
+def _volumes(frames: list[Frame], orientation: str) -> list[Series]:
     """Series of frames of one orientation, apart where several lie at one place."""
     first = frames[0]
-    whole = Series(first.text("SeriesInstanceUID"), first.text("Modality"), tuple(frames), way)
+    whole = Series(
+        first.text("SeriesInstanceUID"), first.text("Modality"), tuple(frames), orientation
+    )
     if len(frames) == 1 or not placed(frames):
         return [whole]
-    kept, notes = _without_copies(frames)
+    unique, notes = _without_copies(frames)
     normal = normal_of(frames)
-    kept.sort(key=lambda frame: float(np.asarray(frame.position) @ normal))
-    whole = replace(whole, frames=tuple(kept), notes=notes)
-    parts = part(kept) if crowded(kept) else interleaved(kept)
+    unique.sort(key=lambda frame: float(np.asarray(frame.position) @ normal))
+    whole = replace(whole, frames=tuple(unique), notes=notes)
+    parts = part(unique) if crowded(unique) else interleaved(unique)
     if parts is None:  # a volume, or a contradiction that is refused when it is read
         return [whole]
     return [
-        replace(whole, frames=tuple(group), part=" ".join(filter(None, (way, name))))
+        replace(whole, frames=tuple(group), part=" ".join(filter(None, (orientation, name))))
         for name, group in parts
     ]
 

@@ -218,7 +218,7 @@ def suv_factor(header: pydicom.Dataset) -> tuple[float | None, str]:
     radio = (header.get("RadiopharmaceuticalInformationSequence") or [pydicom.Dataset()])[0]
     weight, dose = header.get("PatientWeight"), radio.get("RadionuclideTotalDose")
     half_life = radio.get("RadionuclideHalfLife")
-    corrected = [str(c) for c in _many(header.get("CorrectedImage"))]
+    corrected = [str(c) for c in _as_list(header.get("CorrectedImage"))]
     decay = str(header.get("DecayCorrection", ""))
     if not {"ATTN", "DECY"} <= set(corrected):
         return None, "not corrected for attenuation and decay (CorrectedImage)"
@@ -244,7 +244,7 @@ def suv_factor(header: pydicom.Dataset) -> tuple[float | None, str]:
     return 1000.0 * float(weight) / left, ""
 
 
-def _many(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value)

@@ -50,11 +50,13 @@ def whole(values: NDArray[Any], path: Path) -> Labels:
     noise = 4 * max(_FLOAT32, float(np.finfo(values.dtype).eps))
     with np.errstate(invalid="ignore"):
         near = np.rint(values)
-        far = np.abs(values - near)
-        odd = ~((far <= noise * np.maximum(1, np.abs(values))) & (np.abs(values) < 2**31))
-    if odd.any():
-        raise _not_whole(values[odd], path, "")
-    off = values[far > 0]
+        distance = np.abs(values - near)
+        not_whole = ~(
+            (distance <= noise * np.maximum(1, np.abs(values))) & (np.abs(values) < 2**31)
+        )
+    if not_whole.any():
+        raise _not_whole(values[not_whole], path, "")
+    off = values[distance > 0]
     notes = (f"values such as {off[0]:.8g} were rounded to whole numbers",) if off.size else ()
     return near.astype(np.int32), notes
 
@@ -71,16 +73,18 @@ def unscaled(stored: NDArray[Any], slope: float, intercept: float, path: Path) -
     steps = np.unique(stored)
     values = steps * np.float64(slope) + intercept
     labels = np.rint(values)
-    far = np.abs(values - labels)
+    distance = np.abs(values - labels)
     exact = np.maximum(1e-4, 4 * _FLOAT32 * np.abs(values))
     nearest = abs(slope) / 2 if stored.dtype.kind in "iu" and abs(slope) < _COARSEST else 0.0
-    explained = (far <= exact + nearest) & (np.abs(labels) < 2**31)
+    explained = (distance <= exact + nearest) & (np.abs(labels) < 2**31)
     if not explained.all() or len(np.unique(labels)) < len(labels):
-        shown = values[~explained] if not explained.all() else values[far > exact]
-        raise _not_whole(shown, path, f" through scl_slope {slope:.6g} and scl_inter {intercept:g}")
+        unexplained = values[~explained] if not explained.all() else values[distance > exact]
+        raise _not_whole(
+            unexplained, path, f" through scl_slope {slope:.6g} and scl_inter {intercept:g}"
+        )
     notes: tuple[str, ...] = ()
-    if (far > exact).any():
-        first = int(np.argmax(far > exact))
+    if (distance > exact).any():
+        first = int(np.argmax(distance > exact))
         notes = (
             f"stored through scl_slope {slope:.6g}, so that {labels[first]:g} reads as "
             f"{values[first]:.7g}: rounded to whole numbers",
@@ -112,15 +116,15 @@ def lossless(labels: NDArray[Any], jpeg: bool, path: Path) -> Labels:
     edges = not jpeg and len(between) > 1 and _only_edges(labels[0])
     if not near or not (jpeg or edges or (both and {0, 255} <= set(values))):
         return labels, ()
-    shown = ", ".join(map(str, values[:8])) + (" …" if len(values) > 8 else "")
+    listed = ", ".join(map(str, values[:8])) + (" …" if len(values) > 8 else "")
     two = values[0] <= DARK and values[-1] >= _BRIGHT and not between
     if jpeg and two:
-        note = f"JPEG is lossy: {shown} were read as 0 and 255, no value lies between"
+        note = f"JPEG is lossy: {listed} were read as 0 and 255, no value lies between"
         return np.where(labels > 127, 255, 0).astype(np.uint8), (note,)
-    what = "JPEG is lossy" if jpeg else "a lossless copy of a lossy mask"
-    what = "greys along edges alone, as interpolation makes them" if edges else what
+    cause = "JPEG is lossy" if jpeg else "a lossless copy of a lossy mask"
+    cause = "greys along edges alone, as interpolation makes them" if edges else cause
     raise LabelError(
-        f"{what}: {len(values)} different values ({shown}), where a mask of two has 0 and 255",
+        f"{cause}: {len(values)} different values ({listed}), where a mask of two has 0 and 255",
         where=path,
         fix="use the original mask as PNG or TIFF, resized by nearest neighbour if at all"
         + ("; thresholding would guess at the outline" if between and jpeg else "")
@@ -140,16 +144,16 @@ def _only_edges(labels: NDArray[Any]) -> bool:
     size = (3,) * 2 + (1,) * (labels.ndim - 2)
     low = ndimage.minimum_filter(labels, size)[between]
     high = ndimage.maximum_filter(labels, size)[between]
-    found = labels[between]
-    return bool(((low < found) & (found < high)).mean() > _EDGES)
+    inner = labels[between]
+    return bool(((low < inner) & (inner < high)).mean() > _EDGES)
 
 
-def _not_whole(odd: NDArray[Any], path: Path, how: str) -> LabelError:
-    values = np.unique(odd)
-    shown = ", ".join(f"{v:.7g}" for v in values[:6].tolist())
+def _not_whole(wrong: NDArray[Any], path: Path, how: str) -> LabelError:
+    values = np.unique(wrong)
+    examples = ", ".join(f"{v:.7g}" for v in values[:6].tolist())
     nearly = np.isfinite(values).all() and np.abs(values - np.rint(values)).max() <= _NEARLY
     return LabelError(
-        f"expected whole numbers, got {odd.size:,} other values such as {shown}{how}",
+        f"expected whole numbers, got {wrong.size:,} other values such as {examples}{how}",
         where=path,
         fix=_ROUND if nearly else _COARSE if how else _RESAMPLED,
         code="label-not-integer",

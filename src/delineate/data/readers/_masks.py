@@ -63,8 +63,8 @@ def unite(masks: Sequence[Image], source: Masks) -> Image:
 
 def numbered(names: Sequence[Mapping[int, str] | None]) -> dict[str, int]:
     """Structure -> value in the united label map, from the names of each file."""
-    every = [name for found in names for name in (found or {}).values()]
-    return {name: n for n, name in enumerate(dict.fromkeys(every), start=1)}
+    all_names = [name for names_of_mask in names for name in (names_of_mask or {}).values()]
+    return {name: n for n, name in enumerate(dict.fromkeys(all_names), start=1)}
 
 
 def _renumbered(mask: Image, number: Mapping[str, int], path: Path) -> Image:
@@ -89,12 +89,12 @@ def _refuse_contradiction(
     """Refuse voxels that one mask calls this and another that: there is no one label of them."""
     shared = (united != 0) & (mask.array != 0) & (united != mask.array)
     if shared.any():
-        one, other = (
+        first, second = (
             repr(names.get(value, value))
             for value in (int(array[shared][0]) for array in (united, mask.array))
         )
         raise LabelError(
-            f"structures overlap: {one} and {other} share {int(shared.sum()):,} voxels",
+            f"structures overlap: {first} and {second} share {int(shared.sum()):,} voxels",
             where=path,
             fix="a voxel has one label here: cut one structure out of the other and save again",
             code="label-overlap",

@@ -72,11 +72,11 @@ def place(
     return sform
 
 
-def gap_mm(one: FloatArray, other: FloatArray, shape: tuple[int, ...]) -> float:
+def gap_mm(first: FloatArray, second: FloatArray, shape: tuple[int, ...]) -> float:
     """Largest distance between a corner voxel placed by two affines; NaN if one is not finite."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in (*shape, 1)[:3]], indexing="ij"))
     points = np.vstack([corners.reshape(3, -1), np.ones(8)])
-    return float(np.linalg.norm(((one - other) @ points)[:3], axis=0).max())
+    return float(np.linalg.norm(((first - second) @ points)[:3], axis=0).max())
 
 
 def _note_choice(

@@ -85,11 +85,11 @@ def _raw_header(block: bytes, path: Path) -> Any:
         raise ReadError("the file is empty", where=path, fix="fetch it again", code="empty-file")
     sizes = {int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")}
     if 348 in sizes and block[344:347] == b"n+1":
-        one: Any = nib.Nifti1Header
-        return one(block[:348], check=False)
+        nifti1: Any = nib.Nifti1Header
+        return nifti1(block[:348], check=False)
     if 540 in sizes and block[4:8] == b"n+2\0" and len(block) >= 540:
-        two: Any = nib.Nifti2Header
-        return two(block[:540], check=False)
+        nifti2: Any = nib.Nifti2Header
+        return nifti2(block[:540], check=False)
     if block[344:347] == b"ni1" or block[4:7] == b"ni2":
         raise ReadError(
             "expected a single file, got the header of a .hdr/.img pair",

@@ -63,17 +63,17 @@ def onto(label: Image, grid: Grid, where: object = None) -> Image:
     return dataclasses.replace(label, array=out[None], grid=grid, meta=_whole(label))
 
 
-def union(one: Grid, other: Grid) -> Grid:
-    """The least grid of ``one``'s voxels that holds both; ``one`` where they share no voxels."""
-    steps = _steps(other, one)
+def union(grid: Grid, other: Grid) -> Grid:
+    """The least grid of ``grid``'s voxels that holds both; ``grid`` where they share no voxels."""
+    steps = _steps(other, grid)
     if steps is None:
-        return one
+        return grid
     corners = np.rint(steps[:3] @ _corners(other.shape)).astype(int)
     low = np.minimum(corners.min(1), 0)
-    high = np.maximum(corners.max(1) + 1, one.shape)
-    affine = one.affine.copy()
+    high = np.maximum(corners.max(1) + 1, grid.shape)
+    affine = grid.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ low
-    return Grid(tuple(high - low), affine, one.oriented, one.spacing_known)
+    return Grid(tuple(high - low), affine, grid.oriented, grid.spacing_known)
 
 
 def _of_one_slice(label: Image, grid: Grid) -> Image:
@@ -103,12 +103,12 @@ def _steps(label: Grid, grid: Grid, slack_mm: float = 0.0) -> FloatArray | None:
     turn = np.abs(near[:3, :3])
     if (turn.sum(0) != 1).any() or (turn.sum(1) != 1).any():
         return None
-    apart = (grid.affine @ near - label.affine)[:3] @ _corners(label.shape)
+    corner_offsets = (grid.affine @ near - label.affine)[:3] @ _corners(label.shape)
     normal = label.affine[:3, 2] / label.spacing_mm[2]
-    along = normal @ apart
-    across = np.linalg.norm(apart - np.outer(normal, along), axis=0)
-    most = max(TOLERANCE_MM, _SHARE * min(label.spacing_mm))
-    fits = across.max() <= most and np.abs(along).max() <= most + slack_mm
+    along = normal @ corner_offsets
+    across = np.linalg.norm(corner_offsets - np.outer(normal, along), axis=0)
+    tolerance_mm = max(TOLERANCE_MM, _SHARE * min(label.spacing_mm))
+    fits = across.max() <= tolerance_mm and np.abs(along).max() <= tolerance_mm + slack_mm
     return near if fits else None
 
 

@@ -54,61 +54,63 @@ def segments(path: Path) -> tuple[tuple[Segment, ...], int]:
     layered = re.search(r"^dimension:\s*4\s*$", text, re.M) is not None
     sizes = re.search(r"^sizes:\s*(\d+)", text, re.M)
     layers = int(sizes[1]) if layered and sizes else 1
-    found = []
-    for number, told in sorted(fields.items()):
+    listed = []
+    for number, field_values in sorted(fields.items()):
         try:
-            layer = int(told.get("Layer", number if layered else 0))
-            name = structure_name(told.get("Name", ""))
-            found.append(Segment(name, int(told.get("LabelValue", 1)), layer))
+            layer = int(field_values.get("Layer", number if layered else 0))
+            name = structure_name(field_values.get("Name", ""))
+            listed.append(Segment(name, int(field_values.get("LabelValue", 1)), layer))
         except ValueError:
             raise LabelError(
-                f"expected whole numbers as value and layer of segment {number}, got {told}",
+                f"expected whole numbers as value and layer of segment {number}, got "
+                f"{field_values}",
                 where=path,
                 fix="save the segmentation again",
                 code="label-segments",
             ) from None
-    places = [(segment.layer, segment.value) for segment in found]
+    places = [(segment.layer, segment.value) for segment in listed]
     if len(set(places)) < len(places) or any(not 0 <= layer < layers for layer, _ in places):
         raise LabelError(
             f"expected segments of different values in {layers} layer(s), got "
-            + ", ".join(f"{s.name!r}: value {s.value} in layer {s.layer}" for s in found[:6]),
+            + ", ".join(f"{s.name!r}: value {s.value} in layer {s.layer}" for s in listed[:6]),
             where=path,
             fix="save the segmentation again",
             code="label-segments",
         )
-    return tuple(found), layers
+    return tuple(listed), layers
 
 
-def names(found: Sequence[Segment], layers: int) -> dict[int, str] | None:
+def names(listed: Sequence[Segment], layers: int) -> dict[int, str] | None:
     """Value of the label map -> name, None where nobody has named a segment."""
-    if all(not s.name or _UNNAMED.fullmatch(s.name) for s in found):
+    if all(not s.name or _UNNAMED.fullmatch(s.name) for s in listed):
         return None
-    return {s.value if layers == 1 else n: s.name for n, s in enumerate(found, start=1)}
+    return {s.value if layers == 1 else n: s.name for n, s in enumerate(listed, start=1)}
 
 
-def notes(found: Sequence[Segment]) -> tuple[str, ...]:
+def notes(listed: Sequence[Segment]) -> tuple[str, ...]:
     """What a person should know of the segments."""
-    labels = [segment.name for segment in found if segment.name]
-    twice = sorted({name for name in labels if labels.count(name) > 1})
+    labels = [segment.name for segment in listed if segment.name]
+    duplicates = sorted({name for name in labels if labels.count(name) > 1})
     return tuple(
-        [f"segments of one name are taken as one structure: {', '.join(twice)}"] * bool(twice)
+        [f"segments of one name are taken as one structure: {', '.join(duplicates)}"]
+        * bool(duplicates)
     )
 
 
-def merge(array: NDArray[Any], found: Sequence[Segment], path: Path) -> NDArray[Any]:
+def merge(array: NDArray[Any], listed: Sequence[Segment], path: Path) -> NDArray[Any]:
     """Layers ``(L, *S)`` as one label map ``(1, *S)`` of segment numbers from 1.
 
     Raises:
         LabelError: Segments of different names overlap, or a voxel belongs to none.
     """
-    merged = np.zeros(array.shape[1:], np.min_scalar_type(len(found)))
-    for number, segment in enumerate(found, start=1):
+    merged = np.zeros(array.shape[1:], np.min_scalar_type(len(listed)))
+    for number, segment in enumerate(listed, start=1):
         mask = array[segment.layer] == segment.value
         for other in np.unique(merged[mask]).tolist():
-            if other and found[other - 1].name != segment.name:
+            if other and listed[other - 1].name != segment.name:
                 shared = int((mask & (merged == other)).sum())
                 raise LabelError(
-                    f"segments overlap: {found[other - 1].name!r} and {segment.name!r} share "
+                    f"segments overlap: {listed[other - 1].name!r} and {segment.name!r} share "
                     f"{shared:,} voxels",
                     where=path,
                     fix="a voxel has one label here: cut one segment out of the other and save "
@@ -117,10 +119,11 @@ def merge(array: NDArray[Any], found: Sequence[Segment], path: Path) -> NDArray[
                 )
         merged[mask] = number
     for layer, values in enumerate(array):
-        known = [0, *(s.value for s in found if s.layer == layer)]
-        if strange := sorted(set(np.unique(values).tolist()) - set(known)):
+        known = [0, *(s.value for s in listed if s.layer == layer)]
+        if unknown_values := sorted(set(np.unique(values).tolist()) - set(known)):
             raise LabelError(
-                f"layer {layer} holds values of no segment: {', '.join(map(str, strange[:6]))}",
+                f"layer {layer} holds values of no segment: "
+                f"{', '.join(map(str, unknown_values[:6]))}",
                 where=path,
                 fix="save the segmentation again",
                 code="label-segments",

@@ -48,7 +48,7 @@ def read(source: Path | tuple[Path, ...] | Series) -> Image:
         GeometryError: Slices missing, doubled, tilted or unevenly spaced.
         MissingExtraError: A codec is not installed.
     """
-    series = _one(source)
+    series = _single_series(source)
     grid = grid_of(series)
     first = series.frames[0]
     values = grid.shape[0] * grid.shape[1] * len(series.frames)
@@ -108,51 +108,51 @@ def label_names(source: Path | tuple[Path, ...]) -> dict[int, str] | None:
 
 def probe(source: Path | tuple[Path, ...] | Series) -> tuple[Grid, int]:
     """Grid and number of channels, from the headers alone."""
-    series = _one(source)
+    series = _single_series(source)
     return grid_of(series), 3 if series.frames[0].colour else 1
 
 
 def _segmentations(source: Path | tuple[Path, ...]) -> list[tuple[Path, pydicom.Dataset]]:
     """Files of a source that are segmentations, if all are."""
-    found, others = [], []
+    segmentations, others = [], []
     for path in files_of(source):
         header = open_header(path)
         if header is None:
             continue
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         if kind in SEGMENTATION:
-            found.append((path, header))
+            segmentations.append((path, header))
         else:
             others.append(f"{path.name} ({UID(kind).name if kind else 'an unknown object'})")
-    if others or not found:
-        shown = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+    if others or not segmentations:
+        listed = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
         raise LabelError(
-            f"expected DICOM segmentations (SEG), got {shown or 'none'}",
+            f"expected DICOM segmentations (SEG), got {listed or 'none'}",
             where=_where(source),
             fix="give a SEG file, or the label map as .nii.gz",
             code="label-dicom",
         )
-    return found
+    return segmentations
 
 
 def _where(source: Path | tuple[Path, ...]) -> Path:
     return source[0].parent if isinstance(source, tuple) else source
 
 
-def _one(source: Path | tuple[Path, ...] | Series) -> Series:
+def _single_series(source: Path | tuple[Path, ...] | Series) -> Series:
     """The only series of a source, if it is a plain image."""
     if isinstance(source, Series):
-        _refuse_odd_objects(source)
+        _refuse_other_objects(source)
         return source
-    where, found = _where(source), find_series(source)
-    if not found:
+    where, candidates = _where(source), find_series(source)
+    if not candidates:
         raise ReadError(
             "expected DICOM images, found none (reports, plans and directories hold no pixels)",
             where=where,
             fix="give the folder that holds the slices of one series",
             code="dicom-no-image",
         )
-    patients = {series.patient for series in found}
+    patients = {series.patient for series in candidates}
     if len(patients) > 1:
         raise ReadError(
             f"expected one patient, found the files of {len(patients)}",
@@ -160,21 +160,22 @@ def _one(source: Path | tuple[Path, ...] | Series) -> Series:
             fix="sort the files into one folder for each patient",
             code="dicom-patients",
         )
-    if len(found) > 1:
-        listed = "; ".join(str(series) for series in found[:8])
+    if len(candidates) > 1:
+        listed = "; ".join(str(series) for series in candidates[:8])
         raise ReadError(
-            f"expected one volume, found {len(found)}: {listed}{' …' if found[8:] else ''}",
+            f"expected one volume, found {len(candidates)}: "
+            f"{listed}{' …' if candidates[8:] else ''}",
             where=where,
             fix="give the files of one of them, or choose with dicom.find_series",
             code="dicom-several",
         )
-    _refuse_odd_objects(found[0])
-    return found[0]
+    _refuse_other_objects(candidates[0])
+    return candidates[0]
 
 
-def _refuse_odd_objects(series: Series) -> None:
+def _refuse_other_objects(series: Series) -> None:
     """Objects that are not plain images are refused with the way out."""
-    first, many = series.frames[0], len(series.frames) > 1
+    first, several = series.frames[0], len(series.frames) > 1
     kind, image_type = first.text("SOPClassUID"), first.text("ImageType").upper()
     reasons = (
         (kind in SEGMENTATION, "a segmentation (SEG)", "read it as a label"),
@@ -182,17 +183,17 @@ def _refuse_odd_objects(series: Series) -> None:
         (kind == _WHOLE_SLIDE, "a whole-slide image", "cut tiles to PNG or TIFF"),
         ("LOCALIZER" in image_type, "a localiser (scout)", "give the diagnostic series"),
         ("MOSAIC" in image_type, "a Siemens mosaic (time series)", "convert it to volumes first"),
-        (many and first.colour, "a loop or series of colour pictures", "give them one by one"),
+        (several and first.colour, "a loop or series of colour pictures", "give them one by one"),
         (
-            many and not placed(series.frames),
+            several and not placed(series.frames),
             "frames that do not say where they lie (a cine loop, or several views)",
             "give single pictures one by one; export a loop as pictures",
         ),
     )
-    for refused, what, fix in reasons:
+    for refused, kind_in_words, fix in reasons:
         if refused:
             raise ReadError(
-                f"expected an image or a volume, got {what}",
+                f"expected an image or a volume, got {kind_in_words}",
                 where=first.path,
                 fix=fix,
                 code="dicom-kind",
@@ -219,9 +220,9 @@ def _pixels(series: Series, grid: Grid) -> NDArray[np.float32]:
     for number, frame in enumerate(series.frames):
         by_file[frame.path].append((number, frame))
     planes: dict[int, NDArray[np.float32]] = {}
-    for path, wanted in by_file.items():
-        values = decode(path, [frame for _, frame in wanted])
-        planes.update(zip((number for number, _ in wanted), values, strict=True))
+    for path, numbered in by_file.items():
+        values = decode(path, [frame for _, frame in numbered])
+        planes.update(zip((number for number, _ in numbered), values, strict=True))
     stack = np.stack([planes[number] for number in range(len(planes))])  # (K, rows, columns, C)
     if grid.ndim == 2:
         return np.ascontiguousarray(np.moveaxis(stack[0], -1, 0))

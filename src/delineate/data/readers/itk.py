@@ -73,16 +73,16 @@ def read_label(path: Path) -> Image:
         GeometryError: As in ``read``.
     """
     array, grid, meta = _load(path)
-    found, layers = _seg_nrrd.segments(path)
-    if not found:
+    segments, layers = _seg_nrrd.segments(path)
+    if not segments:
         one_channel(len(array), path)
         array, notes = whole(array, path)
         array, _ = lossless(array, False, path)
         return Image(array, grid, meta={**meta, "notes": (*meta["notes"], *notes)})
     array, notes = whole(array, path)
-    array = array if layers == 1 else _seg_nrrd.merge(array, found, path)
+    array = array if layers == 1 else _seg_nrrd.merge(array, segments, path)
     one_channel(len(array), path)
-    meta |= {"names": _seg_nrrd.names(found, layers), "partial": True}
+    meta |= {"names": _seg_nrrd.names(segments, layers), "partial": True}
     meta["notes"] = (*meta["notes"], *notes)
     return Image(array, grid, meta=meta)
 
@@ -111,8 +111,10 @@ def write(path: Path, image: Image) -> None:
     flat = image.grid.ndim == 2
     array = np.moveaxis(storable(image.array, path), 0, -1)
     array = array if flat else array.transpose(2, 1, 0, 3)
-    many = image.channels > 1
-    out = sitk.GetImageFromArray(np.ascontiguousarray(array if many else array[..., 0]), many)
+    several_channels = image.channels > 1
+    out = sitk.GetImageFromArray(
+        np.ascontiguousarray(array if several_channels else array[..., 0]), several_channels
+    )
     spacing = image.spacing_mm
     if flat:
         out.SetSpacing(spacing[::-1])
@@ -198,8 +200,8 @@ def _grid(reader: Any, layout: _Layout, path: Path) -> Grid:
             fix="write the true voxel size into the header",
             code="itk-spacing",
         )
-    ours = reader.GetMetaData(_UNKNOWN) if reader.HasMetaDataKey(_UNKNOWN) else ""
-    known = layout.spacing_known and "spacing" not in ours
+    unknown = reader.GetMetaData(_UNKNOWN) if reader.HasMetaDataKey(_UNKNOWN) else ""
+    known = layout.spacing_known and "spacing" not in unknown
     if len(shape) == 2:
         return flat_grid(shape[::-1], tuple(spacing[::-1]) if known else None)
     affine = np.eye(4)
@@ -208,7 +210,7 @@ def _grid(reader: Any, layout: _Layout, path: Path) -> Grid:
     return Grid(
         shape,
         _LPS_TO_RAS @ affine,
-        oriented=layout.oriented and "orientation" not in ours,
+        oriented=layout.oriented and "orientation" not in unknown,
         spacing_known=known,
     )
 

@@ -133,22 +133,22 @@ def _load(path: Path, geometry: Geometry | None) -> tuple[Header, NDArray[Any]]:
         start = stream.read(544)
         header = parse(start, path, geometry)
         _check_length(header, path)
-        rest = header.offset + header.size
-        data = bytearray(rest)
-        filled = len(start[:rest])
-        data[:filled] = start[:rest]
+        file_size = header.offset + header.size
+        data = bytearray(file_size)
+        filled = len(start[:file_size])
+        data[:filled] = start[:file_size]
         view = memoryview(data)
-        while filled < rest:
-            piece = stream.read(min(rest - filled, 2**24))
+        while filled < file_size:
+            piece = stream.read(min(file_size - filled, 2**24))
             if not piece:
-                raise _truncated(filled, rest, path)
+                raise _truncated(filled, file_size, path)
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
         # reading on to the end of the stream is what makes gzip compare its checksum
-        tail = start[rest:] + stream.read(MAX_PADDING + 1)
+        tail = start[file_size:] + stream.read(MAX_PADDING + 1)
         if len(tail) > MAX_PADDING or any(tail):
             raise ReadError(
-                f"expected {rest:,} bytes after the header's shape and type, got more",
+                f"expected {file_size:,} bytes after the header's shape and type, got more",
                 where=path,
                 fix="the header does not belong to these voxels; convert the file again",
                 code="nifti-length",

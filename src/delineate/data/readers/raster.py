@@ -103,7 +103,7 @@ def write(path: Path, image: Image) -> None:
     """
     array = storable(image.array, path)
     if image.grid.ndim == 3 and image.grid.oriented:
-        raise _no_home("a volume that lies in the body", path, "write .nii.gz, .nrrd or .mha")
+        raise _not_storable("a volume that lies in the body", path, "write .nii.gz, .nrrd or .mha")
     if path.suffix.lower() in (".tif", ".tiff"):
         pages = np.moveaxis(array, (0, -1), (-1, 0)) if array.ndim == 4 else array
         pages = np.moveaxis(array, 0, -1) if array.ndim == 3 else pages
@@ -119,10 +119,10 @@ def write(path: Path, image: Image) -> None:
         )
         return
     if image.grid.ndim != 2 or image.channels not in (1, 3):
-        raise _no_home(f"shape {array.shape}", path, "write .tif, .nii.gz or .nrrd")
+        raise _not_storable(f"shape {array.shape}", path, "write .tif, .nii.gz or .nrrd")
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high < 2**16) or (array != np.rint(array)).any():
-        raise _no_home(f"values from {low:g} to {high:g}", path, "write .tif or .nii.gz")
+        raise _not_storable(f"values from {low:g} to {high:g}", path, "write .tif or .nii.gz")
     wide = high > 255 or array.dtype == np.uint16
     pixels = np.moveaxis(array, 0, -1).astype(np.uint16 if wide else np.uint8)
     pixels = np.ascontiguousarray(pixels[..., 0] if image.channels == 1 else pixels)
@@ -130,9 +130,12 @@ def write(path: Path, image: Image) -> None:
     replace_file(path, lambda temporary: temporary.write_bytes(data))
 
 
-def _no_home(what: str, path: Path, fix: str) -> OutputError:
+def _not_storable(content: str, path: Path, fix: str) -> OutputError:
     return OutputError(
-        f"{path.suffix} cannot hold {what} without loss", where=path, fix=fix, code="output-format"
+        f"{path.suffix} cannot hold {content} without loss",
+        where=path,
+        fix=fix,
+        code="output-format",
     )
 
 
@@ -224,8 +227,8 @@ def _load_pillow(path: Path, label: bool) -> tuple[NDArray[Any], dict[str, Any]]
 
 def _colours(indices: NDArray[Any], palette: NDArray[np.uint8]) -> dict[int, str]:
     """Index -> colour, of the indices that a picture holds; ``palette`` is ``(N, 3)``."""
-    found = np.unique(indices).tolist()
-    return {i: "#" + palette[i].tobytes().hex() for i in found if i < len(palette)}
+    present = np.unique(indices).tolist()
+    return {i: "#" + palette[i].tobytes().hex() for i in present if i < len(palette)}
 
 
 def _values(picture: PIL.Image.Image, path: Path) -> NDArray[Any]:
