@@ -12,9 +12,9 @@ import pytest
 from delineate.core.errors import AuditError, InputError
 from delineate.data import readers
 from delineate.data.cohort import Cohort
-from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks.audit import audit
 from delineate.tasks.evaluate import evaluate
+from delineate.training.preparing import plan_preparation, prepare_cohort
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from delineate.cli.main import main
 from delineate.core.errors import AuditError, ConfigError, DelineateError, LayoutError, OutputError
 from delineate.data.cohort import Cohort
-from delineate.tasks._prepare import plan_preparation, prepare_case
 from delineate.tasks.audit import audit, audit_cohort, passed
+from delineate.training.preparing import plan_preparation, prepare_case
 
 SHAPE = (12, 12, 12)
 

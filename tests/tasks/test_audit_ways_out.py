@@ -254,7 +254,7 @@ def test_training_leaves_copies_out_and_its_folder_and_page_say_which(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from delineate.reports import training
-    from delineate.tasks._training import Job
+    from delineate.training.job import Job
 
     save(data.parent / "files/i5.nii", scan(0))
     with pytest.raises(ConfigError, match="no-audit"):
@@ -291,7 +291,7 @@ def test_eyes_of_one_child_are_not_parted_unawares(data: Path, tmp_path: Path) -
 def test_without_an_audit_suspected_subjects_are_said(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from delineate.tasks._training import Job
+    from delineate.training.job import Job
 
     two_eyes(data.parent)
     monkeypatch.setattr(Job, "run", lambda job, cache, finish=False: {})

@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from delineate.comparing import run_processes, suites, tables_outline
+from delineate.comparing.compute import Entry, share_out
+from delineate.comparing.run_processes import Run
+from delineate.comparing.suites import Arm, Contrast, Suite
 from delineate.core.errors import ConfigError, OutputError
 from delineate.core.progress import QUIET
-from delineate.tasks import _runs, _standings, _suite
-from delineate.tasks._entries import Entry, share_out
-from delineate.tasks._runs import Run
-from delineate.tasks._suite import Arm, Contrast, Suite
 
 
 def small(**changes: object) -> Suite:
@@ -25,16 +25,16 @@ def small(**changes: object) -> Suite:
     return Suite(**{**given, **changes})
 
 
-@pytest.mark.parametrize("name", _suite.names())
+@pytest.mark.parametrize("name", suites.names())
 def test_every_suite_names_only_what_there_is(name):
-    suite = _suite.load(name)
+    suite = suites.load(name)
     suite.check()
     assert suite.runs >= 3
 
 
 def test_a_misspelt_suite_network_or_arm_is_told_with_the_nearest():
     with pytest.raises(ConfigError, match="s1"):
-        _suite.load("s11")
+        suites.load("s11")
     with pytest.raises(ConfigError, match="unet"):
         small(arms=(Arm("A", "unett"),)).check()
     with pytest.raises(ConfigError, match="expected an arm, got 'C'"):
@@ -54,7 +54,7 @@ def test_what_would_be_overruled_or_fail_after_hours_is_refused_at_once():
 
 
 def test_networks_replace_the_arms_and_keep_the_contrasts_that_are_left():
-    suite = _suite.load("s1")
+    suite = suites.load("s1")
     chosen = suite.of_networks(("unet,segnet", "unet+adversarial"))
     assert [arm.name for arm in chosen.arms] == ["U-Net", "SegNet", "adversarial"]
     assert chosen.reference == "U-Net"
@@ -104,17 +104,17 @@ def table(shift: float = 0.0) -> list[dict[str, str]]:
 
 
 def test_a_finished_run_becomes_rows_of_regions_and_their_mean():
-    found = _standings.rows(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
+    found = tables_outline.rows(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
     assert {row["region"] for row in found} == {"WT", "ET", "mean"}
     first = {row["region"]: row["dice"] for row in found if row["case"] == "s0x"}
     assert first == {"WT": 0.5, "ET": 1.0, "mean": 0.75}
 
 
 def test_what_nothing_scores_needs_no_training():
-    found = _standings.rows(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
-    entries = _standings.summary(found, ("dice", "accuracy"))
+    found = tables_outline.rows(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
+    entries = tables_outline.summary(found, ("dice", "accuracy"))
     told = {
-        (e["region"], e["metric"]): e["mean"] for e in entries if e["arm"] == _standings.NOTHING
+        (e["region"], e["metric"]): e["mean"] for e in entries if e["arm"] == tables_outline.NOTHING
     }
     assert told["WT", "dice"] == 0.0
     assert told["ET", "dice"] == pytest.approx(1 / 6)  # right where there is nothing
@@ -122,19 +122,19 @@ def test_what_nothing_scores_needs_no_training():
 
 
 def test_an_arm_that_lost_a_run_is_told_and_does_not_thin_out_the_baseline():
-    found = _standings.rows(table()[:9], Run("a-0", "A", 0, 1.0, 10), ("dice",))
-    found += _standings.rows(table(), Run("b-0", "B", 0, 1.0, 10), ("dice",))
-    entries = _standings.summary(found, ("dice",))
+    found = tables_outline.rows(table()[:9], Run("a-0", "A", 0, 1.0, 10), ("dice",))
+    found += tables_outline.rows(table(), Run("b-0", "B", 0, 1.0, 10), ("dice",))
+    entries = tables_outline.summary(found, ("dice",))
     told = {e["arm"]: e["n"] for e in entries if e["region"] == "WT"}
-    assert told == {"A": 3, "B": 6, _standings.NOTHING: 6}
-    assert "A 3" in _standings.notes(small(), found)[0]
+    assert told == {"A": 3, "B": 6, tables_outline.NOTHING: 6}
+    assert "A 3" in tables_outline.notes(small(), found)[0]
 
 
 def test_a_planned_contrast_is_paired_and_corrected():
     metrics = ("dice", "accuracy")
-    found = _standings.rows(table(0.1), Run("a-0", "A", 0, 1.0, 10), metrics)
-    found += _standings.rows(table(), Run("b-0", "B", 0, 1.0, 10), metrics)
-    entries = _standings.contrasts(found, small(contrasts=(Contrast("on-off", "A", "B"),)))
+    found = tables_outline.rows(table(0.1), Run("a-0", "A", 0, 1.0, 10), metrics)
+    found += tables_outline.rows(table(), Run("b-0", "B", 0, 1.0, 10), metrics)
+    entries = tables_outline.contrasts(found, small(contrasts=(Contrast("on-off", "A", "B"),)))
     on = {(e["region"], e["metric"]): e for e in entries}
     assert on["WT", "dice"]["difference"] == pytest.approx(0.1)
     assert on["WT", "dice"]["low"] == pytest.approx(0.1)  # the same in every subject
@@ -148,18 +148,18 @@ def test_a_planned_contrast_is_not_punished_for_what_is_looked_at_beside_it():
     metrics = ("dice",)
     found = []
     for arm, shift in (("A", 0.1), ("B", 0.0), ("C", 0.02)):
-        found += _standings.rows(table(shift), Run(arm, arm, 0, 1.0, 10), ("dice", "accuracy"))
+        found += tables_outline.rows(table(shift), Run(arm, arm, 0, 1.0, 10), ("dice", "accuracy"))
     arms = (Arm("A", "unet"), Arm("B", "unet"), Arm("C", "segnet"))
     given = {"arms": arms, "metrics": metrics, "contrasts": (Contrast("on-off", "A", "B"),)}
-    alone = _standings.contrasts(found, small(**given))
-    beside = _standings.contrasts(found, small(**given, reference="B"))
+    alone = tables_outline.contrasts(found, small(**given))
+    beside = tables_outline.contrasts(found, small(**given, reference="B"))
     mine = [e for e in beside if e["name"] == "on-off"]
     assert [e["p_holm"] for e in mine] == [e["p_holm"] for e in alone]
     assert len(beside) > len(alone)
 
 
 def test_the_printed_tables_are_checked():
-    told = _standings.printed(_suite.load("s1"))
+    told = tables_outline.printed(suites.load("s1"))
     claims = [f["claim"] for f in told["findings"]]
     assert "FCN: Dice 0.4119" in claims
     assert sum("pixel accuracy" in claim for claim in claims) == 6
@@ -171,7 +171,7 @@ def test_the_printed_tables_are_checked():
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
     runs = [Run("one", "A", 0, 1.0, 1), Run("two", "B", 0, 1.0, 1)]
     words = {"one": ["--version"], "two": ["train", str(tmp_path / "nowhere")]}
-    failed = _runs.race(runs, words, tmp_path / "runs", 2, QUIET)
+    failed = run_processes.race(runs, words, tmp_path / "runs", 2, QUIET)
     assert list(failed) == ["two"]
     assert "nowhere" in failed["two"]
     assert "delineate" in (tmp_path / "runs" / "one.log").read_text()
@@ -180,7 +180,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
 def test_a_run_that_is_killed_is_told_as_killed(tmp_path: Path):
     log = tmp_path / "one.log"
     log.write_text("plan: unet\n")
-    assert "signal 9" in _runs._last_words(log, -9)
+    assert "signal 9" in run_processes._last_words(log, -9)
 
 
 def test_finished_runs_are_not_done_again(tmp_path: Path):
@@ -188,7 +188,7 @@ def test_finished_runs_are_not_done_again(tmp_path: Path):
     (folder / "validation").mkdir(parents=True)
     (folder / "validation" / "cases.csv").write_text("case\n")
     (folder / "run.json").write_text('{"status": "finished"}')
-    assert _runs.race([Run("one", "A", 0, 1.0, 1)], {}, tmp_path, 1, QUIET) == {}
+    assert run_processes.race([Run("one", "A", 0, 1.0, 1)], {}, tmp_path, 1, QUIET) == {}
 
 
 #: A benchmark whose runs are shells that note their process and become a child that only waits:
@@ -200,11 +200,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from delineate.core import processes
 from delineate.core.progress import QUIET
-from delineate.tasks import _runs
-processes.sys.executable, _runs._POLL_SECONDS = sys.argv[2], 0.01
-runs = [_runs.Run(str(n), "A", n, 1.0, 1) for n in range(300)]
+from delineate.comparing import run_processes
+processes.sys.executable, run_processes._POLL_SECONDS = sys.argv[2], 0.01
+runs = [run_processes.Run(str(n), "A", n, 1.0, 1) for n in range(300)]
 print("ready", flush=True)
-_runs.race(runs, {one.name: [one.name] for one in runs}, pathlib.Path(sys.argv[1]), 3, QUIET)
+words = {one.name: [one.name] for one in runs}
+run_processes.race(runs, words, pathlib.Path(sys.argv[1]), 3, QUIET)
 """
 CHILD = """
 import sys, time

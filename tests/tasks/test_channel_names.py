@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from delineate.core import model_file
+from delineate.data.channels import read_channels
 from delineate.data.cohort import Cohort
 from delineate.findings.examine import examine
-from delineate.tasks._channels import read_channels
-from delineate.tasks._prepare import plan_preparation, prepare_case
 from delineate.tasks.train import train
+from delineate.training.preparing import plan_preparation, prepare_case
 
 SHAPE = (12, 12, 8)
 

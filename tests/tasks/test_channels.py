@@ -13,9 +13,9 @@ from delineate.core.errors import GeometryError, InputError, PartialError
 from delineate.core.image import Grid, Image, flat_grid
 from delineate.core.schema import Label, Schema
 from delineate.data import readers
+from delineate.data.channels import read_channels
 from delineate.data.cohort import Cohort
-from delineate.tasks._channels import read_channels
-from delineate.tasks._prepare import plan_preparation, prepare_cohort
+from delineate.training.preparing import plan_preparation, prepare_cohort
 
 
 def case_of(tmp_path: Path, **arrays: Any) -> Case:
@@ -80,13 +80,13 @@ def test_training_takes_channels_by_name_not_by_place(tmp_path: Path) -> None:
 
 
 def test_a_fault_that_nobody_foresaw_names_its_case(tmp_path: Path, monkeypatch: Any) -> None:
-    from delineate.tasks import _prepare
+    from delineate.training import preparing
 
     array = np.random.default_rng(0).random((1, 6, 6, 6)).astype(np.float32)
     readers.write(tmp_path / "a.nii.gz", Image(array, Grid((6, 6, 6), np.eye(4))))
     case = Case("a", "a", {"image": tmp_path / "a.nii.gz"})
     cohort = Cohort(tmp_path, "table", (case,), Schema(labels=(Label("x", 1),)))
     plan = plan_preparation(cohort)
-    monkeypatch.setattr(_prepare, "prepare_case", lambda *_: 1 / 0)
+    monkeypatch.setattr(preparing, "prepare_case", lambda *_: 1 / 0)
     with pytest.raises(PartialError, match=r"a: .*ZeroDivisionError"):
         prepare_cohort(cohort, plan, tmp_path / "cache")

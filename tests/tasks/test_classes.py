@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from delineate.core.errors import InputError, LabelError
-from delineate.tasks import _classes
-from delineate.tasks._classes import score, write
+from delineate.scoring import class_figures
+from delineate.scoring.class_figures import score, write
 
 TWO = ("normal", "ill")
 
@@ -206,5 +206,5 @@ def test_thousands_of_cases_are_grouped_in_no_time(monkeypatch):
     rows = cohort(subjects=3000, cases=1, slices=2)
     start = time.perf_counter()
     for level in ("slice", "case", "subject"):
-        _classes.samples(rows, TWO, level)
+        class_figures.samples(rows, TWO, level)
     assert time.perf_counter() - start < 2

@@ -17,9 +17,9 @@ from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.data.readers import write
 from delineate.phantoms.generate import generate
-from delineate.tasks._class_feed import ClassFeed
-from delineate.tasks._settings import RunConfig
-from delineate.tasks._targets import complete
+from delineate.settings import RunConfig
+from delineate.targets._class_feed import ClassFeed
+from delineate.targets.selection import complete
 from delineate.tasks.benchmark import benchmark
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.predict import predict

@@ -5,7 +5,7 @@ import pytest
 
 from delineate.core.errors import GeometryError
 from delineate.core.schema import Label, Schema
-from delineate.tasks._cleanup import choose_rules
+from delineate.targets._cleanup import choose_rules
 
 SCHEMA = Schema(labels=(Label("organ", 5), Label("lesion", 9)))
 

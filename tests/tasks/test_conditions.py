@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from delineate.comparing import splits_as_tables, suites, tables_classes
+from delineate.comparing.run_processes import Run
+from delineate.comparing.splits_as_tables import Condition
 from delineate.core.errors import InputError, OutputError
 from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.phantoms.generate import generate
-from delineate.tasks import _class_standings, _conditions, _suite
-from delineate.tasks._conditions import Condition
-from delineate.tasks._runs import Run
 
 CONDITIONS = (
     Condition("by subject"),
@@ -31,13 +31,13 @@ CONDITIONS = (
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     folder = tmp_path_factory.mktemp("cohort") / "data"
     generate(folder, 6, 6.0, seed=1, anatomy="ellipsoid", controls=0.0, twins=0.0, layout="kaggle")
-    return _conditions.pictures(Cohort.open(folder), "presence")[0]
+    return splits_as_tables.pictures(Cohort.open(folder), "presence")[0]
 
 
 @pytest.fixture(scope="module")
 def tables(flat: Cohort, tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("tables")
-    found = _conditions.write(flat, CONDITIONS, 3, folder)
+    found = splits_as_tables.write(flat, CONDITIONS, 3, folder)
     return {key: list(csv.DictReader(path.read_text().splitlines())) for key, path in found.items()}
 
 
@@ -73,7 +73,7 @@ def test_random_labels_are_of_the_subject_and_true_ones_of_the_slice(tables: dic
 
 
 def test_the_tables_are_cohorts(flat: Cohort, tmp_path: Path):
-    path = next(iter(_conditions.write(flat, CONDITIONS[:1], 2, tmp_path / "t").values()))
+    path = next(iter(splits_as_tables.write(flat, CONDITIONS[:1], 2, tmp_path / "t").values()))
     cohort = Cohort.open(path)
     assert cohort.schema.classes == ("absent", "present")
     assert {case.split for case in cohort.cases} == {"train", "test"}
@@ -97,15 +97,15 @@ def write_images(root: Path, copies: int) -> Path:
 
 def test_copies_count_as_one_subject_and_can_be_taken_out_of_the_test(tmp_path: Path):
     cohort = Cohort.open(write_images(tmp_path / "data", 3))
-    flat, notes = _conditions.pictures(cohort, "class")
+    flat, notes = splits_as_tables.pictures(cohort, "class")
     assert any(note.startswith("6 images are copies") for note in notes)
     assert len({case.subject for case in flat.cases}) == 24 - 6
     wanted = (Condition("declared", "declared"), Condition("distinct", "distinct"),
               Condition("by site", "site"))  # fmt: skip
-    kept, left_out = _conditions.fitting(flat, wanted, 2)
+    kept, left_out = splits_as_tables.fitting(flat, wanted, 2)
     assert [condition.name for condition in kept] == ["declared", "distinct"]
     assert left_out[0].startswith("left out, by site: expected two sites")
-    found = _conditions.write(flat, kept, 2, tmp_path / "tables")
+    found = splits_as_tables.write(flat, kept, 2, tmp_path / "tables")
     rows = {key: list(csv.DictReader(path.read_text().splitlines())) for key, path in found.items()}
     assert sum(row["split"] == "test" for row in rows["declared", 1]) == 8
     assert sum(row["split"] == "test" for row in rows["distinct", 1]) == 2
@@ -113,9 +113,11 @@ def test_copies_count_as_one_subject_and_can_be_taken_out_of_the_test(tmp_path: 
 
 
 def test_conditions_that_say_nothing_new_are_left_out(tmp_path: Path):
-    flat, notes = _conditions.pictures(Cohort.open(write_images(tmp_path / "data", 0)), "class")
+    flat, notes = splits_as_tables.pictures(
+        Cohort.open(write_images(tmp_path / "data", 0)), "class"
+    )
     assert notes == []
-    kept, left_out = _conditions.fitting(flat, (Condition("a"), Condition("b", "slice"),
+    kept, left_out = splits_as_tables.fitting(flat, (Condition("a"), Condition("b", "slice"),
                                                 Condition("c", "distinct")), 2)  # fmt: skip
     assert [condition.name for condition in kept] == ["a"]
     assert len(left_out) == 2
@@ -125,9 +127,9 @@ def test_whole_stacks_are_cases_of_a_table(tmp_path: Path):
     folder = tmp_path / "data"
     generate(folder, 6, 6.0, seed=1, anatomy="ellipsoid", twins=0.0, layout="kaggle")
     cohort = Cohort.open(folder)
-    whole, _ = _conditions.pictures(cohort, "class", "case")
+    whole, _ = splits_as_tables.pictures(cohort, "class", "case")
     assert len(whole) == sum(case.class_name is not None for case in cohort.cases) > 1
-    path = _conditions.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
+    path = splits_as_tables.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
     again = Cohort.open(path)
     first, second = (next(iter(c.cases[0].images.values())) for c in (whole, again))
     assert isinstance(second, tuple)
@@ -136,25 +138,25 @@ def test_whole_stacks_are_cases_of_a_table(tmp_path: Path):
 
 
 def test_other_classes_do_not_replace_what_runs_have_learned(flat: Cohort, tmp_path: Path):
-    found = _conditions.write(flat, CONDITIONS[:1], 2, tmp_path)
+    found = splits_as_tables.write(flat, CONDITIONS[:1], 2, tmp_path)
     before = {path: path.read_bytes() for path in found.values()}
     swapped = {"absent": "present", "present": "absent"}
     other = flat.with_cases(
         dataclasses.replace(c, class_name=swapped[str(c.class_name)]) for c in flat.cases
     )
     with pytest.raises(OutputError, match="got others"):
-        _conditions.write(other, CONDITIONS[:1], 2, tmp_path, begun=True)
+        splits_as_tables.write(other, CONDITIONS[:1], 2, tmp_path, begun=True)
     assert before == {path: path.read_bytes() for path in found.values()}
-    _conditions.write(flat, CONDITIONS[:1], 2, tmp_path, begun=True)
-    _conditions.write(other, CONDITIONS[:1], 2, tmp_path)  # nothing has learned from them yet
+    splits_as_tables.write(flat, CONDITIONS[:1], 2, tmp_path, begun=True)
+    splits_as_tables.write(other, CONDITIONS[:1], 2, tmp_path)  # nothing has learned from them yet
     assert all(path.read_bytes() != text for path, text in before.items())
 
 
 def test_every_channel_of_a_kind_has_its_column(tmp_path: Path):
     folder = generate(tmp_path / "d", 6, 6.0, anatomy="ellipsoid", controls=0.0, twins=0.0)
     cohort = Cohort.open(folder)
-    whole, _ = _conditions.pictures(cohort, "class", "case")
-    path = _conditions.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
+    whole, _ = splits_as_tables.pictures(cohort, "class", "case")
+    path = splits_as_tables.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
     again = Cohort.open(path)
     assert again.channels == cohort.channels
     assert dict(again.modalities) == dict(cohort.modalities)
@@ -163,7 +165,7 @@ def test_every_channel_of_a_kind_has_its_column(tmp_path: Path):
 def test_volumes_in_one_file_are_refused_with_what_to_do(tmp_path: Path):
     folder = generate(tmp_path / "d", 2, 6.0, anatomy="ellipsoid", controls=0.0, twins=0.0)
     with pytest.raises(InputError, match="at least two classes"):
-        _conditions.pictures(Cohort.open(folder), "presence")
+        splits_as_tables.pictures(Cohort.open(folder), "presence")
 
 
 def rows(arm: str, right: list[int]) -> list[dict]:
@@ -174,20 +176,20 @@ def rows(arm: str, right: list[int]) -> list[dict]:
         for i, ok in enumerate(right)
         for p in [0.8 if bool(ok) == (i % 2 == 0) else 0.2]
     ]  # fmt: skip
-    return _class_standings.rows(lines, run, ("accuracy",))
+    return tables_classes.rows(lines, run, ("accuracy",))
 
 
 def test_figures_are_by_condition_beside_the_majority():
     found = rows("good", [1] * 7 + [0]) + rows("bad", [0] * 7 + [1])
-    entries = _class_standings.summary(found, ("balanced_accuracy", "accuracy"))
+    entries = tables_classes.summary(found, ("balanced_accuracy", "accuracy"))
     told = {(e["arm"], e["metric"]): e["mean"] for e in entries}
     assert told["good", "accuracy"] == pytest.approx(7 / 8)
     assert told["bad", "accuracy"] == pytest.approx(1 / 8)
-    assert told[_class_standings.MAJORITY, "balanced_accuracy"] == pytest.approx(0.5)
-    suite = _suite.load("s0-s2")
-    arms = (_suite.Arm("good", "cnn", "classify"), _suite.Arm("bad", "cnn", "classify"))
-    contrast = _suite.Contrast("x", "good", "bad")
+    assert told[tables_classes.MAJORITY, "balanced_accuracy"] == pytest.approx(0.5)
+    suite = suites.load("s0-s2")
+    arms = (suites.Arm("good", "cnn", "classify"), suites.Arm("bad", "cnn", "classify"))
+    contrast = suites.Contrast("x", "good", "bad")
     suite = dataclasses.replace(suite, arms=arms, contrasts=(contrast,), reference=None)
-    entry = _class_standings.contrasts(found, suite)[0]
+    entry = tables_classes.contrasts(found, suite)[0]
     assert entry["difference"] == pytest.approx(0.75)
     assert entry["n"] == 4

@@ -10,7 +10,7 @@ import pytest
 
 from delineate.core.image import Grid, Image
 from delineate.data import readers
-from delineate.tasks._examples import contrast
+from delineate.scoring.examples import contrast
 from delineate.tasks.evaluate import evaluate
 
 BALL = np.sum((np.indices((20, 20, 14)) - np.reshape((10, 10, 7), (3, 1, 1, 1))) ** 2, axis=0)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from delineate.core.image import Grid
 from delineate.preprocess.presets import Channel, Preparation
-from delineate.tasks._feed import Feed
-from delineate.tasks._settings import RunConfig
+from delineate.settings import RunConfig
+from delineate.targets._outline_feed import Feed
 
 
 @dataclass

@@ -18,12 +18,12 @@ from delineate.data.labels import presence
 from delineate.data.opening import Opening
 from delineate.findings.examine import examine
 from delineate.metrics.case import score_case
-from delineate.tasks import _target_outlines
-from delineate.tasks._cleanup import choose_rules
-from delineate.tasks._feed import mean_dice
-from delineate.tasks._prepare import plan_preparation, prepare_cohort
+from delineate.targets import outline
+from delineate.targets._cleanup import choose_rules
+from delineate.targets._outline_feed import mean_dice
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.train import train
+from delineate.training.preparing import plan_preparation, prepare_cohort
 
 SHAPE = (12, 14, 10)
 SCHEMA = Schema((Label("a", 1), Label("b", 2)), ignore=3)
@@ -127,10 +127,10 @@ def test_the_clean_up_is_judged_where_there_is_a_truth() -> None:
 
 
 def test_a_look_at_cases_without_annotation_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_target_outlines, "outline", lambda *_: truth())
+    monkeypatch.setattr(outline, "outline", lambda *_: truth())
     target: Any = SimpleNamespace(schema=SCHEMA, outputs=["background", "a", "b"])
     blank, whole = (SimpleNamespace(label=a) for a in (np.full(SHAPE, IGNORED), truth()))
-    look = _target_outlines.Outlines.look
+    look = outline.Outlines.look
     assert look(target, None, [blank], None, "cpu") == {}
     assert look(target, None, [blank, whole], None, "cpu") == {"val_dice": 1.0}
 

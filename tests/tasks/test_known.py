@@ -17,7 +17,7 @@ from delineate.core.image import Grid, Image
 from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.data.site_key import find
-from delineate.tasks import _known, _lineage
+from delineate.provenance import known_scans, lineage
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.predict import predict
 
@@ -59,7 +59,7 @@ def teach(model: Path, data: Path, *names: str) -> None:
     """Note in the model file that it learnt from some cases."""
     file = model_file.load(model)
     parts = {"train": Cohort.open(data).subset(names).cases}
-    subjects = _lineage.subjects(None, _lineage.marks(parts, find(data)))
+    subjects = lineage.subjects(None, lineage.marks(parts, find(data)))
     document = {**file.document, "provenance": subjects}
     model_file.save(model, file.tensors, document)
 
@@ -164,7 +164,7 @@ def test_what_is_no_list_of_images_is_not_compared(data: Path) -> None:
     from delineate.data.content import Hashes
 
     for images in (None, [], {"files": 3}, {"files": {}, "voxels": []}):
-        _known.require_same(case, {"images": images}, ["image"], Hashes())
+        known_scans.require_same(case, {"images": images}, ["image"], Hashes())
     other = {"files": {"image": "0"}, "voxels": {"image": "0"}}
     with pytest.raises(InputError):
-        _known.require_same(case, {"images": other}, ["image"], Hashes())
+        known_scans.require_same(case, {"images": other}, ["image"], Hashes())

@@ -9,8 +9,8 @@ from typing import Any
 
 from delineate.core.case import Case
 from delineate.data.site_key import SiteKey
-from delineate.tasks import _lineage
-from delineate.tasks._weights import Weights
+from delineate.networks._transfer import Weights
+from delineate.provenance import lineage
 
 
 def cases(folder: Path, names: str, size: int = 9) -> list[Case]:
@@ -32,25 +32,25 @@ KEY, OTHER = (SiteKey(Path("key"), bytes([n]) * 32) for n in (1, 2))
 
 
 def test_subjects_of_the_old_model_are_known_again(tmp_path: Path) -> None:
-    def marks(size: int = 9, **parts: str) -> _lineage.Marks:
-        return _lineage.marks({k: cases(tmp_path, v, size) for k, v in parts.items()}, KEY)
+    def marks(size: int = 9, **parts: str) -> lineage.Marks:
+        return lineage.marks({k: cases(tmp_path, v, size) for k, v in parts.items()}, KEY)
 
     first = marks(train="abc", validation="d", test="efg")
-    kept = _lineage.subjects(None, first)
+    kept = lineage.subjects(None, first)
     assert "a" not in kept["subjects"]["train"], "no name is given away"
     parent = parent_of(kept)
-    told = _lineage.leaks(parent, marks(train="xef", test="abdz"))
+    told = lineage.leaks(parent, marks(train="xef", test="abdz"))
     assert [text.split()[0] for text in told] == ["3", "2"]
     assert "flatter" in told[0]
     # called alike, but of another cohort: files of another size
-    assert not _lineage.leaks(parent, marks(8, train="ef", test="abd"))
-    assert not _lineage.leaks(parent_of(None), marks(test="abd"))
+    assert not lineage.leaks(parent, marks(8, train="ef", test="abd"))
+    assert not lineage.leaks(parent_of(None), marks(test="abd"))
     # what grandparents learnt from is not forgotten
-    child = _lineage.subjects(parent, marks(train="x", test="z"))
+    child = lineage.subjects(parent, marks(train="x", test="z"))
     grand = parent_of(child)
-    assert _lineage.leaks(grand, marks(test="ad"))[0].startswith("2 of the held-out")
+    assert lineage.leaks(grand, marks(test="ad"))[0].startswith("2 of the held-out")
     parts = {
-        case.subject: _lineage.part({"provenance": child}, case, KEY)
+        case.subject: lineage.part({"provenance": child}, case, KEY)
         for case in cases(tmp_path, "adexzq")
     }
     assert parts == {
@@ -60,19 +60,19 @@ def test_subjects_of_the_old_model_are_known_again(tmp_path: Path) -> None:
 
 def test_marks_of_another_key_cannot_be_compared_and_are_passed_on(tmp_path: Path) -> None:
     ours = {"train": cases(tmp_path, "ab"), "test": cases(tmp_path, "c")}
-    old = _lineage.subjects(None, _lineage.marks(ours, KEY))
-    elsewhere = _lineage.marks({"train": cases(tmp_path, "x"), "test": cases(tmp_path, "a")}, OTHER)
-    (told,) = _lineage.leaks(parent_of(old), elsewhere)
+    old = lineage.subjects(None, lineage.marks(ours, KEY))
+    elsewhere = lineage.marks({"train": cases(tmp_path, "x"), "test": cases(tmp_path, "a")}, OTHER)
+    (told,) = lineage.leaks(parent_of(old), elsewhere)
     assert "cannot be compared" in told
     assert "--site-key" in told
-    assert _lineage.part({"provenance": old}, ours["train"][0], OTHER) == "untold"
-    assert _lineage.part({"provenance": old}, ours["train"][0], None) == "untold"
+    assert lineage.part({"provenance": old}, ours["train"][0], OTHER) == "untold"
+    assert lineage.part({"provenance": old}, ours["train"][0], None) == "untold"
     # The site with the first key knows its subjects again in the child of the second.
-    child = _lineage.subjects(parent_of(old), elsewhere)
+    child = lineage.subjects(parent_of(old), elsewhere)
     assert set(child["subjects_elsewhere"]) == {KEY.id}
-    seen = [_lineage.part({"provenance": child}, case, KEY) for case in cases(tmp_path, "ay")]
+    seen = [lineage.part({"provenance": child}, case, KEY) for case in cases(tmp_path, "ay")]
     assert seen == ["earlier", "untold"], "y may be among the subjects of the second"
-    told_again = _lineage.leaks(parent_of(child), _lineage.marks({"test": ours["train"]}, KEY))
+    told_again = lineage.leaks(parent_of(child), lineage.marks({"test": ours["train"]}, KEY))
     assert any(text.startswith("2 of the held-out") for text in told_again)
 
 
@@ -82,7 +82,7 @@ def test_nobody_without_the_key_can_tell_who_trained_a_model(tmp_path: Path) -> 
         digest(b"7|9").hexdigest()[:n]
         for n in (12, 16) for digest in (hashlib.sha256, hashlib.sha1, hashlib.blake2b)
     }  # fmt: skip
-    kept = _lineage.subjects(None, _lineage.marks({"train": [patient]}, KEY))
+    kept = lineage.subjects(None, lineage.marks({"train": [patient]}, KEY))
     assert not guesses & set(kept["subjects"]["train"])
     assert KEY.secret.hex() not in str(kept)
     assert KEY.secret.hex() not in repr(KEY)
@@ -92,11 +92,11 @@ def test_models_of_earlier_versions_are_read_with_a_warning_and_still_compared(
     tmp_path: Path,
 ) -> None:
     old = {"subjects": {"train": [hashlib.sha256(b"a|9").hexdigest()[:12]], "test": []}}
-    new = _lineage.marks({"test": cases(tmp_path, "a")}, KEY)
-    told = _lineage.leaks(parent_of(old), new)
+    new = lineage.marks({"test": cases(tmp_path, "a")}, KEY)
+    told = lineage.leaks(parent_of(old), new)
     assert "without a key" in told[0]
     assert told[1].startswith("1 of the held-out")
-    seen = [_lineage.part({"provenance": old}, case, KEY) for case in cases(tmp_path, "ab")]
+    seen = [lineage.part({"provenance": old}, case, KEY) for case in cases(tmp_path, "ab")]
     assert seen == ["train", None]
-    child = _lineage.subjects(parent_of(old), new)
+    child = lineage.subjects(parent_of(old), new)
     assert old["subjects"]["train"][0] not in str(child), "what anyone can undo is not passed on"

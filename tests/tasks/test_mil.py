@@ -14,9 +14,9 @@ from delineate.core import model_file
 from delineate.core.image import Grid, Image
 from delineate.data.readers import write
 from delineate.phantoms.generate import generate
-from delineate.tasks import _planning
-from delineate.tasks._class_feed import ClassFeed
-from delineate.tasks._settings import RunConfig
+from delineate.settings import RunConfig
+from delineate.targets import sizes
+from delineate.targets._class_feed import ClassFeed
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
@@ -115,15 +115,15 @@ def test_stacks_of_slices_need_no_more_than_the_name(tmp_path: Path) -> None:
 
 
 def test_a_bag_is_planned_as_its_slices_are() -> None:
-    flat = _planning.candidates((240, 200), 2, whole=True)
-    options = _planning.candidates((240, 200, 155), 3, whole=True, bag=2)
+    flat = sizes.candidates((240, 200), 2, whole=True)
+    options = sizes.candidates((240, 200, 155), 3, whole=True, bag=2)
     assert {c.patch[:2] for c in options} <= {c.patch for c in flat}
     assert {c.patch[2] for c in options} == {32}
     assert options[0].width < options[-1].width
     assert options[0].patch < options[-1].patch
-    few = _planning.candidates((9, 240, 200), 3, whole=True, bag=0)
+    few = sizes.candidates((9, 240, 200), 3, whole=True, bag=0)
     assert {c.patch[0] for c in few} == {9}
-    fixed = _planning.candidates((9, 240, 200), 3, patch=(8, 64, 64), batch=1, whole=True, bag=0)
+    fixed = sizes.candidates((9, 240, 200), 3, patch=(8, 64, 64), batch=1, whole=True, bag=0)
     assert {(c.patch, c.batch) for c in fixed} == {((8, 64, 64), 1)}
 
 

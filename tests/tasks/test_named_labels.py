@@ -11,9 +11,9 @@ import SimpleITK as sitk  # noqa: N813
 
 from delineate.core.errors import ConfigError, DelineateError
 from delineate.data.opening import Opening
-from delineate.tasks._prepare import plan_preparation, prepare_cohort
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.train import train
+from delineate.training.preparing import plan_preparation, prepare_cohort
 
 SHAPE = (8, 12, 10)  # K, J, I
 

@@ -36,9 +36,9 @@ from delineate.core.image import Grid, Image
 from delineate.core.lock import folder_lock
 from delineate.core.schema import Label, Schema
 from delineate.data import readers
+from delineate.data.outputs import file_name
 from delineate.networks import unet
 from delineate.preprocess.presets import Channel, Preparation
-from delineate.tasks._outputs import file_name
 from delineate.tasks.predict import predict
 
 SCHEMA = Schema(labels=(Label("bright", 200),))

@@ -16,7 +16,7 @@ from delineate.core.case import Case
 from delineate.core.errors import InputError, PartialError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
-from delineate.tasks._prepare import plan_preparation, prepare_cohort, recipe_key
+from delineate.training.preparing import plan_preparation, prepare_cohort, recipe_key
 
 SCHEMA = Schema(labels=(Label("organ", 1), Label("lesion", 7)))
 

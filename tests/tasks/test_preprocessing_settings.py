@@ -17,15 +17,15 @@ from delineate.core import model_file
 from delineate.core.case import Case
 from delineate.core.errors import ConfigError, InputError
 from delineate.core.schema import Label, Schema
+from delineate.data.channels import read_channels
 from delineate.data.cohort import Cohort
 from delineate.inference.predictor import Predictor
 from delineate.phantoms.generate import generate
 from delineate.preprocess import autoencoder, bias, presets
-from delineate.tasks import _fitted
-from delineate.tasks._channels import read_channels
-from delineate.tasks._prepare import plan_preparation, prepare_cohort, recipe_key
-from delineate.tasks._settings import RunConfig
+from delineate.settings import RunConfig
 from delineate.tasks.train import train
+from delineate.training import learned_preparation
+from delineate.training.preparing import plan_preparation, prepare_cohort, recipe_key
 
 SCHEMA = Schema(labels=(Label("organ", 1),))
 TINY = """
@@ -216,7 +216,7 @@ def test_a_set_number_is_shown_with_the_curve_of_the_case(tmp_path: Path) -> Non
     plan = plan_preparation(few, derived=["clusters"], clusters=2)
     assert plan.elbow == {}
     cases = prepare_cohort(few, plan, tmp_path / "cache")
-    _fitted.keep_clusters(tmp_path / "run", plan, cases)
+    learned_preparation.keep_clusters(tmp_path / "run", plan, cases)
     with np.load(tmp_path / "run" / "preparation" / "clusters.npz", allow_pickle=False) as kept:
         assert kept["numbers"].tolist() == list(range(2, 9))
         assert (kept["inertia"] <= 1).all()
@@ -224,6 +224,6 @@ def test_a_set_number_is_shown_with_the_curve_of_the_case(tmp_path: Path) -> Non
         assert int(kept["chosen"]) == 2
         assert not bool(kept["by_elbow"])
     again = dataclasses.replace(plan, elbow={"2": 0.5, "3": 0.4})
-    _fitted.keep_clusters(tmp_path / "run", again, cases)
+    learned_preparation.keep_clusters(tmp_path / "run", again, cases)
     with np.load(tmp_path / "run" / "preparation" / "clusters.npz", allow_pickle=False) as kept:
         assert bool(kept["by_elbow"])

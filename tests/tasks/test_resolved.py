@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from delineate.comparing import suites
 from delineate.core import catalog, model_file
 from delineate.core import config as settings
 from delineate.core.errors import ConfigError
 from delineate.methods import _game
 from delineate.phantoms.generate import generate
-from delineate.tasks import _suite
-from delineate.tasks._settings import RunConfig
+from delineate.settings import RunConfig
 from delineate.tasks.train import train
 
 TINY = "width: 4\npatch: [16, 16, 16]\nbatch: 2\n"
@@ -129,7 +129,7 @@ def test_a_wrong_setting_of_an_arm_is_told_with_the_line_in_the_suite(
         f"- name: wrong\n  network: unet\n  {arm}\n"
     )
     with pytest.raises(ConfigError) as caught:
-        _suite.load(str(path))
+        suites.load(str(path))
     assert f"{path}:8: arms[1]." in str(caught.value)
     assert line in str(caught.value)
 
@@ -140,7 +140,7 @@ def test_metrics_and_arms_that_are_named_have_lines(tmp_path: Path) -> None:
     for line in ("metrics: [dise]", "metrics: [dice]\nreference: fin"):
         path.write_text(start + line)
         with pytest.raises(ConfigError) as caught:
-            _suite.load(str(path))
+            suites.load(str(path))
         assert f"{path}:{4 + line.count(chr(10))}: " in str(caught.value)
         assert "did you mean" in str(caught.value.fix)
 
@@ -152,13 +152,13 @@ def test_settings_of_all_arms_of_a_suite_have_lines_too(tmp_path: Path) -> None:
         "settings:\n  method_settings:\n    learning_rat: 1\n"
     )
     with pytest.raises(ConfigError, match="learning_rat") as caught:
-        _suite.load(str(path))
+        suites.load(str(path))
     assert f"{path}:8: settings.method_settings" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", _suite.names())
+@pytest.mark.parametrize("name", suites.names())
 def test_the_suites_that_come_along_are_sound(name: str) -> None:
-    _suite.load(name)
+    suites.load(name)
 
 
 # ------------------------------------------------------------------ written down, done again
@@ -264,10 +264,10 @@ def test_options_win_over_the_settings_of_a_run(brains: Path, tmp_path: Path) ->
 
 def test_a_budget_wins_over_the_steps_of_a_run() -> None:
     from delineate.data.opening import Opening
-    from delineate.tasks import _resolve
+    from delineate.training import resolving
 
     given = {"budget": "90s", "steps": None}
-    chosen, _ = _resolve.read(None, given, Opening("bids"))
+    chosen, _ = resolving.read(None, given, Opening("bids"))
     assert (chosen.seconds, chosen.opening.layout) == (90.0, "bids")
 
 

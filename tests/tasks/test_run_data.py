@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from delineate.core.errors import OutputError
-from delineate.tasks._training import Job
 from delineate.tasks.train import train
+from delineate.training.job import Job
 
 
 def scans(root: Path, count: int = 4) -> Path:

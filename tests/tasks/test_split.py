@@ -16,10 +16,10 @@ from delineate.core import model_file
 from delineate.core.errors import InputError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
-from delineate.tasks import _split
-from delineate.tasks._settings import RunConfig
-from delineate.tasks._targets import complete
+from delineate.settings import RunConfig
+from delineate.targets.selection import complete
 from delineate.tasks.train import train
+from delineate.training import splitting
 
 ORGAN, CYST = 1, 2
 
@@ -56,7 +56,7 @@ def take(data: Path | Cohort, out: Path, **settings: Any) -> tuple[dict[str, Any
     from delineate.core.progress import QUIET
 
     chosen = complete(RunConfig(**settings), cohort)
-    split = _split.take(chosen, cohort, out, record, out / "cache", said.append, QUIET)
+    split = splitting.take(chosen, cohort, out, record, out / "cache", said.append, QUIET)
     return record, said, split
 
 

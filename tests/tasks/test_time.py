@@ -18,18 +18,19 @@ from delineate.core import model_file
 from delineate.core.case import Case
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
+from delineate.core.stopping import Stop, Tick, TimeUpError
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate
 from delineate.inference import _walk
 from delineate.phantoms.generate import generate
-from delineate.tasks import _devices, _planning, _preflight, _scoring, _trained
-from delineate.tasks._choosing import Chooser
-from delineate.tasks._preflight import Estimate
-from delineate.tasks._stop import Stop, Tick, TimeUpError
+from delineate.targets import sizes
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
+from delineate.training import devices, held_out, preflight, status
+from delineate.training.choosing import Chooser
+from delineate.training.preflight import Estimate
 
 TINY = "width: 4\npatch: [16, 16, 16]\nbatch: 2\n"
 
@@ -106,10 +107,10 @@ class FakeBench:
         self.device = torch.device("cpu")
 
     def candidates(self, cases: Any) -> list[Candidate]:
-        return _planning.candidates((960, 999), 2)
+        return sizes.candidates((960, 999), 2)
 
     def smaller(self, first: Candidate, cases: Any) -> list[Candidate]:
-        return _planning.smaller(first, (960, 999), 2)
+        return sizes.smaller(first, (960, 999), 2)
 
     def measure(self, candidate: Candidate, cases: Any, limit: float) -> float:
         cost = self.seconds * candidate.work / (8 * 8 * 128**2)
@@ -129,7 +130,7 @@ class FakeBench:
 @pytest.mark.parametrize("seconds", [0.01, 0.3, 1.2, 4.1])
 def test_measuring_takes_a_tenth_of_the_budget_at_most(seconds: float) -> None:
     from delineate.core.progress import QUIET
-    from delineate.tasks._settings import RunConfig
+    from delineate.settings import RunConfig
 
     bench = FakeBench(seconds, RunConfig(budget="60s"))
     clock = Clock(60.0, 0.0, lambda: bench.now)
@@ -144,21 +145,21 @@ def test_measuring_takes_a_tenth_of_the_budget_at_most(seconds: float) -> None:
 
 
 def test_given_steps_are_of_a_size_for_the_machine_and_the_same_each_time() -> None:
-    options = _planning.candidates((960, 999), 2)
+    options = sizes.candidates((960, 999), 2)
     gmac = FakeBench(1.0, None).gmac
-    assert _planning.sized(options, gmac, None) == _planning.default(options)
-    assert _planning.sized(options, gmac, 64) == _planning.default(options)
-    two = _planning.sized(options, gmac, 2)
-    assert two.work < _planning.default(options).work
+    assert sizes.sized(options, gmac, None) == sizes.default(options)
+    assert sizes.sized(options, gmac, 64) == sizes.default(options)
+    two = sizes.sized(options, gmac, 2)
+    assert two.work < sizes.default(options).work
     assert gmac(two) <= 24
-    assert _planning.sized(options, lambda _: 1e9, 2) == options[0]
+    assert sizes.sized(options, lambda _: 1e9, 2) == options[0]
 
 
 def test_the_machine_is_the_cores_that_the_process_was_granted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from delineate.core.progress import QUIET
-    from delineate.tasks._settings import RunConfig
+    from delineate.settings import RunConfig
 
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4}, raising=False)
@@ -169,22 +170,22 @@ def test_the_machine_is_the_cores_that_the_process_was_granted(
 
 
 def test_smaller_candidates_keep_what_the_user_fixed() -> None:
-    first = _planning.candidates((960, 999), 2)[0]
-    small = _planning.smaller(first, (960, 999), 2)
+    first = sizes.candidates((960, 999), 2)[0]
+    small = sizes.smaller(first, (960, 999), 2)
     assert [c.work for c in small] == sorted(c.work for c in small)
     assert small[-1].work < first.work
     assert small[0].work * 16 == first.work
-    fixed = _planning.candidates((40, 40, 40), 3, patch=(16, 16, 16), batch=2)[0]
-    assert _planning.smaller(fixed, (40, 40, 40), 3, patch=(16, 16, 16), batch=2) == []
+    fixed = sizes.candidates((40, 40, 40), 3, patch=(16, 16, 16), batch=2)[0]
+    assert sizes.smaller(fixed, (40, 40, 40), 3, patch=(16, 16, 16), batch=2) == []
 
 
 def test_fewer_threads_are_taken_where_they_are_clearly_faster() -> None:
     busy = {8: 2.0, 4: 1.0, 1: 0.3}
-    assert _devices.fastest([8, 4, 1], busy.__getitem__) == 1
+    assert devices.fastest([8, 4, 1], busy.__getitem__) == 1
     idle = {8: 0.1, 4: 0.2, 1: 0.7}
-    assert _devices.fastest([8, 4, 1], idle.__getitem__) == 8
+    assert devices.fastest([8, 4, 1], idle.__getitem__) == 8
     alike = {2: 0.10, 1: 0.09}
-    assert _devices.fastest([2, 1, 1], alike.__getitem__) == 2, "repeated runs do not waver"
+    assert devices.fastest([2, 1, 1], alike.__getitem__) == 2, "repeated runs do not waver"
 
 
 # --------------------------------------------------------------------------------- held-out cases
@@ -192,7 +193,7 @@ def test_fewer_threads_are_taken_where_they_are_clearly_faster() -> None:
 
 def test_a_subject_that_is_begun_is_finished_and_no_other_is_begun_when_time_is_up() -> None:
     now, left = [0.0], [100.0]
-    enough = _scoring.Enough(
+    enough = held_out.Enough(
         [["a"], ["b1", "b2"], ["c"]], lambda: left[0] - now[0], Costs(1.0, 1.0, 2.0), lambda: now[0]
     )
     assert not enough(0.0)  # a: the first is always begun
@@ -204,7 +205,7 @@ def test_a_subject_that_is_begun_is_finished_and_no_other_is_begun_when_time_is_
     assert not enough(0.0)  # c: 20 s and 12 s of 40
     left[0] = 91.0
     assert enough.asked == 4
-    again = _scoring.Enough([["a"], ["c"]], lambda: 91.0 - now[0], Costs(), lambda: now[0])
+    again = held_out.Enough([["a"], ["c"]], lambda: 91.0 - now[0], Costs(), lambda: now[0])
     now[0] = 60.0
     assert not again(0.0)
     now[0] = 80.0
@@ -217,21 +218,21 @@ def test_a_subject_that_is_begun_is_finished_and_no_other_is_begun_when_time_is_
 def test_subjects_are_drawn_by_the_seed_and_whole(brains: Path) -> None:
     cohort = Opening().cohort(brains)
     ids = [case.id for case in cohort.cases]
-    groups = _scoring.subjects(cohort, ids, seed=0)
+    groups = held_out.subjects(cohort, ids, seed=0)
     assert sorted(name for group in groups for name in group) == sorted(ids)
     assert max(map(len, groups)) == 2, "the phantom has twins, who are one subject"
-    assert groups == _scoring.subjects(cohort, ids[::-1], seed=0)
-    assert groups != _scoring.subjects(cohort, ids, seed=1)
+    assert groups == held_out.subjects(cohort, ids[::-1], seed=0)
+    assert groups != held_out.subjects(cohort, ids, seed=1)
     costs = Costs(1.0, 1.0, 1.0)
-    assert _scoring.affordable(groups, 1e9, costs) == len(groups)
-    assert _scoring.affordable(groups, 0.0, costs) == 1
-    assert _scoring.affordable([["a"], ["b", "c"], ["d"]], 9.0, costs) == 2
+    assert held_out.affordable(groups, 1e9, costs) == len(groups)
+    assert held_out.affordable(groups, 0.0, costs) == 1
+    assert held_out.affordable([["a"], ["b", "c"], ["d"]], 9.0, costs) == 2
 
 
 def test_what_was_not_scored_for_want_of_time_is_counted_and_can_be_made_up_for(
     brains: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_scoring, "affordable", lambda groups, seconds, costs: 1)
+    monkeypatch.setattr(held_out, "affordable", lambda groups, seconds, costs: 1)
     said: list[str] = []
     out = tmp_path / "run"
     record = train(brains, steps=2, holdout=0.4, config=config, out=out, say=said.append)
@@ -242,8 +243,8 @@ def test_what_was_not_scored_for_want_of_time_is_counted_and_can_be_made_up_for(
     assert any(words in line for line in said)
     assert words in (out / "report.html").read_text()
     command = next(line for line in said if "delineate predict" in line)
-    held_out = json.loads((out / "split.json").read_text())["parts"]["test"]
-    assert command.split(" --only ")[1].split() == list(held_out)
+    test = json.loads((out / "split.json").read_text())["parts"]["test"]
+    assert command.split(" --only ")[1].split() == list(test)
 
 
 def test_predictions_say_what_was_left_out_when_somebody_had_enough(
@@ -291,14 +292,14 @@ def test_a_model_that_has_hardly_trained_is_called_so_everywhere(
 
 
 def test_how_much_was_trained_is_told_where_it_matters() -> None:
-    assert _trained.describe(2000, 1.0)["sentence"] == ""
-    assert "has hardly trained: 1 step, where" in _trained.describe(1, 1.0)["sentence"]
-    early = _trained.describe(400, 0.2)
+    assert status.describe(2000, 1.0)["sentence"] == ""
+    assert "has hardly trained: 1 step, where" in status.describe(1, 1.0)["sentence"]
+    early = status.describe(400, 0.2)
     assert not early["hardly"]
     assert early["sentence"] == (
         "This model's training was stopped early: 400 steps, 20 % of its plan."
     )
-    assert "usual, 3 % of its plan." in _trained.describe(23, 0.03)["sentence"]
+    assert "usual, 3 % of its plan." in status.describe(23, 0.03)["sentence"]
 
 
 # --------------------------------------------------------------------------------- bars and Ctrl-C
@@ -342,7 +343,8 @@ def test_control_c_stops_at_once_but_training_after_its_step() -> None:
 def test_control_c_in_whatever_comes_after_the_plan_keeps_the_model(
     phase: str, brains: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from delineate.tasks import _targets, evaluate
+    from delineate.targets import selection
+    from delineate.tasks import evaluate
 
     asked: list[int] = []
 
@@ -352,8 +354,8 @@ def test_control_c_in_whatever_comes_after_the_plan_keeps_the_model(
         return before(*given, **named)
 
     if phase in ("look", "settle"):
-        before = getattr(_targets.Outlines, phase)
-        where: Any = _targets.Outlines
+        before = getattr(selection.Outlines, phase)
+        where: Any = selection.Outlines
 
         def pressed(*given: Any, **named: Any) -> Any:
             nothing = phase == "settle" and not given[2]
@@ -416,5 +418,5 @@ def test_what_an_audit_costs_once_is_not_counted_for_every_case(
         time.sleep((0.05 if len(begun) == 1 else 0.02) + 0.0001 * len(some))
 
     monkeypatch.setattr(room, "examine", examine)
-    assert _preflight._audit(cohort.with_cases(cases[:2]), cohort) * 1000 < 5
+    assert preflight._audit(cohort.with_cases(cases[:2]), cohort) * 1000 < 5
     assert begun == [2, 24]

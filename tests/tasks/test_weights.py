@@ -20,11 +20,12 @@ from delineate.core.errors import ConfigError, DelineateError, InputError, Outpu
 from delineate.core.schema import Label, Schema
 from delineate.methods import supervised
 from delineate.networks import unet
-from delineate.tasks import _lineage, _weights
-from delineate.tasks._settings import RunConfig
-from delineate.tasks._weights import Weights
+from delineate.networks._transfer import Weights
+from delineate.provenance import lineage
+from delineate.settings import RunConfig
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
+from delineate.training import initial_weights
 
 CHANNELS = ("t1", "t1gd", "t2", "flair")
 
@@ -217,7 +218,7 @@ def test_a_file_that_needs_code_is_refused_without_running_it(tmp_path: Path, zi
     content = {"state_dict": {"a": torch.ones(2)}, "extra": Evil(mark)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(InputError, match=r"\.system") as caught:
-        _weights.read(path)
+        initial_weights.read(path)
     assert caught.value.code == "weights-unsafe"
     assert "save only its tensors" in str(caught.value)
     assert not mark.exists()
@@ -227,10 +228,10 @@ def test_harmless_objects_are_refused_alike(tmp_path: Path) -> None:
     path = tmp_path / "lightning.ckpt"
     torch.save({"state_dict": {"a": torch.ones(2)}, "hp": argparse.Namespace(lr=1)}, path)
     with pytest.raises(InputError, match=r"argparse\.Namespace"):
-        _weights.read(path)
+        initial_weights.read(path)
     torch.save(nn.Linear(2, 2), path)
     with pytest.raises(InputError, match="Linear"):
-        _weights.read(path)
+        initial_weights.read(path)
 
 
 def test_wrappings_are_peeled_and_named(tmp_path: Path) -> None:
@@ -247,13 +248,13 @@ def test_wrappings_are_peeled_and_named(tmp_path: Path) -> None:
         for zipped in (True, False):
             path = tmp_path / f"{name}.pth"
             torch.save(content, path, _use_new_zipfile_serialization=zipped)
-            found = _weights.read(path)
+            found = initial_weights.read(path)
             assert found.format == "torch"
             assert list(found.peeled) == peeled
             assert found.tensors.keys() == tensors.keys()
             assert all(torch.equal(found.tensors[n], t) for n, t in tensors.items())
     torch.save({"student": tensors, "teacher": tensors, "epoch": 3}, path)
-    assert set(_weights.read(path).tensors) == {
+    assert set(initial_weights.read(path).tensors) == {
         f"{who}.{name}" for who in ("student", "teacher") for name in tensors
     }
 
@@ -270,14 +271,14 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, suffix: str) -> None:
     for size in (0, 1, 7, 9, 40, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(DelineateError) as caught:
-            _weights.read(path)
+            initial_weights.read(path)
         assert caught.value.where == str(path)
         assert caught.value.fix
     if suffix == ".pt":  # its numbers are under a checksum, which PyTorch does not look at
         at = whole.find(tensors["a"].numpy().tobytes())
         path.write_bytes(whole[: at + 8] + bytes([whole[at + 8] ^ 1]) + whole[at + 9 :])
         with pytest.raises(InputError, match="checksum"):
-            _weights.read(path)
+            initial_weights.read(path)
 
 
 def test_other_files_are_not_weights(tmp_path: Path) -> None:
@@ -288,11 +289,11 @@ def test_other_files_are_not_weights(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError) as caught:
-            _weights.read(tmp_path / name)
+            initial_weights.read(tmp_path / name)
         assert caught.value.code == "weights-format"
     torch.save({"epoch": 3, "names": ["a"]}, tmp_path / "none.pt")
     with pytest.raises(InputError) as caught:
-        _weights.read(tmp_path / "none.pt")
+        initial_weights.read(tmp_path / "none.pt")
     assert caught.value.code == "weights-empty"
 
 
@@ -300,7 +301,7 @@ def test_an_edited_model_file_is_refused(old: Path, tmp_path: Path) -> None:
     data = old.read_bytes()
     (tmp_path / "m.safetensors").write_bytes(data[:-4] + bytes(4))
     with pytest.raises(DelineateError) as caught:
-        _weights.read(tmp_path / "m.safetensors")
+        initial_weights.read(tmp_path / "m.safetensors")
     assert caught.value.code == "model-file-tampered"
 
 
@@ -318,21 +319,21 @@ def test_a_model_file_decides_what_was_left_open() -> None:
         "input": {"slice_axis": 2, "neighbours": 2},
     }
     start = weights({}, document)
-    found = _weights.derive(RunConfig(), start)
+    found = initial_weights.derive(RunConfig(), start)
     assert (found.network, found.width, found.neighbours) == ("unet", 24, 2)
     assert found.network_settings == {"width": 24, "levels": 3, "norm": "batch"}
-    assert _weights.derive(found, start) == found
+    assert initial_weights.derive(found, start) == found
     given = RunConfig(width=8, neighbours=0, network_settings={"levels": 5})
-    found = _weights.derive(given, start)
+    found = initial_weights.derive(given, start)
     assert (found.width, found.neighbours) == (8, 0)
     assert found.network_settings == {"levels": 5, "norm": "batch"}
     other = RunConfig(network="patch_critic")
-    assert _weights.derive(other, start) == other
-    assert _weights.derive(RunConfig(), None).network == "unet"
+    assert initial_weights.derive(other, start) == other
+    assert initial_weights.derive(RunConfig(), None).network == "unet"
 
 
 def test_channels_of_neighbouring_slices_have_names_of_their_own() -> None:
-    assert _weights.channel_names(["a", "b"], 1) == ["a-1", "b-1", "a", "b", "a+1", "b+1"]
+    assert initial_weights.channel_names(["a", "b"], 1) == ["a-1", "b-1", "a", "b", "a+1", "b+1"]
 
 
 def test_a_network_may_bring_its_own_loader() -> None:
@@ -345,7 +346,7 @@ def test_a_network_may_bring_its_own_loader() -> None:
 
     layer = nn.Linear(2, 2)
     given = {name: torch.ones(2, 2) for name in ("w", "p", "q", "r")}
-    found = _weights.give(weights(given), Module, None, layer, ["a"], ["x"])  # type: ignore[arg-type]
+    found = initial_weights.give(weights(given), Module, None, layer, ["a"], ["x"])  # type: ignore[arg-type]
     assert torch.equal(layer.weight, given["w"])
     assert found.loaded == ("w",)
     assert found.resized == {"p": "4x4 to 2x2"}
@@ -360,7 +361,7 @@ def test_every_layer_gets_its_rate_and_what_is_frozen_keeps_still() -> None:
     plan = supervised.build(supervised.Config(), network, 1, Schema((Label("x", 1),)))
     optimiser = plan.stages[0].optimisers["segmenter"]
     peak = optimiser.param_groups[0]["lr"]
-    _weights.adjust(plan, network, 0.5, (1, 16, 16))
+    initial_weights.adjust(plan, network, 0.5, (1, 16, 16))
     rates = {id(p): g["lr"] for g in optimiser.param_groups for p in g["params"]}
     assert len(rates) == len(list(network.parameters()))
     assert optimiser.param_groups[0]["lr"] == peak, "the log shows the full rate"
@@ -375,12 +376,12 @@ def test_an_optimiser_with_nothing_to_do_is_refused() -> None:
     network = unet.build(unet.Config(ndim=2, width=4, levels=3), 1, 2).requires_grad_(False)
     plan = supervised.build(supervised.Config(), network, 1, Schema((Label("x", 1),)))
     with pytest.raises(ConfigError, match="frozen") as caught:
-        _weights.adjust(plan, network, 1.0, (1, 16, 16))
+        initial_weights.adjust(plan, network, 1.0, (1, 16, 16))
     assert caught.value.code == "freeze-all"
 
 
 def test_a_long_list_stays_out_of_the_model_file() -> None:
     left = {f"t{i}": "why" for i in range(40)}
     kept = {"loaded": ["a"], "resized": {"b": "how"}, "left_out": left, "fresh": []}
-    short = _lineage.brief(kept)
+    short = lineage.brief(kept)
     assert short == {"loaded": 1, "resized": {"b": "how"}, "left_out": 40, "fresh": []}

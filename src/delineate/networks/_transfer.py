@@ -10,6 +10,8 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,27 @@ from delineate.core.config import nearest
 from delineate.core.errors import ConfigError
 
 Build = Callable[[int, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors of a file.
+
+    Args:
+        path: The file.
+        format: ``"delineate"``, ``"safetensors"`` or ``"torch"``.
+        sha256: Of its bytes.
+        tensors: By name, wrappings taken away.
+        document: Of a model file of Delineate.
+        peeled: What was taken away.
+    """
+
+    path: Path
+    format: str
+    sha256: str
+    tensors: Mapping[str, Tensor]
+    document: Mapping[str, Any] | None = None
+    peeled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.tasks._outputs import refuse_inside, say_notes
+from delineate.data.outputs import refuse_inside, say_notes
 
 #: Findings of one severity that the terminal is told of; the page has all.
 _MOST_SAID = 12

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from delineate.comparing import planning, run_processes, splits_as_tables, suites
+from delineate.comparing.suites import Suite
 from delineate.core import config, run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
@@ -21,10 +23,8 @@ from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT
 from delineate.data.opening import Opening
+from delineate.data.outputs import refuse_inside
 from delineate.data.site_key import find
-from delineate.tasks import _conditions, _contest, _runs, _suite
-from delineate.tasks._outputs import refuse_inside
-from delineate.tasks._suite import Suite
 
 
 def benchmark(
@@ -96,7 +96,7 @@ def benchmark(
         OutputError: The folder holds another benchmark.
     """
     begun = time.monotonic()
-    chosen = _suite.load(suite)
+    chosen = suites.load(suite)
     if target and chosen.target == "outline":
         raise ConfigError(f"expected no target for a suite of outlines, got {target}")
     chosen = dataclasses.replace(chosen, target=target) if target else chosen
@@ -127,28 +127,28 @@ def benchmark(
     how = dataclasses.replace(how, site_key=key.file)
     writable_folder(out)
     with folder_lock(out):
-        tables: _contest.Tables = {}
+        tables: planning.Tables = {}
         known: list[str] = []
         if chosen.target == "outline":
             cohort = cohort.labelled()
         else:
             chosen, tables, known = _tables(
-                chosen, cohort, out / "tables", _contest.begun(out), say
+                chosen, cohort, out / "tables", planning.begun(out), say
             )
             cohort = Cohort.open(next(iter(tables.values())))
         machine = {"width": width, "device": device}
-        plan = _contest.make(
+        plan = planning.make(
             chosen, cohort, out, seconds, gmac, jobs, machine, tables, begun, say, progress
         )
-        entries, todo = _contest.schedule(plan, chosen, tables)
+        entries, todo = planning.schedule(plan, chosen, tables)
         words = {}
         for one in todo:
             path = out / "settings" / f"{one.name}.yaml"
             writable_folder(path.parent)
-            settings = _contest.settings(chosen, entries[one.arm], plan, one)
+            settings = planning.settings(chosen, entries[one.arm], plan, one)
             atomic_write_text(path, config.dump(settings))
-            words[one.name] = _contest.words(source, how, out, one, path)
-        failed = _runs.race(todo, words, out / "runs", plan["jobs"], progress)
+            words[one.name] = planning.words(source, how, out, one, path)
+        failed = run_processes.race(todo, words, out / "runs", plan["jobs"], progress)
         result = _result(suite, chosen, plan, entries, todo, failed, out, source, cohort, begun)
         result["notes"] = [*known, *result["notes"]]
         return _publish(result, out, say)
@@ -156,16 +156,16 @@ def benchmark(
 
 def _tables(
     suite: Suite, cohort: Cohort, folder: Path, begun: bool, say: Say
-) -> tuple[Suite, _contest.Tables, list[str]]:
+) -> tuple[Suite, planning.Tables, list[str]]:
     """The suite with the conditions that the data allow, a table for each run, and what to know."""
-    flat, known = _conditions.pictures(cohort, suite.target, suite.level)
-    conditions, left_out = _conditions.fitting(flat, suite.conditions, suite.runs)
+    flat, known = splits_as_tables.pictures(cohort, suite.target, suite.level)
+    conditions, left_out = splits_as_tables.fitting(flat, suite.conditions, suite.runs)
     known += left_out + [note for note in cohort.notes if note == OWN_SUBJECT]
     for note in known:
         say(note)
     if not conditions:
         raise ConfigError("expected a condition that these data allow, got none: " + known[-1])
-    tables = _conditions.write(flat, conditions, suite.runs, folder, begun)
+    tables = splits_as_tables.write(flat, conditions, suite.runs, folder, begun)
     return dataclasses.replace(suite, conditions=conditions), tables, known
 
 
@@ -191,7 +191,7 @@ def _result(
     suite: Suite,
     plan: Mapping[str, Any],
     entries: Mapping[str, Mapping[str, Any]],
-    todo: Sequence[_runs.Run],
+    todo: Sequence[run_processes.Run],
     failed: Mapping[str, str],
     out: Path,
     source: Path,
@@ -199,14 +199,14 @@ def _result(
     begun: float,
 ) -> dict[str, Any]:
     """Everything that the report shows, as plain data."""
-    from delineate.tasks import _class_standings, _standings
+    from delineate.comparing import tables_classes, tables_outline
 
-    kind = _standings if suite.target == "outline" else _class_standings
+    kind = tables_outline if suite.target == "outline" else tables_classes
     rows: list[dict[str, Any]] = []
     seconds: dict[str, list[float]] = {arm: [] for arm in entries}
     for one in todo:
         folder = out / "runs" / one.name
-        if one.name in failed or not _runs.finished(folder):
+        if one.name in failed or not run_processes.finished(folder):
             continue
         record = run.read_json(folder / "run.json") or {}
         seconds[one.arm].append(record.get("seconds_training", math.nan))
@@ -243,12 +243,12 @@ def _result(
             "versions": plan["versions"],
             "started": plan["started"],
         },
-        "seconds": _contest.spent(out, time.monotonic() - begun),
+        "seconds": planning.spent(out, time.monotonic() - begun),
         "arms": arms,
         "rows": [{k: v for k, v in row.items() if k[0] != "_"} for row in rows],
         "summary": kind.summary(rows, suite.metrics),
         "contrasts": kind.contrasts(rows, suite),
-        "printed": _standings.printed(suite),
+        "printed": tables_outline.printed(suite),
         "failures": failures,
         "notes": kind.notes(suite, rows),
     }

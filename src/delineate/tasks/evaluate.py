@@ -19,18 +19,18 @@ from typing import Any
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
+from delineate.core.case_failures import Failures, record
 from delineate.core.errors import ConfigError, InputError, PartialError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import IGNORED, Schema
+from delineate.core.tables import document, plain, table
 from delineate.data.opening import Opening
-from delineate.tasks import _known
-from delineate.tasks._failures import Failures, record
-from delineate.tasks._lineage import TAUGHT
-from delineate.tasks._named import evaluate_classes, named
-from delineate.tasks._outputs import say_notes
-from delineate.tasks._pairs import Pairs, load, pair
-from delineate.tasks._scores import METRICS, RULES, by_subjects, headline, lines, statistics
-from delineate.tasks._tables import document, plain, table
+from delineate.data.outputs import say_notes
+from delineate.provenance import known_scans
+from delineate.provenance.lineage import TAUGHT
+from delineate.scoring.classes import evaluate_classes, named
+from delineate.scoring.figures import METRICS, RULES, by_subjects, headline, lines, statistics
+from delineate.scoring.pairs import Pairs, load, pair
 
 #: The figures are said: the terminal need not show all of ``summary.json`` as well.
 SAID = True
@@ -130,7 +130,9 @@ def evaluate(
             code="all-failed",
         )
     scored = dict.fromkeys(row["case"] for row in rows)
-    seen_in_training = _known.seen_in_training({name: pairs.parts.get(name) for name in scored})
+    seen_in_training = known_scans.seen_in_training(
+        {name: pairs.parts.get(name) for name in scored}
+    )
     settings = {
         "tolerance_mm": tolerance_mm,
         "seed": seed,
@@ -248,7 +250,7 @@ def _score(
 
 def _write(out: Path, summary: dict[str, Any], rows: list[dict[str, Any]], pairs: Pairs) -> None:
     from delineate.reports import evaluation
-    from delineate.tasks._examples import examples
+    from delineate.scoring.examples import examples
 
     head = ["case", "subject", "region", "kind", "state", "missing"]
     atomic_write_text(out / "cases.csv", table([*head, *METRICS], rows))

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from delineate.core import case_failures
 from delineate.core.atomic import atomic_write_text, remove_stale, writable_folder
 from delineate.core.case import Geometry, Prediction
+from delineate.core.case_failures import Failures
 from delineate.core.errors import DelineateError, OutputError, PartialError
 from delineate.core.image import Image, flat_grid
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Bar, Progress, Say, silent
 from delineate.core.quantities import parse_bytes
 from delineate.data import colour, readers
+from delineate.data.channels import read_channels
 from delineate.data.opening import Opening
+from delineate.data.outputs import INDEX, Job, plan, refuse_existing, refuse_inputs
 from delineate.data.site_key import SiteKey, existing
-from delineate.tasks import _failures, _index, _known, _lineage
-from delineate.tasks._channels import read_channels
-from delineate.tasks._failures import Failures
-from delineate.tasks._outputs import INDEX, Job, plan, refuse_existing, refuse_inputs
+from delineate.predicting import predictions_json
+from delineate.provenance import known_scans, lineage
 
 if TYPE_CHECKING:
     from delineate.inference.predictor import Predictor
@@ -134,7 +136,7 @@ def predict(
             **how, "memory": memory, "device": str(predictor.device), "geometry": geometry,
             "force": force,
         }  # fmt: skip
-        index = _index.start(Path(model), predictor, cohort, settings, only)
+        index = predictions_json.start(Path(model), predictor, cohort, settings, only)
         how |= {"memory_bytes": memory_bytes, "force": force}
         key = existing(cohort.root, site_key, away_from=out)
         faults = _run(jobs, predictor, out, index, how, key, enough, say, progress)
@@ -157,7 +159,7 @@ def _run(
     faults: list[DelineateError] = []
     failures = Failures(out)
     written = time.monotonic()
-    _index.write(out, index)
+    predictions_json.write(out, index)
     try:
         with progress.task(len(jobs), "predicting") as bar:
             for job in itertools.takewhile(lambda _: not enough(0.0), jobs):
@@ -167,7 +169,7 @@ def _run(
                     record |= _predict_one(job, predictor, out, how, key, tick)
                     for warning in record["facts"]["warnings"]:
                         say(f"{job.case.id}: {warning}")
-                    say(_index.line(record))
+                    say(predictions_json.line(record))
                 except _EnoughError:
                     break
                 except Exception as error:
@@ -177,25 +179,25 @@ def _run(
                         raise
                     fault = failures.of(error, job.case.id)
                     faults.append(fault)
-                    record |= {"files": {}, "facts": {}, "error": _failures.record(fault)}
+                    record |= {"files": {}, "facts": {}, "error": case_failures.record(fault)}
                     if len(jobs) > 1:  # a lone one ends the command, which tells it
-                        say(_failures.line(job.case.id, fault))
+                        say(case_failures.line(job.case.id, fault))
                 index["cases"].append(record)
                 tick.finish()
                 if time.monotonic() - written > _INDEX_SECONDS:
-                    _index.write(out, index)
+                    predictions_json.write(out, index)
                     written = time.monotonic()
     except BaseException:
         with contextlib.suppress(OutputError):
-            _index.write(out, index)
+            predictions_json.write(out, index)
         raise
     if left := [job.case.id for job in jobs[len(index["cases"]) :]]:
         index |= {"only": [case["id"] for case in index["cases"]], "left_out": left}
     index["finished"] = True
-    _index.write(out, index)
+    predictions_json.write(out, index)
     if predictor.classes:
-        table = _index.class_table(index["cases"], predictor.classes)
-        atomic_write_text(out / _index.CLASSES, table)
+        table = predictions_json.class_table(index["cases"], predictor.classes)
+        atomic_write_text(out / predictions_json.CLASSES, table)
     return faults
 
 
@@ -211,8 +213,8 @@ def _predict_one(
     started = time.perf_counter()
     image = read_channels(job.case, predictor.channels)
     known = {
-        "part": _lineage.part(predictor.document, job.case, key),
-        "images": _known.contents(job.case, predictor.channels, image),
+        "part": lineage.part(predictor.document, job.case, key),
+        "images": known_scans.contents(job.case, predictor.channels, image),
     }
     read = time.perf_counter()
     prediction = predictor.predict(

@@ -12,13 +12,13 @@ from delineate.core.case import Geometry
 from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
+from delineate.core.stopping import Stop
 from delineate.data import colour
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
-from delineate.tasks import _record
-from delineate.tasks._outputs import refuse_inside, say_notes
-from delineate.tasks._stop import Stop
+from delineate.data.outputs import refuse_inside, say_notes
+from delineate.training import run_record
 
 #: What came out is said line by line; all of ``run.json`` is for ``--json``.
 SAID = True
@@ -110,8 +110,9 @@ def train(
     begun = time.monotonic()
     from delineate.engine.allowance import Clock
     from delineate.inference.predictor import choose_device
-    from delineate.tasks import _preflight, _resolve, _targets, _weights  # bring torch along
-    from delineate.tasks._training import Job
+    from delineate.targets import selection  # bring torch along
+    from delineate.training import initial_weights, preflight, resolving  # bring torch along
+    from delineate.training.job import Job
 
     given = {
         "budget": budget, "steps": steps, "target": target, "method": method, "network": network,
@@ -121,11 +122,11 @@ def train(
     opening = Opening(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
     )
-    chosen, document = _resolve.read(config, given, opening, say)
+    chosen, document = resolving.read(config, given, opening, say)
     choose_device(chosen.device)  # a device that is not here is told before any work
-    start, place = _weights.start(chosen), _resolve.Place(document)
+    start, place = initial_weights.start(chosen), resolving.Place(document)
     known = start.document if start else None
-    _resolve.check(chosen, place, known)
+    resolving.check(chosen, place, known)
     if chosen.drop_duplicates and not audit:
         raise ConfigError(
             "expected an audit, which is what finds duplicates, got --no-audit",
@@ -135,23 +136,23 @@ def train(
     source, how, out = Path(data), chosen.opening, Path(out)
     cohort = colour.harmonise(how.cohort(source, say, out))
     say_notes(cohort.notes, say)
-    chosen = _targets.complete(chosen, cohort)
-    _resolve.check(chosen, place, known)  # now that the target is known
-    _targets.usable(chosen.target, cohort)
-    chosen = _weights.derive(chosen, start)
+    chosen = selection.complete(chosen, cohort)
+    resolving.check(chosen, place, known)  # now that the target is known
+    selection.usable(chosen.target, cohort)
+    chosen = initial_weights.derive(chosen, start)
     refuse_inside(out, cohort.root)
     writable_folder(out)
     cache = Path(cache) if cache else out / "cache"
     with folder_lock(out), Stop(say) as stop:
-        tried = _preflight.require(
+        tried = preflight.require(
             chosen, cohort, start, out, cache,
             clock=Clock(chosen.seconds, begun), audit=audit, say=say, progress=progress,
         )  # fmt: skip
         hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED), progress)}
         hashes |= {"weights": start.sha256} if start else {}
-        record = _record.begin(out, chosen, cohort, hashes, finish)
+        record = run_record.begin(out, chosen, cohort, hashes, finish)
         record |= tried
-        with _record.ending(out, record):
+        with run_record.ending(out, record):
             job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
             job.cohort = _audit(cohort, out, audit, chosen.drop_duplicates, say, progress)
             return job.run(cache, finish)

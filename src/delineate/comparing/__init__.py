@@ -1,0 +1,1 @@
+"""Many runs: suites, equal compute, side by side, and their tables."""

@@ -1,0 +1,207 @@
+"""The plan of a benchmark: equal terms, what each run may spend, and the runs themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from delineate.comparing.run_processes import Run
+from delineate.comparing.splits_as_tables import LEAKY, Condition
+from delineate.comparing.suites import Arm, Suite, slug
+from delineate.core import config, run
+from delineate.core.errors import OutputError
+from delineate.core.progress import Progress, Say
+from delineate.core.threads import cores
+from delineate.data.cohort import Cohort
+from delineate.data.content import REMEMBERED, Hashes
+from delineate.data.opening import Opening
+from delineate.settings import RunConfig
+
+if TYPE_CHECKING:
+    from delineate.comparing.compute import Entry
+
+#: What the same suite, data and options would do again; anything else is another benchmark.
+_PLAN = "benchmark.json"
+#: Tables of the conditions, by name of the condition and number of the run; none for outlines.
+Tables = Mapping[tuple[str, int], Path]
+
+
+def begun(out: Path) -> bool:
+    """Whether a benchmark was begun in a folder."""
+    return (out / _PLAN).exists()
+
+
+def make(
+    suite: Suite,
+    cohort: Cohort,
+    out: Path,
+    seconds: float,
+    gmac: float | None,
+    jobs: int | None,
+    machine: Mapping[str, Any],
+    tables: Tables,
+    begun: float,
+    say: Say,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What is to be done, written down before it is begun, so that it can be taken up again."""
+    from delineate.comparing import compute
+    from delineate.inference.predictor import choose_device
+
+    content = cohort.hash(Hashes(out / "cache" / REMEMBERED))
+    asked = {
+        "suite": config.to_dict(suite), "cohort": content, "gmac": gmac, **machine,
+        "seconds": None if gmac else seconds,
+    }  # fmt: skip
+    asked = json.loads(json.dumps(asked))
+    kept: dict[str, Any] | None = run.read_json(out / _PLAN)
+    if kept is not None:
+        if kept["asked"] != asked:
+            raise OutputError(
+                "expected the suite, data and options of the benchmark in this folder, got others",
+                where=out / _PLAN,
+                fix="give the same command to go on, or choose another --out",
+                code="benchmark-differs",
+            )
+        say("going on with the benchmark in this folder")
+        return {**kept, "jobs": jobs or kept["jobs"]}
+    many = cores()
+    cpu = choose_device(machine["device"]).type == "cpu"
+    jobs = jobs or (2 if cpu and many > 1 else 1)
+    threads = max(1, many // jobs) if cpu else None
+
+    def first(arm: Arm) -> RunConfig:
+        made = {"steps": 1, "threads": threads, **machine}
+        return _run_config(suite, arm, made | _part(suite, suite.conditions[0], 0))
+
+    entries, failures = compute.measure(
+        suite, cohort, first, out / "measuring", out / "cache", say, progress
+    )
+    shutil.rmtree(out / "measuring")
+    if jobs > 1:
+        entries = [
+            dataclasses.replace(e, seconds_step=e.seconds_step * compute.CROWDED) for e in entries
+        ]
+    counts = {e.arm: len(_cells(suite, e.arm, tables)) for e in entries}
+    left = (seconds - (time.monotonic() - begun)) * jobs
+    while True:  # what an arm leaves that cannot take part is for the others
+        budget = gmac or _affordable(entries, counts, left)
+        entries, poor = compute.share_out(entries, budget)
+        failures += poor
+        for failure in poor:
+            say(f"{failure['arm']} cannot take part: {failure['reason']}")
+        if not poor or gmac:
+            break
+    total = sum(counts[entry.arm] for entry in entries)
+    plan: dict[str, Any] = {
+        "asked": asked,
+        "jobs": jobs,
+        "threads": threads,
+        "gmac": budget,
+        "entries": [dataclasses.asdict(entry) for entry in entries],
+        "failures": failures,
+        "machine": run.machine(),
+        "versions": run.versions(),
+        "started": run.now(),
+        "seconds": 0.0,
+    }
+    plan = json.loads(json.dumps(plan))
+    run.write_json(out / _PLAN, plan)
+    for entry in entries:
+        say(
+            f"{entry.arm}: {entry.parameters:,} parameters, {entry.gmac:.2f} GMAC a patch, "
+            f"{entry.steps} steps of {entry.seconds_step:.2f} s"
+        )
+    expected = total * compute.OVERHEAD
+    expected += sum(counts[e.arm] * e.steps * e.seconds_step for e in entries)
+    clock = time.strftime("%H:%M", time.localtime(time.time() + expected / jobs))
+    say(
+        f"{total} runs of {budget:,.0f} GMAC each, {jobs} at a time: about "
+        f"{expected / jobs / 60:.0f} minutes, until about {clock}"
+    )
+    return plan
+
+
+def _affordable(entries: Sequence[Entry], counts: Mapping[str, int], seconds: float) -> float:
+    """GMAC that each run may spend if all of them together may take so long."""
+    from delineate.comparing import compute
+
+    rates = compute.pace(entries)
+    left = seconds - sum(counts[entry.arm] for entry in entries) * compute.OVERHEAD
+    return left / sum(counts[e.arm] * e.seconds_step * rates[e.arm] for e in entries)
+
+
+def _run_config(suite: Suite, arm: Arm, made: Mapping[str, Any]) -> RunConfig:
+    """Settings of a run: the suite's, the arm's, and what the plan says."""
+    given = {"validation": 0.0, **suite.settings, **arm.settings}
+    given |= {"network": arm.network, "method": arm.method, **made}
+    return config.from_dict(given, RunConfig, arm.name)
+
+
+def _part(suite: Suite, condition: Condition, number: int) -> dict[str, Any]:
+    """Settings that say which part is held out; tables of classifiers say it themselves."""
+    if suite.target == "outline":
+        return {"folds": suite.runs, "fold": number}
+    return {"target": "class", "leaky": condition.split in LEAKY}
+
+
+def settings(
+    suite: Suite, entry: Mapping[str, Any], plan: Mapping[str, Any], one: Run
+) -> RunConfig:
+    """Everything that decides one run."""
+    arm = next(arm for arm in suite.arms if arm.name == entry["arm"])
+    made = {key: entry[key] for key in ("width", "patch", "batch")}
+    made |= {"steps": entry["steps"], "seed": one.number, "threads": plan["threads"]}
+    made |= {"device": plan["asked"]["device"]}
+    condition = next((c for c in suite.conditions if c.name == one.condition), suite.conditions[0])
+    return _run_config(suite, arm, made | _part(suite, condition, one.number))
+
+
+def _cells(suite: Suite, arm: str, tables: Tables) -> list[tuple[str, int]]:
+    """Condition and number of every run of an arm."""
+    if suite.target == "outline":
+        return [("", number) for number in range(suite.runs)]
+    exhibit = next(one.exhibit for one in suite.arms if one.name == arm)
+    first = suite.conditions[0].name
+    return [(name, number) for name, number in tables if exhibit or name == first]
+
+
+def schedule(
+    plan: Mapping[str, Any], suite: Suite, tables: Tables
+) -> tuple[dict[str, dict[str, Any]], list[Run]]:
+    """Entries by arm, and all runs; each seed goes through all arms before the next begins."""
+    entries = {entry["arm"]: entry for entry in plan["entries"]}
+    todo = []
+    for arm, entry in entries.items():
+        for condition, number in _cells(suite, arm, tables):
+            name = "-".join(filter(None, (slug(arm), slug(condition), str(number))))
+            seconds = entry["steps"] * entry["seconds_step"]
+            table = tables.get((condition, number))
+            todo.append(Run(name, arm, number, seconds, entry["steps"], condition, table))
+    order = [condition.name for condition in suite.conditions]
+    todo.sort(key=lambda one: (order.index(one.condition) if one.condition else 0, one.number))
+    return entries, todo
+
+
+def words(source: Path, how: Opening, out: Path, one: Run, settings: Path) -> list[str]:
+    """The command of one run; anybody can give it by hand."""
+    found = ["train", str(one.table or source), "--config", str(settings)]
+    found += ["--out", str(out / "runs" / one.name), "--cache", str(out / "cache"), "--no-audit"]
+    for option, value in how.non_default():
+        # A table says all but how files are read and subjects are marked.
+        if one.table is None or option in ("geometry", "site_key"):
+            found += [f"--{option.replace('_', '-')}", str(value)]
+    return found
+
+
+def spent(out: Path, seconds: float) -> float:
+    """Add the seconds of this call to those of earlier ones; the sum."""
+    plan = run.read_json(out / _PLAN) or {}
+    plan["seconds"] = plan.get("seconds", 0.0) + seconds
+    run.write_json(out / _PLAN, plan)
+    return float(plan["seconds"])

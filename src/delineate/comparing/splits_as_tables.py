@@ -1,0 +1,255 @@
+"""Conditions of a benchmark of classifiers: who is on which side of the split, and whose labels.
+
+Pictures (slices, flat images or whole cases) are written as one table a condition and run, with the
+split that the condition wants. Leaky splits and labels drawn at random for each subject are there
+to show what they lead to: a classifier that beats chance on random labels has recognised subjects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from delineate.core.atomic import atomic_write_text, writable_folder
+from delineate.core.case import Case, Masks, Source
+from delineate.core.errors import DelineateError, InputError, OutputError
+from delineate.core.tables import table
+from delineate.core.threads import cores
+from delineate.data import readers, splits
+from delineate.data.cohort import Cohort
+from delineate.data.labels import presence, read_indices
+from delineate.data.layouts._listing import modality
+from delineate.settings import PRESENCE
+
+_COLUMNS = ("id", "subject", "site", "class", "split", "label")
+#: Splits that part what belongs together.
+LEAKY = ("slice", "declared")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How subjects are parted, and which labels are learned."""
+
+    name: str = field(metadata={"help": "as shown in tables"})
+    split: Literal["subject", "slice", "site", "declared", "distinct"] = field(
+        default="subject",
+        metadata={
+            "help": "what stays together; slice: nothing (leaky); declared: the data's own parts; "
+            "distinct: those, without test images that training has too"
+        },
+    )
+    labels: Literal["true", "random"] = field(
+        default="true", metadata={"help": "random: one drawn for each subject, anew in every run"}
+    )
+
+
+def pictures(cohort: Cohort, target: str, level: str = "slice") -> tuple[Cohort, list[str]]:
+    """What is classified, each with the class that the target gives it, and what to know of it.
+
+    Slices that show nothing at all, above and below the head, are left out. Pictures that are equal
+    to the last voxel count as one subject's.
+
+    Args:
+        cohort: As it lies there.
+        target: ``presence`` of a structure, or ``class``.
+        level: ``slice``: stacks are taken apart; ``case``: they are judged whole.
+
+    Returns:
+        The cohort of pictures, and sentences.
+
+    Raises:
+        InputError: Volumes in one file, or no classes.
+    """
+    notes: list[str] = []
+    flat = cohort
+    if level == "slice":
+        stacked = any(isinstance(s, tuple) for case in cohort.cases for s in case.images.values())
+        flat, notes = _distinct(cohort.slices() if stacked else cohort)
+    if target == "presence":
+        flat = flat.labelled()
+        known = [(case, presence(read_indices(case, cohort.schema).array)) for case in flat.cases]
+        named = [dataclasses.replace(c, class_name=PRESENCE[k]) for c, k in known if k is not None]
+    else:
+        named = [case for case in flat.cases if case.class_name is not None]
+        if len(named) < len(flat):
+            notes.append(f"{len(flat) - len(named)} cases without a class are left out")
+    if len({case.class_name for case in named}) < 2:
+        raise InputError(
+            f"expected slices or images of at least two classes, got {len(named)} images",
+            where=cohort.root,
+            fix="give a data set with masks for --target presence, or with classes for class",
+            code="classes-too-few",
+        )
+    return flat.with_cases(named), notes
+
+
+def _distinct(flat: Cohort) -> tuple[Cohort, list[str]]:
+    """Without blank pictures, and with one subject for all copies of a picture."""
+    with ThreadPoolExecutor(min(8, cores())) as pool:
+        prints = list(pool.map(_print, flat.cases))
+    owners: dict[str, str] = {}
+    kept: list[Case] = []
+    copies = 0
+    for case, digest in zip(flat.cases, prints, strict=True):
+        if digest is None:
+            continue
+        owner = owners.setdefault(digest, case.subject)
+        copies += owner != case.subject
+        kept.append(dataclasses.replace(case, subject=owner, meta={**case.meta, "print": digest}))
+    told = f"{copies} images are copies of another subject's and count as that subject's"
+    return flat.with_cases(kept), [told] * bool(copies)
+
+
+def _print(case: Case) -> str | None:
+    """Hash of all that a picture shows; None if that is nothing."""
+    arrays = [readers.read(source, case.reading).array for source in case.images.values()]
+    if all(float(array.min()) == float(array.max()) for array in arrays):
+        return None
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(repr((array.shape, array.dtype.str)).encode())
+        whole.update(array.tobytes())
+    return whole.hexdigest()
+
+
+def fitting(
+    cohort: Cohort, conditions: Iterable[Condition], runs: int
+) -> tuple[tuple[Condition, ...], list[str]]:
+    """The conditions that these pictures allow, and why others are left out."""
+    kept, notes = [], []
+    for condition in conditions:
+        why = None
+        if condition.split == "slice" and len(cohort) == len({c.subject for c in cohort.cases}):
+            why = "every subject has one picture"
+        elif condition.split == "distinct" and not _copied(cohort):
+            why = "no picture of the test part has a copy in training"
+        else:
+            try:
+                _parts(cohort, condition.split, runs)
+            except DelineateError as error:
+                why = error.message
+        if why is None:
+            kept.append(condition)
+        else:
+            notes.append(f"left out, {condition.name}: {why}")
+    return tuple(kept), notes
+
+
+def write(
+    cohort: Cohort,
+    conditions: Sequence[Condition],
+    runs: int,
+    folder: Path,
+    begun: bool = False,
+) -> dict[tuple[str, int], Path]:
+    """One table for every condition and run.
+
+    Args:
+        cohort: From ``pictures``.
+        conditions: All that are wanted.
+        runs: Parts of the cross-validation; sites are left out one by one instead, and declared
+            parts are held out in every run.
+        folder: For the tables.
+        begun: Runs may have learned from the tables that lie there.
+
+    Returns:
+        Condition and number of the run -> table.
+
+    Raises:
+        OutputError: Tables that runs learned from would have to change.
+    """
+    writable_folder(folder)
+    channel = _columns({name: cohort.modality(name, name) for name in cohort.channels})
+    schema = cohort.schema
+    ignored = {} if schema.ignore is None or schema.named else {"ignore_label": schema.ignore}
+    found: dict[tuple[str, int], Path] = {}
+    for condition in conditions:
+        parts = _parts(cohort, condition.split, runs)
+        left_out = _copied(cohort) if condition.split == "distinct" else set()
+        for number, held_out in enumerate(parts):
+            path = folder / f"{condition.split}-{condition.labels}-{number}.csv"
+            found[condition.name, number] = path
+            chance = _random_labels(cohort, number)
+            rows = [
+                {
+                    "id": case.id, "subject": case.subject, "site": case.site or "",
+                    "class": (
+                        case.class_name if condition.labels == "true" else chance[case.subject]
+                    ),
+                    "split": "test" if case.id in held_out else "train",
+                    "label": _cell(case.label), "channels": ";".join(case.meta.get("channels", ())),
+                    **ignored,
+                    **{channel[name]: _cell(source) for name, source in case.images.items()},
+                }
+                for case in cohort.cases if case.id not in left_out
+            ]  # fmt: skip
+            named = ["channels"] * any(row["channels"] for row in rows)
+            text = table([*_COLUMNS, *ignored, *named, *channel.values()], rows)
+            if path.exists() and path.read_bytes() == text.encode():
+                continue
+            if begun:
+                raise OutputError(
+                    "expected the data and classes that runs in this folder learned, got others",
+                    where=path,
+                    fix="give the same command to go on, or choose another --out",
+                    code="benchmark-differs",
+                )
+            atomic_write_text(path, text)
+    return found
+
+
+def _columns(modalities: Mapping[str, str]) -> dict[str, str]:
+    """Channel -> column whose name tells the modality again, and no two alike."""
+    kinds = Counter(modalities.values())
+    return {
+        name: f"image_{name}"
+        if kind in ("unknown", modality(name))
+        else f"image_{kind.lower()}" + (f"_{i}" if kinds[kind] > 1 else "")
+        for i, (name, kind) in enumerate(modalities.items())
+    }
+
+
+def _cell(source: Source | None) -> str:
+    """A source as the cell of a table; the files of a stack, or several masks, side by side."""
+    if source is None:
+        return ""
+    between = "|" if isinstance(source, Masks) else ";"
+    return between.join(map(str, source)) if isinstance(source, tuple) else str(source)
+
+
+def _parts(cohort: Cohort, split: str, runs: int) -> list[set[str]]:
+    """Ids that are held out, run by run."""
+    if split == "site":
+        return [set(one["test"]) for one in splits.leave_one_site_out(cohort)]
+    if split == "subject":
+        return [set(one["validation"]) for one in splits.k_fold(cohort, runs, seed=0)]
+    if split in ("declared", "distinct"):
+        return [set(splits.declared(cohort)["test"])] * runs
+    ids = sorted(case.id for case in cohort.cases)
+    order = np.random.default_rng(0).permutation(len(ids))
+    return [{ids[i] for i in order[k::runs]} for k in range(runs)]
+
+
+def _copied(cohort: Cohort) -> set[str]:
+    """Ids of the declared test part whose picture is in another part too."""
+    elsewhere = {case.meta.get("print") for case in cohort.cases if case.split != "test"} - {None}
+    return {c.id for c in cohort.cases if c.split == "test" and c.meta.get("print") in elsewhere}
+
+
+def _random_labels(cohort: Cohort, seed: int) -> Mapping[str, str]:
+    """One class a subject, every class about as often, whatever the images show.
+
+    Another draw for every run: with few subjects one draw can go with a site or a scanner.
+    """
+    classes = sorted({str(case.class_name) for case in cohort.cases})
+    subjects = sorted({case.subject for case in cohort.cases})
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    return {subjects[i]: classes[k % len(classes)] for k, i in enumerate(order)}

@@ -1,0 +1,1 @@
+"""A batch of scans through a model: masks or classes, and the index of what was done."""

@@ -1,0 +1,1 @@
+"""Pairs predictions with reference labels, scores them, and puts the figures into words."""

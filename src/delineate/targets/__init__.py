@@ -1,0 +1,1 @@
+"""Things that can be asked of a model: outlines of structures, classes of cases."""

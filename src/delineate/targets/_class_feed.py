@@ -1,0 +1,204 @@
+"""What a classifier's training is fed with: whole slices or images, each with its class."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from delineate.augment import intensity, spatial
+from delineate.core.case import Batch
+from delineate.core.errors import InputError
+from delineate.data.cache import PreparedCase
+from delineate.data.labels import presence
+from delineate.preprocess import views
+from delineate.settings import PRESENCE, RunConfig
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture to learn from.
+
+    Args:
+        case: Index of its case.
+        place: Slice, None for the whole.
+        class_index: Index of its class.
+    """
+
+    case: int
+    place: int | None
+    class_index: int
+
+
+@dataclass(frozen=True)
+class ClassFeed:
+    """The pure function from (step, micro-batch, divisor of the batch) to a batch with classes.
+
+    Args:
+        cases: Prepared.
+        chosen: Settings of the run.
+        target: ``class`` or ``presence``.
+        classes: Names, in index order.
+        axis: Along which slices are taken, None where images are seen whole.
+        patch: Spatial size of a picture.
+        batch: Pictures of a whole step.
+        mirror_axes: Axes of the picture that may be mirrored.
+        across: Axis of the picture that is not turned, zoomed or shifted: that of its slices.
+    """
+
+    cases: Sequence[PreparedCase]
+    chosen: RunConfig
+    target: str
+    classes: tuple[str, ...]
+    axis: int | None
+    patch: tuple[int, ...]
+    batch: int
+    mirror_axes: tuple[int, ...]
+    across: int | None = None
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Every picture that has a class.
+
+        Raises:
+            InputError: A class without a picture: nothing could be learned about it.
+        """
+        found = [
+            Sample(i, place, class_index)
+            for i, case in enumerate(self.cases)
+            for place, class_index in pictures(case, self.axis, self.target, self.classes)
+        ]
+        counts = Counter(sample.class_index for sample in found)
+        missing = [name for k, name in enumerate(self.classes) if not counts[k]]
+        if missing:
+            shown = ", ".join(f"{name} ({counts[k]})" for k, name in enumerate(self.classes))
+            raise InputError(
+                f"expected pictures of every class to learn from, got {shown}",
+                fix=f"add subjects with {', '.join(missing)}, or leave the class out",
+                code="class-empty",
+            )
+        return found
+
+    @cached_property
+    def _subjects(self) -> list[int]:
+        """Number of the subject of every case."""
+        order = {name: k for k, name in enumerate(sorted({case.subject for case in self.cases}))}
+        return [order[case.subject] for case in self.cases]
+
+    @cached_property
+    def _by_class(self) -> list[NDArray[np.int64]]:
+        classes = np.array([sample.class_index for sample in self.samples])
+        return [np.flatnonzero(classes == k) for k in range(len(self.classes))]
+
+    def __call__(self, step: int, micro: int, split: int) -> Batch:
+        """See ``delineate.engine.loop.Batches``."""
+        size = max(1, self.batch // split)
+        moment = step * self.chosen.loop.accumulate * split + micro
+        rng = np.random.default_rng((self.chosen.seed, moment, 0, 0xC1A))
+        drawn = [self.samples[i] for i in self._draw(size, rng)]
+        image = torch.stack([self._read(sample) for sample in drawn])
+        label = torch.stack([self._outline(sample) for sample in drawn])
+        class_index = torch.tensor([sample.class_index for sample in drawn])
+        if self.chosen.augment:
+            image, label = self._augment(image, label, moment)
+        weight = self._weights(class_index) if self.chosen.balance == "weights" else None
+        known = torch.tensor([self.cases[sample.case].label is not None for sample in drawn])
+        subject = torch.tensor([self._subjects[sample.case] for sample in drawn])
+        return Batch(image, label, self._spacing, class_index, weight, known, subject)
+
+    def _draw(self, size: int, rng: np.random.Generator) -> list[int]:
+        """Pictures of a batch: classes in turn, or every picture as likely as any other."""
+        if self.chosen.balance != "sampling":
+            return [int(i) for i in rng.integers(len(self.samples), size=size)]
+        first = int(rng.integers(len(self.classes)))
+        turns = [self._by_class[(first + i) % len(self.classes)] for i in range(size)]
+        return [int(members[rng.integers(len(members))]) for members in turns]
+
+    def _weights(self, class_index: Tensor) -> Tensor:
+        """Inverse frequency of each class, 1 on average over the pictures."""
+        counts = torch.tensor([len(members) for members in self._by_class], dtype=torch.float32)
+        return (counts.sum() / len(counts) / counts)[class_index]
+
+    def _read(self, sample: Sample) -> Tensor:
+        return views.view(self.cases[sample.case].image, self.axis, sample.place, self.patch)
+
+    def _outline(self, sample: Sample) -> Tensor:
+        """Label indices ``(*patch)`` of a picture; background where the case has none."""
+        label = self.cases[sample.case].label
+        if label is None:
+            return torch.zeros(self.patch, dtype=torch.uint8)
+        return views.view_label(label, self.axis, sample.place, self.patch)
+
+    @cached_property
+    def _spacing(self) -> tuple[float, ...]:
+        """Voxel size of a picture after resizing, of the first case."""
+        case = self.cases[0]
+        seen = [a for a in range(len(case.shape) - 1) if a != self.axis]
+        return tuple(
+            case.grid.spacing_mm[a] * case.shape[a + 1] / n
+            for a, n in zip(seen, self.patch, strict=True)
+        )
+
+    def _augment(self, image: Tensor, label: Tensor, moment: int) -> tuple[Tensor, Tensor]:
+        key = (self.chosen.seed * 1_000_003 + moment) * 1009
+        generator = torch.Generator().manual_seed(key)
+        turn = self.chosen.rotation(len(self.patch), whole=True)
+        low, high = self.chosen.scale
+        ranges = spatial.Config(turn, (math.sqrt(low), math.sqrt(high)))
+        matrices = self._matrices(ranges, len(image), generator)
+        image, label = spatial.apply(matrices, image, label, self.patch)
+        batch, channels = image.shape[:2]
+        lost = torch.rand((batch, channels), generator=generator) < self.chosen.drop_sequence
+        lost[lost.all(1) | torch.tensor(channels == 1)] = False
+        image = image.masked_fill(lost.view(batch, channels, *(1,) * len(self.patch)), 0.0)
+        apart = image.reshape(batch * channels, 1, *self.patch)
+        actions = intensity.draw(intensity.Config(), batch * channels, generator)
+        return intensity.apply(actions, apart, generator).view(image.shape), label
+
+    def _matrices(self, ranges: spatial.Config, batch: int, generator: torch.Generator) -> Tensor:
+        """Transforms ``(B, nd, nd + 1)``: of slices within their plane, of volumes rigid in mm.
+
+        Between thick slices there is nothing to turn them into; where a network is told which
+        slice it looks at, a slice stays one.
+        """
+        nd = len(self.patch)
+        if nd == 3 and self.across is None:
+            return spatial.draw(ranges, batch, self._spacing, self.mirror_axes, generator)
+        plane = [a for a in range(nd) if a != self.across]
+        mirror = [plane.index(a) for a in self.mirror_axes if a in plane]
+        flat = spatial.draw(ranges, batch, [1.0, 1.0], mirror, generator)
+        if nd == 2:
+            return flat
+        matrices = torch.eye(3, 4).repeat(batch, 1, 1)
+        for i, a in enumerate(plane):
+            matrices[:, a, [*plane, 3]] = flat[:, i]
+        return matrices
+
+
+def pictures(
+    case: PreparedCase, axis: int | None, target: str, classes: Sequence[str]
+) -> list[tuple[int | None, int]]:
+    """Slices of a case with the index of their class; none where it is not known."""
+    if target == "presence":
+        if case.label is None:
+            return []
+        moved = np.asarray(case.label)
+        moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
+        found = [(place, presence(moved[place or 0])) for place in views.places(case.image, axis)]
+        return [(place, class_index) for place, class_index in found if class_index is not None]
+    if case.class_name is None or case.class_name not in classes:
+        return []
+    class_index = list(classes).index(case.class_name)
+    return [(place, class_index) for place in views.places(case.image, axis)]
+
+
+def class_names(target: str, schema_classes: Sequence[str]) -> tuple[str, ...]:
+    """Classes of a target, in index order."""
+    return PRESENCE if target == "presence" else tuple(schema_classes)

@@ -1,0 +1,138 @@
+"""What a training loop is fed with and looked at by: batches, and outlines of prepared cases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from delineate.augment import intensity, spatial
+from delineate.core.case import Batch
+from delineate.core.schema import Schema
+from delineate.data import sampling
+from delineate.data.cache import PreparedCase
+from delineate.data.sampling import Region
+from delineate.inference._walk import windows_at_once
+from delineate.inference.sliding_window import Tick, sliding_window
+from delineate.metrics.case import structures
+from delineate.metrics.ignored import without_ignored
+from delineate.metrics.overlap import binary_counts, joint_histogram, overlap_scores
+from delineate.preprocess.presets import Preparation
+from delineate.settings import RunConfig
+
+#: The region read is this much larger than the patch, so that rotated corners are real.
+_MARGIN = 1.2
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The pure function from (step, micro-batch, divisor of the batch) to a batch.
+
+    Args:
+        cases: Prepared and labelled.
+        chosen: Settings of the run.
+        preparation: Of the cases.
+        patch: Spatial size of the result.
+        batch: Patches of a whole step.
+        mirror_axes: Axes of the patch that may be mirrored.
+        neighbours: Slices to each side that join as channels.
+    """
+
+    cases: Sequence[PreparedCase]
+    chosen: RunConfig
+    preparation: Preparation
+    patch: tuple[int, ...]
+    batch: int
+    mirror_axes: tuple[int, ...]
+    neighbours: int
+
+    def __call__(self, step: int, micro: int, split: int) -> Batch:
+        """See ``delineate.engine.loop.Batches``."""
+        chosen, axis = self.chosen, self.preparation.slice_axis
+        size = max(1, self.batch // split)
+        moment = step * chosen.loop.accumulate * split + micro
+        margin = _MARGIN if chosen.augment else 1.0
+        region = Region(
+            tuple(math.ceil(n * margin / 2) * 2 for n in self.patch),
+            axis,
+            self.neighbours,
+            patch=self.patch,
+        )
+        drawn = sampling.draw(self.cases, size, chosen.seed, moment, foreground=chosen.foreground)
+        pairs = [sampling.read(self.cases[d.case], d.centre, region) for d in drawn]
+        image = torch.from_numpy(np.stack([pair[0] for pair in pairs]))
+        label = torch.from_numpy(np.stack([pair[1] for pair in pairs]))
+        spacing = tuple(s for a, s in enumerate(self.cases[0].grid.spacing_mm) if a != axis)
+        if not chosen.augment:
+            return Batch(*spatial.crop_centre(image, label, self.patch), spacing)
+        key = (chosen.seed * 1_000_003 + moment) * 1009
+        generator = torch.Generator().manual_seed(key)
+        ranges = spatial.Config(chosen.rotation(len(self.patch), whole=False), chosen.scale)
+        matrices = spatial.draw(ranges, size, spacing, self.mirror_axes, generator)
+        image, label = spatial.apply(matrices, image, label, self.patch)
+        return Batch(self._repaint(image, generator), label, spacing)
+
+    def _repaint(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Intensity augmentation of every sequence apart, a slice and its neighbours alike.
+
+        Args:
+            image: ``(B, C', *S)``; ``C'`` holds the sequences of each slice together.
+            generator: Source of randomness.
+        """
+        slices = 2 * self.neighbours + 1
+        batch, size = image.shape[0], image.shape[2:]
+        apart = image.view(batch, slices, -1, *size).transpose(1, 2)
+        shape = apart.shape
+        sources = [source for source in self.preparation.sources if source is not None]
+        own = len(self.preparation.channels)
+        lost = torch.rand((batch, own), generator=generator) < self.chosen.drop_sequence
+        lost[lost.all(1)] = False
+        lost = lost[:, sources]  # what shows a lost sequence is lost with it
+        shown = len(sources)
+        seen = apart[:, :shown].masked_fill(lost.view(*lost.shape, *(1,) * (len(shape) - 2)), 0.0)
+        actions = intensity.draw(intensity.Config(), batch * shown, generator)
+        done = intensity.apply(actions, seen.reshape(-1, slices, *size), generator)
+        done = torch.cat([done.view(seen.shape), apart[:, shown:]], 1)
+        return done.transpose(1, 2).reshape(image.shape)
+
+
+def outline(
+    network: nn.Module,
+    case: PreparedCase,
+    feed: Feed,
+    outputs: int,
+    device: torch.device | str,
+    progress: Tick | None = None,
+) -> NDArray[np.uint8]:
+    """Label indices ``(*S)`` of a prepared case, on its prepared grid."""
+    probabilities = sliding_window(
+        network,
+        torch.from_numpy(np.array(case.image)),
+        feed.patch,
+        outputs=outputs,
+        batch=windows_at_once(feed.patch, device),
+        slice_axis=feed.preparation.slice_axis,
+        neighbours=feed.neighbours,
+        device=device,
+        progress=progress,
+    )
+    indices: NDArray[np.uint8] = probabilities.argmax(0).numpy().astype(np.uint8)
+    return indices
+
+
+def mean_dice(guess: NDArray[Any], truth: NDArray[Any], schema: Schema) -> float:
+    """Mean Dice of the structures that are in either mask; NaN where there is none.
+
+    Voxels that nobody has annotated count on neither side.
+    """
+    guess, truth, _ = without_ignored(guess, truth)
+    joint = joint_histogram(guess, truth, schema.num_outputs)
+    counts = [binary_counts(joint, indices) for _, _, indices in structures(schema, labels=False)]
+    found = [overlap_scores(*four)["dice"] for four in counts if any(four[:3])]
+    return float(np.mean(found)) if found else math.nan

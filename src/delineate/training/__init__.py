@@ -1,0 +1,1 @@
+"""One run: split, prepare, plan, train, save."""

@@ -1,0 +1,294 @@
+"""Whether a budget is enough for a cohort on this machine: a few cases tried, in a few seconds.
+
+Cases are audited and prepared on trial, the smallest network takes some steps, and what all cases
+will take follows. So a budget that is too small is refused before the work, not after.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from delineate.core import run
+from delineate.core.case import Case
+from delineate.core.errors import ConfigError, DelineateError
+from delineate.core.progress import Progress, Say
+from delineate.data import labels
+from delineate.data.cohort import Cohort
+from delineate.engine.allowance import REPORT_SECONDS, Clock, Costs
+from delineate.engine.budget import LEAST_STEPS, MODEST_STEPS
+from delineate.inference.predictor import choose_device
+from delineate.networks._transfer import Weights
+from delineate.settings import RunConfig
+from delineate.targets import selection
+from delineate.training import devices
+from delineate.training.preparing import plan_preparation, prepare_cohort
+from delineate.training.trial import Bench
+
+#: Cases tried, unless one alone takes longer than this.
+_CASES, _SECONDS = 2, 2.0
+#: Cases audited on trial where they are small.
+_AUDITED = 24
+#: The machine may become busier, and cases differ.
+_SLACK = 1.2
+#: How folders of cases prepared on trial begin.
+_TRIAL = ".trial-"
+#: Measuring the smallest network must fit into a tenth of the budget.
+_MEASURING = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take.
+
+    Args:
+        start: Seconds up to now.
+        audit: Seconds for the content and the audit of all cases.
+        preparation: Seconds for the cases to learn from.
+        step: Seconds a step of the smallest network.
+        measuring: Seconds that measuring it took.
+        costs: Of a case.
+        held_out: Cases to be scored.
+    """
+
+    start: float
+    audit: float
+    preparation: float
+    step: float
+    measuring: float
+    costs: Costs
+    held_out: int
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds of everything that the least run does, by name."""
+        found = {
+            "start": self.start,
+            "reading and audit": self.audit,
+            "preparation": self.preparation,
+            "measuring": self.measuring,
+            f"{2 * LEAST_STEPS} steps": 2 * LEAST_STEPS * self.step,
+            "figures of one case": min(1, self.held_out) * self.costs.whole,
+            "report": REPORT_SECONDS,
+        }
+        return {name: seconds for name, seconds in found.items() if seconds > 0}
+
+    @property
+    def least(self) -> int:
+        """The least budget that makes sense, in seconds."""
+        needed = max(_SLACK * sum(self.phases.values()), _MEASURING * self.measuring)
+        return 5 * math.ceil(needed / 5)
+
+    def require(self, budget: float) -> None:
+        """Refuse a budget that is too small.
+
+        Raises:
+            ConfigError: It is; the least that makes sense is named.
+        """
+        if budget >= self.least:
+            return
+        told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.phases.items())
+        better = self.least + round(5 * MODEST_STEPS * self.step)
+        raise ConfigError(
+            f"expected a budget of at least {self.least} s for this cohort on this machine, "
+            f"got {budget:.0f} s ({told})",
+            where="budget",
+            fix=f"give --budget {self.least}s, or better --budget {max(2, math.ceil(better / 60))}m"
+            " and more, or --steps",
+            code="budget-too-small",
+        )
+
+
+def require(
+    chosen: RunConfig,
+    cohort: Cohort,
+    weights: Weights | None,
+    out: Path,
+    cache: Path,
+    *,
+    clock: Clock,
+    audit: bool,
+    say: Say,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Refuse a budget that is too small, before anything that takes long.
+
+    Args:
+        chosen: Settings of the run, complete.
+        cohort: Opened.
+        weights: To start from.
+        out: The run folder; one with a plan has been tried already.
+        cache: Folder of prepared cases.
+        clock: Of the run.
+        audit: Whether the run will audit the cohort.
+        say: Told if nothing could be tried.
+        progress: Shows that it is being done.
+
+    Returns:
+        What the record keeps of it: ``costs`` and ``seconds_of_trial``.
+
+    Raises:
+        ConfigError: The budget is too small; the least that makes sense is named.
+    """
+    for trial in out.glob(f"{_TRIAL}*"):  # of a process that was killed; the folder is locked
+        shutil.rmtree(trial, ignore_errors=True)
+    if clock.budget is None or "plan" in (run.read_json(out / "run.json") or {}):
+        return {}
+    cached = sum(1 for _ in cache.glob("*/case.json"))
+    try:
+        with progress.task(None, "trying some cases"):
+            found = estimate(
+                chosen, cohort, weights, out, clock, audit=audit, cached=cached, say=say
+            )
+    except DelineateError as error:  # the run will tell it better
+        say(f"what the run will take was not measured: {error.message}")
+        return {}
+    found.require(clock.budget)
+    return {"costs": asdict(found.costs), "seconds_of_trial": round(found.measuring, 3)}
+
+
+def estimate(
+    chosen: RunConfig,
+    cohort: Cohort,
+    weights: Weights | None,
+    folder: Path,
+    clock: Clock,
+    *,
+    audit: bool,
+    cached: int,
+    say: Say,
+) -> Estimate:
+    """Try some cases and the smallest network.
+
+    Args:
+        chosen: Settings of the run, complete.
+        cohort: Opened.
+        weights: To start from.
+        folder: Where prepared cases lie for the time of the trial.
+        clock: Of the run.
+        audit: Whether the run will audit the cohort.
+        cached: Cases that lie in the cache already, of whatever preparation.
+        say: Told if fewer threads than usual are faster.
+
+    Raises:
+        DelineateError: A fault in the data or the settings, which the run itself tells better.
+    """
+    device = choose_device(chosen.device)
+    _settle_threads(chosen, device, say)
+    usable = selection.usable(chosen.target, cohort)
+    held_out = held_out_cases(chosen, usable)
+    tried = usable.with_cases(_some(chosen, usable))
+    lap = _Lap()
+    tried.subset([tried.cases[0].id]).hash()
+    if lap() > _SECONDS and chosen.target != "class":
+        tried = tried.with_cases(tried.cases[:1])
+    tried.hash()
+    hashed = 0.0 if cached else lap()
+    audited = _audit(tried, usable) if audit else 0.0
+    plan = plan_preparation(
+        tried,
+        derived=chosen.derived,
+        clusters=3 if chosen.clusters == "auto" else chosen.clusters,
+        bias_correction=chosen.bias_correction,
+        denoise="none" if chosen.denoise == "autoencoder" else chosen.denoise,
+    )
+    lap()
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_TRIAL) as scratch:
+        cases = prepare_cohort(tried, plan, Path(scratch))
+        prepared = lap() / len(tried)
+        fabric = devices.fabric(device, devices.precision(chosen.precision, device))
+        target = selection.of(chosen.target, chosen, cohort, plan)
+        bench = Bench(chosen, target, plan, weights, fabric)
+        first = bench.candidates(cases)[0]
+        candidate = next(iter(bench.smaller(first, cases)), first)
+        step = bench.measure(candidate, cases, limit=_SECONDS)
+        network = bench.network_seconds(candidate, cases)
+        measured = min(lap(), 20 * step)
+    scored = _score(tried.cases[0], usable) if chosen.target == "outline" else 0.0
+    return Estimate(
+        start=clock.spent,
+        audit=(hashed / len(tried) + audited) * len(cohort),
+        preparation=prepared * max(0, len(usable) - held_out - cached),
+        step=step,
+        measuring=measured,
+        costs=Costs(network, prepared, scored),
+        held_out=held_out,
+    )
+
+
+def _settle_threads(chosen: RunConfig, device: torch.device, say: Say) -> None:
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    elif device.type == "cpu":
+        usual = torch.get_num_threads()
+        if (threads := devices.settle_threads()) < usual:
+            say(f"the processor is busy: computing with {threads} of {usual} threads is faster")
+
+
+def _audit(tried: Cohort, cohort: Cohort) -> float:
+    """Seconds a case."""
+    from delineate.findings.examine import examine
+
+    lap = _Lap()
+    examine(tried)
+    first = lap()
+    if first > _SECONDS:
+        return first / len(tried)
+    # The first time brought modules along; and small cases cost less than a start of threads.
+    count = min(len(cohort), _AUDITED)
+    many = cohort.with_cases([cohort.cases[i * len(cohort) // count] for i in range(count)])
+    if first / len(tried) * count > _SECONDS:
+        many = tried
+    lap()
+    examine(many)
+    return min(first / len(tried), lap() / len(many))
+
+
+def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:
+    """About how many cases will be scored."""
+    declared = sum(case.split == "test" for case in cohort.cases)
+    if chosen.folds is not None:
+        return round((len(cohort) - declared) / chosen.folds)
+    return declared or round(chosen.holdout * len(cohort))
+
+
+def _some(chosen: RunConfig, cohort: Cohort) -> list[Case]:
+    """Cases to try: spread over the cohort, or one of every class where classes are learned."""
+    if chosen.target == "class":
+        return list({case.class_name: case for case in reversed(cohort.cases)}.values())
+    count = min(_CASES, len(cohort))
+    return [cohort.cases[i * len(cohort) // count] for i in range(count)]
+
+
+def _score(case: Case, cohort: Cohort) -> float:
+    """Seconds to score a case; its label a voxel aside stands for the prediction."""
+    from delineate.metrics.case import score_case
+
+    lap = _Lap()
+    if case.label is not None:
+        given = labels.read_indices(case, cohort.schema)
+        truth = given.array[0]
+        steps_mm = given.grid.affine[:3, : given.grid.ndim]
+        guess = np.roll(truth, 1, 0)
+        guess[guess > len(cohort.schema.labels)] = 0  # what nobody annotated is never predicted
+        score_case(guess, truth, cohort.schema, steps_mm)
+    return lap()
+
+
+class _Lap:
+    """Seconds since it was last asked."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+
+    def __call__(self) -> float:
+        before, self.begun = self.begun, time.perf_counter()
+        return self.begun - before

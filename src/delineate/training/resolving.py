@@ -1,0 +1,312 @@
+"""From what was asked to settings in which nothing is left open, and what is told before any work.
+
+A run writes both: ``asked.yaml``, by which the same command knows its own folder again, and
+``config.yaml``, the settings of the run to the last field. Given to another run, the latter trains
+the same model; on a CPU with fixed steps to the bit. A run on a budget paces its learning rate by
+the clock, which never ticks alike: its ``config.yaml`` does the same plan by its steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from delineate.core import catalog
+from delineate.core import config as settings
+from delineate.core._yaml import Key
+from delineate.core.config import Document
+from delineate.core.errors import ConfigError
+from delineate.core.progress import Say, silent
+from delineate.data.opening import Opening
+from delineate.engine.budget import Candidate
+from delineate.settings import RunConfig
+from delineate.targets import sizes
+
+if TYPE_CHECKING:
+    from delineate.training.trial import Bench
+
+#: Kind of the network for each target.
+KINDS = {"outline": "segmenter", "class": "classifier", "presence": "classifier"}
+#: Sides of patches for which the settings of a network are tried before the data say which.
+_SIDES = (64, 128, 32, 16, 256, 8)
+
+
+# --- what was asked -------------------------------------------------------------------------------
+
+
+def read(
+    path: Path | None, given: Mapping[str, Any], opening: Opening, say: Say = silent
+) -> tuple[RunConfig, Document]:
+    """Settings of the file, then the options that were given, and where the file says what.
+
+    Args:
+        path: A YAML file, or None.
+        given: Options by name, None where they were left out.
+        opening: How the folder is to be opened, as options.
+        say: Told what of the file an option puts aside.
+
+    Raises:
+        ConfigError: Unknown keys or wrong values, with file and line; a budget beside steps.
+    """
+    document = settings.read(Path(path)) if path else Document()
+    base = document.make(RunConfig)
+    wins = {name: value for name, value in given.items() if value is not None}
+    if "budget" in wins and "steps" in wins:
+        raise ConfigError(
+            f"expected a budget or a number of steps, got {wins['budget']} and {wins['steps']}",
+            fix="leave out --budget, or --steps",
+            code="budget-and-steps",
+        )
+    if "budget" in wins:
+        wins["steps"] = None
+    target = wins.get("target", base.target)
+    if "auto" not in (target, base.target) and target != base.target:
+        raise document.error(
+            ("target",),
+            f"expected settings for the target {target}, got those for {base.target}",
+            "target-differs",
+            "leave out --target, or give settings of a run with that target",
+        )
+    for part in ("method", "network"):
+        before, now = getattr(base, part), wins.get(part, getattr(base, part))
+        theirs = getattr(base, f"{part}_settings")
+        if theirs and before != "auto" and now != before:
+            wins[f"{part}_settings"] = {}
+            say(f"{document.at((f'{part}_settings',))}: {part}_settings of {before} are left out")
+    width = base.network_settings.get("width") if "network_settings" not in wins else None
+    if base.width is None and isinstance(width, int) and width > 0:
+        wins["width"] = width  # said of the network alone, it is meant for the plan
+    how = {**dict(base.opening.non_default()), **dict(opening.non_default())}
+    return dataclasses.replace(base, **wins, opening=Opening(**how)), document
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a document says the settings of a run.
+
+    Args:
+        document: As read.
+        keys: Key of a setting, where that is not its name alone.
+    """
+
+    document: Document = dataclasses.field(default_factory=Document)
+    keys: Mapping[str, Key] = dataclasses.field(default_factory=dict)
+
+    def key(self, name: str) -> Key:
+        """Of a setting."""
+        return self.keys.get(name, (name,))
+
+    def error(self, name: str, value: Any, message: str, fix: str | None, code: str) -> ConfigError:
+        """An error about a setting, with file and line where the document says it."""
+        if self.document.get(self.key(name)) == value:
+            return self.document.error(self.key(name), message, code, fix)
+        return ConfigError(message, where=name, fix=fix, code=code)
+
+    def member(self, room: str, name: str) -> ModuleType:
+        """The method or network that is meant."""
+        try:
+            return catalog.load(room, name)
+        except ConfigError as error:
+            part = room.removesuffix("s")
+            raise self.error(part, name, error.message, error.fix, error.code) from error
+
+
+def check(chosen: RunConfig, place: Place, weights: Mapping[str, Any] | None = None) -> None:
+    """Refuse methods, networks and settings of theirs that there are not, before data are opened.
+
+    Where the target is open, settings that suit one of those that it may be will do.
+
+    Args:
+        chosen: As asked.
+        place: Where it says so.
+        weights: Document of the model file to start from, which may name the network.
+
+    Raises:
+        ConfigError: With file, line, key and the nearest name.
+    """
+    targets = (chosen.target,) if chosen.target != "auto" else ("outline", "class")
+    if chosen.opening.class_column is not None:
+        targets = ("class",)
+    faults: list[ConfigError] = []
+    for target in targets:
+        try:
+            _check(chosen, KINDS[target], place, weights)
+        except ConfigError as error:
+            faults.append(error)
+        else:
+            return
+    kind = ("method-target", "network-kind")  # they say less than a misspelt name
+    raise next((fault for fault in faults if fault.code not in kind), faults[0])
+
+
+def _check(chosen: RunConfig, kind: str, place: Place, weights: Mapping[str, Any] | None) -> None:
+    """The same for one kind of network."""
+    name = chosen.method
+    if name == "auto":
+        name = "supervised" if kind == "segmenter" else "classify"
+    method = place.member("methods", name)
+    if kind not in method.TRAINS:
+        raise place.error(
+            "method", name, f"expected a method that trains a {kind}, got {name!r}",
+            "choose another method, or leave it out", "method-target",
+        )  # fmt: skip
+    place.document.make(method.Config, place.key("method_settings"), chosen.method_settings)
+    own = getattr(method, "NETWORKS", {}).get(kind)  # such a method trains no other
+    name = chosen.network
+    if name == "auto":
+        named = (weights or {}).get("network", {}).get("name")
+        name = named or own or ("unet" if kind == "segmenter" else "cnn")
+    network = place.member("networks", name)
+    if kind != network.KIND:
+        raise place.error(
+            "network", name, f"expected a {kind}, got {name!r}, a {network.KIND}",
+            "choose another network, see `delineate networks`", "network-kind",
+        )  # fmt: skip
+    if own not in (None, name):
+        raise place.error(
+            "network", name,
+            f"expected {own!r}, the network of the method {chosen.method}, got {name!r}",
+            f"choose {own}, or another method", "method-network",
+        )  # fmt: skip
+    _check_network(network, chosen, place)
+
+
+def _check_network(network: ModuleType, chosen: RunConfig, place: Place) -> None:
+    """Try the settings of a network with what a patch of some size would derive."""
+    faults: list[ConfigError] = []
+    for ndim in (3, 2):
+        patches: list[tuple[int, ...]] = [(side,) * ndim for side in _SIDES]
+        if chosen.patch is not None and len(chosen.patch) == ndim:
+            patches = [chosen.patch]
+        for patch in patches:
+            values = derived(network, patch, ndim, chosen.width or 16)
+            values |= chosen.network_settings
+            try:
+                place.document.make(network.Config, place.key("network_settings"), values)
+            except ConfigError as error:
+                if error.code in ("config-unknown-key", "config-type"):
+                    raise
+                faults.append(error)
+            else:
+                return
+    raise faults[0]
+
+
+def derived(
+    network: ModuleType, patch: Sequence[int], ndim: int, width: int, features: int = 1
+) -> dict[str, Any]:
+    """What of a network's settings follows from the plan, where nobody gives it.
+
+    Args:
+        network: Its file.
+        patch: Spatial size.
+        ndim: That it sees.
+        width: Channels at full resolution.
+        features: Structures of the schema.
+    """
+    levels = sizes.levels(patch, ndim)
+    known = {
+        "ndim": ndim,
+        "width": width,
+        "levels": levels,
+        "deep_supervision": max(0, levels - 3),  # all but the two coarsest, as nnU-Net
+        "features": features,
+    }
+    names = {f.name for f in dataclasses.fields(network.Config)}
+    values = {name: value for name, value in known.items() if name in names}
+    if hasattr(network, "derived"):  # what else in a network follows from the patch
+        values |= network.derived(patch)
+    return values
+
+
+# --- what became of it ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """Settings of a run in which nothing is left open.
+
+    Args:
+        chosen: All but those of method and network.
+        method: Settings of the method, its ``Config``.
+        network: Settings of the network, its ``Config``.
+        budget: That the run keeps to, if it does.
+    """
+
+    chosen: RunConfig
+    method: Any
+    network: Any
+    budget: str | None = None
+
+    @staticmethod
+    def of(bench: Bench, plan: Mapping[str, Any], threads: int) -> Resolved:
+        """What a run does.
+
+        Args:
+            bench: Knows its method and network.
+            plan: The candidate taken, as the record has it.
+            threads: Processor cores in use.
+        """
+        chosen, prepared, target = bench.chosen, bench.preparation, bench.target
+        candidate = Candidate(plan["width"], tuple(plan["patch"]), plan["batch"])
+        done = dataclasses.replace(
+            chosen,
+            budget=None,
+            steps=plan["steps"],
+            weights=chosen.weights.resolve() if chosen.weights else None,
+            opening=_with_paths(chosen.opening, Path.resolve),
+            width=candidate.width,
+            patch=candidate.patch,
+            batch=candidate.batch,
+            neighbours=target.neighbours,
+            bias_correction=prepared.bias_correction,
+            denoise=cast(Any, prepared.denoise),
+            clusters=prepared.clusters,
+            rotation_degrees=chosen.rotation(target.ndim, whole=target.kind == "classifier"),
+            device=str(bench.device),
+            threads=threads,
+            precision=plan["precision"],
+            compile="on" if plan["compile"] else "off",
+        )
+        budget = chosen.budget if chosen.steps is None else None
+        return Resolved(done, bench.method_config(), bench.network_config(candidate), budget)
+
+    def text(self) -> str:
+        """As YAML, with the help of every setting."""
+        again = "on a CPU to the bit"
+        if self.budget is not None:
+            again = f"by its steps (it kept to {self.budget}: its learning rate followed the clock)"
+        head = (
+            "# Every setting of a run, nothing left open. `delineate train DATA --config` with\n"
+            f"# this file does it again, {again}.\n"
+        )
+        return head + settings.dump(self.chosen, dict(self._parts()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the model file; of other files their names alone, no folder of anybody."""
+        weights = self.chosen.weights
+        chosen = dataclasses.replace(
+            self.chosen,
+            weights=Path(weights.name) if weights else None,
+            opening=_with_paths(self.chosen.opening, lambda path: Path(path.name)),
+        )
+        parts = {name: settings.to_dict(part) for name, part in self._parts()}
+        return {**settings.to_dict(chosen), **parts}
+
+    def of_steps(self, steps: int) -> Resolved:
+        """The same for so many steps."""
+        return dataclasses.replace(self, chosen=dataclasses.replace(self.chosen, steps=steps))
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        yield "method_settings", self.method
+        yield "network_settings", self.network
+
+
+def _with_paths(opening: Opening, change: Callable[[Path], Path]) -> Opening:
+    """The same with every path changed."""
+    given = opening.non_default()
+    paths: dict[str, Any] = {n: change(v) for n, v in given if isinstance(v, Path)}
+    return dataclasses.replace(opening, **paths)

@@ -1,0 +1,336 @@
+"""From a candidate (width, patch, batch) to a network, a plan, a feed and the cost of a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from delineate.core import catalog
+from delineate.core import config as settings
+from delineate.core.context import Context
+from delineate.core.errors import ConfigError, ResourceError
+from delineate.data.cache import PreparedCase
+from delineate.engine.budget import Candidate
+from delineate.engine.loop import is_memory
+from delineate.engine.update import EngineUpdate
+from delineate.inference._walk import windows_at_once
+from delineate.methods._plan import Plan, Stage
+from delineate.networks._cost import Counter, gmac
+from delineate.networks._transfer import Transfer, Weights, freeze
+from delineate.preprocess.presets import Preparation
+from delineate.settings import RunConfig
+from delineate.targets import sizes
+from delineate.targets.classes import Classes
+from delineate.targets.outline import Outlines
+from delineate.targets.selection import AnyFeed
+from delineate.training import initial_weights, resolving
+
+#: Steps timed of a candidate; the first warms up.
+_TIMED = 4
+#: Steps counted; the R1 penalty comes every eighth.
+_COUNTED = 8
+
+
+#: Sides of patches with which settings are tried before the cases say which.
+_SIDES = (64, 32, 16, 128)
+
+
+@dataclasses.dataclass
+class Bench:
+    """Everything that a candidate needs to be built and tried.
+
+    Args:
+        chosen: Settings of the run, network and method named.
+        target: What the model is to give.
+        preparation: Of the cases.
+        weights: To start from.
+        fabric: Device and precision.
+    """
+
+    chosen: RunConfig
+    target: Outlines | Classes
+    preparation: Preparation
+    weights: Weights | None
+    fabric: Fabric
+    #: What the last network that was built took from the weights, and how much of it is frozen.
+    transfer: Transfer | None = None
+    frozen: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are tried."""
+        return self.fabric.device
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return len(self.preparation.outputs) * (2 * self.target.neighbours + 1)
+
+    @property
+    def context(self) -> Context:
+        """What a method is told of the data and the task."""
+        target = self.target
+        return Context(
+            target.ndim, self.channels, len(target.outputs), target.schema, target.spacing_mm,
+            self.chosen.target,
+        )  # fmt: skip
+
+    def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What is worth measuring: sizes that the network can take, and that suit its weights."""
+        options = self.target.candidates(cases)
+        if self.chosen.patch is None:
+            options = list(dict.fromkeys(self.fitting(option) for option in options))
+        if self.weights is not None:
+            options = initial_weights.best(options, self._taken)
+        return options
+
+    def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What to take where hardly a step of the first candidate fits, from small to large."""
+        options = self.target.smaller(first, cases)
+        if self.chosen.patch is None:
+            options = [self.fitting(option) for option in options]
+        options = sorted(dict.fromkeys(options), key=lambda option: option.work)
+        return [option for option in options if option.work < first.work]
+
+    def network_config(self, candidate: Candidate) -> Any:
+        """Settings of the network: those given, and what follows from the candidate.
+
+        Raises:
+            ConfigError: Not a network for this target, or a setting it does not know.
+        """
+        module = catalog.load("networks", self.chosen.network)
+        if self.target.kind != module.KIND:
+            raise ConfigError(
+                f"expected a {self.target.kind}, got {self.chosen.network!r}, a {module.KIND}",
+                where="network",
+                fix="choose another network, see `delineate networks`",
+                code=f"not-a-{self.target.kind}",
+            )
+        features = max(1, len(self.target.schema.labels))
+        values = resolving.derived(
+            module, candidate.patch, self.target.ndim, candidate.width, features
+        )
+        names = {f.name for f in dataclasses.fields(module.Config)}
+        values |= {k: v for k, v in self.target.derived.items() if k in names}
+        wanted = {**values, **self.chosen.network_settings}
+        return self._complete(settings.from_dict(wanted, module.Config, "network_settings"))
+
+    def method_config(self) -> Any:
+        """Settings of the method: those given, the defaults, and what follows from the data."""
+        cls = catalog.load("methods", self.chosen.method).Config
+        given = self.chosen.method_settings
+        return self._complete(settings.from_dict(given, cls, "method_settings"))
+
+    def _complete(self, config: Any) -> Any:
+        """Settings may have fields that are left open until the dimensions are known."""
+        return config.complete(self.target.ndim) if hasattr(config, "complete") else config
+
+    def divisor(self, candidate: Candidate) -> int:
+        """What the network's input must be a multiple of."""
+        network = catalog.load("networks", self.chosen.network)
+        return int(network.divisor(self.network_config(candidate)))
+
+    def fitting(self, candidate: Candidate) -> Candidate:
+        """The candidate with a patch that the network can take: divisible, and not too small."""
+        divisor = self.divisor(candidate)
+        least = getattr(catalog.load("networks", self.chosen.network), "LEAST", 1)
+        wanted = [max(n, math.ceil(least / divisor) * divisor) for n in candidate.patch]
+        return dataclasses.replace(candidate, patch=sizes.round_to(wanted, divisor))
+
+    def _network(self, candidate: Candidate) -> tuple[nn.Module, Transfer | None]:
+        """The network with the weights that the seed gives; then those of a file that fit."""
+        torch.manual_seed(self.chosen.seed)
+        module = catalog.load("networks", self.chosen.network)
+        config = self.network_config(candidate)
+        network: nn.Module = _made(
+            "network_settings", module.build, config, self.channels, len(self.target.outputs)
+        )
+        if self.weights is None:
+            return network, None
+        names = initial_weights.channel_names(self.preparation.outputs, self.target.neighbours)
+        return network, initial_weights.give(
+            self.weights, module, config, network, names, self.target.outputs
+        )
+
+    def _taken(self, candidate: Candidate) -> int:
+        """How many numbers of the file a candidate's network can use."""
+        transfer = self._network(candidate)[1]
+        return initial_weights.taken(self.weights, transfer) if self.weights and transfer else 0
+
+    def build(self, candidate: Candidate) -> Plan:
+        """Network and method for a candidate, with the weights that it starts from."""
+        network, transfer = self._network(candidate)
+        if self.weights and transfer:
+            initial_weights.refuse_nothing(self.weights, transfer, self.chosen.network, network)
+        self.transfer = transfer
+        plan = self._plan(network)
+        shape = (self.channels, *candidate.patch)
+        initial_weights.adjust(plan, network, self.chosen.layer_rate, shape)
+        return plan
+
+    def check(self) -> None:
+        """Build once, small, before cases are prepared: what cannot be built is told before them.
+
+        Sizes that follow from the cases are not known yet; it will do if one can be built.
+
+        Raises:
+            ConfigError: Settings that suit no size, such as frozen parts that there are not.
+        """
+        nd, faults = self.target.ndim, list[ConfigError]()
+        for side in _SIDES if self.chosen.patch is None else _SIDES[:1]:
+            try:
+                (first, *_) = sizes.candidates(
+                    (side,) * nd, nd, width=self.chosen.width, patch=self.chosen.patch, batch=1
+                )
+                fitting = first if self.chosen.patch is not None else self.fitting(first)
+                config = self.network_config(fitting)
+                module = catalog.load("networks", self.chosen.network)
+                outputs = len(self.target.outputs)
+                self._plan(_made("network_settings", module.build, config, self.channels, outputs))
+            except ConfigError as error:
+                faults.append(error)
+            else:
+                return
+        raise faults[0]
+
+    def _plan(self, network: nn.Module) -> Plan:
+        """The method's plan for a network, parts of which are frozen."""
+        self.frozen = {part: freeze(network, [part]) for part in self.chosen.freeze}
+        method = catalog.load("methods", self.chosen.method)
+        if self.target.kind not in method.TRAINS:
+            raise ConfigError(
+                f"expected a method that trains a {self.target.kind}, got {self.chosen.method!r}",
+                where="method",
+                fix="choose another method, or leave it out",
+                code="method-target",
+            )
+        plan: Plan = _made(
+            "method_settings", method.build,
+            self.method_config(), network, self.context,
+        )  # fmt: skip
+        return plan
+
+    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> AnyFeed:
+        """Batches for a candidate."""
+        return self.target.feed(candidate, cases)
+
+    def measure(
+        self,
+        candidate: Candidate,
+        cases: Sequence[PreparedCase],
+        compiled: bool = False,
+        limit: float = math.inf,
+    ) -> float:
+        """Seconds a step of a candidate, sampling and augmentation included; mean over stages.
+
+        Args:
+            candidate: What to try.
+            cases: To draw from.
+            compiled: Compile the predictor first.
+            limit: Seconds after which no further step is timed, two of each stage apart.
+        """
+        seconds, begun = 0.0, time.perf_counter()
+        for share, once in self._steps_of(candidate, cases, compiled):
+            times: list[float] = []
+            for step in range(_TIMED):
+                if len(times) > 1 and time.perf_counter() - begun > limit:
+                    break
+                times.append(self._timed(partial(once, step)))
+            seconds += share * sorted(times[1:])[len(times[1:]) // 2]
+        return seconds * self.chosen.loop.accumulate
+
+    def network_seconds(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
+        """Seconds that a typical prepared case takes to be outlined, or given its class."""
+        network = self._network(candidate)[0].to(self.device).eval()
+        windows = self.windows(candidate, cases)
+        batch = max(1, min(round(windows), windows_at_once(candidate.patch, self.device)))
+        shape = (batch, self.channels, *candidate.patch)
+
+        def once() -> None:
+            with torch.inference_mode():
+                network(torch.zeros(shape, device=self.device))
+
+        return min(self._timed(once) for _ in range(2)) * windows / batch  # the first warms up
+
+    def windows(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
+        """Patches, or pictures, that a typical case is taken apart into."""
+        return statistics.fmean(self.target.windows(case, candidate.patch) for case in cases)
+
+    def _timed(self, work: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def gmac(self, candidate: Candidate) -> float:
+        """Billion multiplications of a step, backward taken for twice as much as forward."""
+        network = self._network(candidate)[0]
+        forward = gmac(network, self.channels, candidate.patch)
+        return 3 * candidate.batch * self.chosen.loop.accumulate * forward
+
+    def count(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
+        """Billion multiplications a step, of all that the method computes, backward included.
+
+        The mean over stages and some steps of each, for methods need not do the same in each.
+        """
+        macs = 0.0
+        for share, once in self._steps_of(candidate, cases):
+            with Counter() as counter:
+                for step in range(_COUNTED):
+                    once(step)
+            macs += share * counter.macs
+        return macs / 1e9 / _COUNTED * self.chosen.loop.accumulate
+
+    def _steps_of(
+        self, candidate: Candidate, cases: Sequence[PreparedCase], compiled: bool = False
+    ) -> list[tuple[float, Callable[[int], None]]]:
+        """Share and step of every stage, fed and guarded, as a function of the step's number."""
+        plan, feed = self.build(candidate), self.feed(candidate, cases)
+        if compiled:
+            plan.predictor.compile()
+        update = EngineUpdate(self.fabric, 1, self.chosen.loop.clip, progress=0.5)
+
+        def once(stage: Stage, step: int) -> None:
+            for module in stage.modules.values():
+                module.to(self.device).train()
+            batch = feed(step, 0, 1)
+            moved: dict[str, Any] = {
+                name: part.to(self.device)
+                for name, part in vars(batch).items()
+                if isinstance(part, Tensor)
+            }
+            batch = dataclasses.replace(batch, **moved)
+            try:
+                with self.fabric.autocast():
+                    stage.step(batch, update)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_memory(error):
+                    raise
+                raise ResourceError(
+                    f"no memory for width {candidate.width}, patch {candidate.patch}, "
+                    f"batch {candidate.batch}",
+                    fix="choose a smaller width, patch or batch in the settings",
+                    code="out-of-memory",
+                ) from error
+
+        return [(stage.share, partial(once, stage)) for stage in plan.stages]
+
+
+def _made(where: str, build: Callable[..., Any], *given: Any) -> Any:
+    """What ``build`` makes; a value that only PyTorch refuses is an error about settings too."""
+    try:
+        return build(*given)
+    except ValueError as error:
+        raise ConfigError(
+            f"expected settings that can be built, got: {error}", where=where, code="not-built"
+        ) from error
