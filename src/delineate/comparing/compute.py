@@ -27,7 +27,7 @@ from delineate.networks._cost import gmac
 from delineate.settings import RunConfig
 from delineate.targets import sizes
 from delineate.targets.classes import Classes
-from delineate.training.job import Job
+from delineate.training.job import Invocation, Job
 
 #: Start, scoring and report of one training run, in seconds, before the first has been seen.
 OVERHEAD = 20.0
@@ -98,11 +98,8 @@ def measure(
     """
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted start left would be taken up
     folder.mkdir(parents=True)
-    jobs = [
-        Job(settings(arm), cohort, folder, {"hashes": {}}, time.monotonic(), silent, progress,
-            Stop(), cohort.root, Opening())
-        for arm in suite.arms
-    ]  # fmt: skip
+    invocation = Invocation(cohort.root, Opening(), time.monotonic(), silent, progress, Stop())
+    jobs = [Job(settings(arm), cohort, folder, {"hashes": {}}, invocation) for arm in suite.arms]
     failures: list[dict[str, Any]] = []
     entries: list[Entry] = []
     fitting: list[tuple[Arm, Job, list[PreparedCase], Candidate]] = []

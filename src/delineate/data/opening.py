@@ -57,6 +57,10 @@ class Opening:
             if value != setting.default:
                 yield setting.name, value
 
+    def without_labels(self) -> Opening:
+        """The same for scans alone, of which labels and classes are not asked."""
+        return dataclasses.replace(self, class_column=None, ignore_label=None)
+
     def cohort(
         self,
         root: str | os.PathLike[str],

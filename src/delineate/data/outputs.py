@@ -28,7 +28,7 @@ _MOST_NOTES = 8
 
 
 @dataclass(frozen=True)
-class Job:
+class CaseOutputs:
     """One case and the files that it will be written to: a mask, or one a slice."""
 
     case: Case
@@ -42,7 +42,7 @@ class Job:
         return (*self.masks, *([self.probabilities] if self.probabilities else []))
 
 
-def plan(cases: Sequence[Case], out: Path, probabilities: bool) -> list[Job]:
+def plan(cases: Sequence[Case], out: Path, probabilities: bool) -> list[CaseOutputs]:
     """The output files of every case, all unlike each other."""
     jobs, taken = [], set()
     for case in cases:
@@ -63,7 +63,7 @@ def plan(cases: Sequence[Case], out: Path, probabilities: bool) -> list[Job]:
             kept = ".nii.gz" if isinstance(source, tuple) else extension
             masks = (out / f"{name}{kept}",)
         extra = out / f"{name}_probabilities.nii.gz" if probabilities else None
-        jobs.append(Job(case, masks, extra, stack))
+        jobs.append(CaseOutputs(case, masks, extra, stack))
     return jobs
 
 
@@ -86,7 +86,7 @@ def file_name(text: str, *, always_hash: bool = False) -> str:
     return name
 
 
-def refuse_inputs(cohort: Cohort, out: Path, jobs: list[Job]) -> None:
+def refuse_inputs(cohort: Cohort, out: Path, jobs: list[CaseOutputs]) -> None:
     """Inputs are never overwritten, and masks never put among them."""
     inputs = {p.resolve() for case in cohort.cases for p in _files(case)}
     target = out.resolve()
@@ -134,7 +134,7 @@ def _files(case: Case) -> Iterable[Path]:
         yield from source if isinstance(source, tuple) else (source,)
 
 
-def refuse_existing(out: Path, jobs: list[Job], overwrite: bool) -> None:
+def refuse_existing(out: Path, jobs: list[CaseOutputs], overwrite: bool) -> None:
     """Refuse older results unless told so, and links that lead out of the folder in any case."""
     for job in jobs:
         if job.stack and job.masks[0].parent.is_symlink():

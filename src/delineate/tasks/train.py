@@ -6,19 +6,10 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from delineate.core import run
-from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Geometry
-from delineate.core.errors import ConfigError
-from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.stopping import Stop
-from delineate.data import colour
-from delineate.data.cohort import Cohort
-from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
-from delineate.data.outputs import refuse_inside, say_notes
-from delineate.training import run_record
 
 #: What came out is said line by line; all of ``run.json`` is for ``--json``.
 SAID = True
@@ -108,11 +99,8 @@ def train(
         DelineateError: Whatever else stops the run, with the next move.
     """
     begun = time.monotonic()
-    from delineate.engine.allowance import Clock
-    from delineate.inference.predictor import choose_device
-    from delineate.targets import selection  # bring torch along
-    from delineate.training import initial_weights, preflight, resolving  # bring torch along
-    from delineate.training.job import Job
+    from delineate.training import run  # brings torch along
+    from delineate.training.job import Invocation
 
     given = {
         "budget": budget, "steps": steps, "target": target, "method": method, "network": network,
@@ -122,62 +110,8 @@ def train(
     opening = Opening(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
     )
-    chosen, document = resolving.read(config, given, opening, say)
-    choose_device(chosen.device)  # a device that is not here is told before any work
-    start, place = initial_weights.start(chosen), resolving.Place(document)
-    known = start.document if start else None
-    resolving.check(chosen, place, known)
-    if chosen.drop_duplicates and not audit:
-        raise ConfigError(
-            "expected an audit, which is what finds duplicates, got --no-audit",
-            where="--drop-duplicates",
-            fix="leave out one of the two",
+    with Stop(say) as stop:
+        invocation = Invocation(Path(data), opening, begun, say, progress, stop)
+        return run.train(
+            given, config, invocation, out=Path(out), cache=cache, audit=audit, finish=finish
         )
-    source, how, out = Path(data), chosen.opening, Path(out)
-    cohort = colour.harmonise(how.cohort(source, say, out))
-    say_notes(cohort.notes, say)
-    chosen = selection.complete(chosen, cohort)
-    resolving.check(chosen, place, known)  # now that the target is known
-    selection.usable(chosen.target, cohort)
-    chosen = initial_weights.derive(chosen, start)
-    refuse_inside(out, cohort.root)
-    writable_folder(out)
-    cache = Path(cache) if cache else out / "cache"
-    with folder_lock(out), Stop(say) as stop:
-        tried = preflight.require(
-            chosen, cohort, start, out, cache,
-            clock=Clock(chosen.seconds, begun), audit=audit, say=say, progress=progress,
-        )  # fmt: skip
-        hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED), progress)}
-        hashes |= {"weights": start.sha256} if start else {}
-        record = run_record.begin(out, chosen, cohort, hashes, finish)
-        record |= tried
-        with run_record.ending(out, record):
-            job = Job(chosen, cohort, out, record, begun, say, progress, stop, source, how, start)
-            job.cohort = _audit(cohort, out, audit, chosen.drop_duplicates, say, progress)
-            return job.run(cache, finish)
-
-
-def _audit(
-    cohort: Cohort, out: Path, wanted: bool, drop_duplicates: bool, say: Say, progress: Progress
-) -> Cohort:
-    """Look for faults once a run; blocking ones stop it. What is left out is written down."""
-    from delineate.data import excluded
-    from delineate.findings import files
-    from delineate.tasks.audit import audit_cohort, passed
-
-    before = len(cohort)
-    if wanted:
-        drop = {"drop_duplicates": drop_duplicates}
-        cohort = passed(cohort, out, **drop) or audit_cohort(
-            cohort, out, **drop, say=say, progress=progress
-        )
-    elif suspected := files.siblings(cohort):
-        say(f"{suspected.message}\n  -> {suspected.fix}")
-    if cohort.excluded:
-        atomic_write_text(out / "excluded.txt", excluded.text(cohort.excluded))
-        if not wanted:  # an audit names them
-            say(f"left out: {len(cohort.excluded)} cases, see {out / 'excluded.txt'}")
-    if len(cohort) < before:
-        run.write_json(out / "cohort.json", cohort.to_dict())
-    return cohort

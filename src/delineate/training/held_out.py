@@ -18,6 +18,9 @@ from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.data.outputs import INDEX
 from delineate.engine.allowance import Costs
+from delineate.predicting.batch import predict_batch
+from delineate.predicting.options import Options
+from delineate.scoring.outlines import score_predictions
 
 #: Scoring takes longer than measured where a network that knows little outlines much.
 _SLACK = 1.5
@@ -78,7 +81,7 @@ def score(
     model: Path,
     source: Path,
     folder: Path,
-    how: Opening,
+    opening: Opening,
     ids: Sequence[str],
     *,
     device: str,
@@ -92,7 +95,7 @@ def score(
         model: The model file.
         source: Data set.
         folder: For predictions and scores.
-        how: How the data set is opened.
+        opening: How the data set is opened.
         ids: Cases, in the order in which they are predicted.
         device: To predict on.
         enough: See ``predict``.
@@ -102,20 +105,17 @@ def score(
     Returns:
         The summary of ``evaluate``, the ids that were predicted, and what went wrong with others.
     """
-    from delineate.tasks.evaluate import evaluate
-    from delineate.tasks.predict import predict
 
     def figures(line: str) -> None:
         if "--observer" not in line:  # said when the data were opened
             say(line)
 
-    given = dict(how.non_default())
-    where = {k: v for k, v in given.items() if k not in _OF_LABELS}
     failure: PartialError | None = None
     try:
-        predict(
-            model, source, folder / "predictions", only=ids, overwrite=True, force=True,
-            device=device, enough=enough, progress=progress, **where,
+        predict_batch(
+            model, source, folder / "predictions", opening.without_labels(),
+            Options(overwrite=True, force=True, device=device),
+            only=ids, enough=enough, progress=progress,
         )  # fmt: skip
     except PartialError as error:  # the others count
         failure = error
@@ -123,7 +123,9 @@ def score(
     if not index.get("cases"):  # there was no time for any
         return {}, [], failure
     try:
-        evaluate(folder / "predictions", source, folder, say=figures, progress=progress, **given)
+        score_predictions(
+            folder / "predictions", source, folder, opening, say=figures, progress=progress
+        )
     except PartialError as error:
         failure = failure or error
     summary = run.read_json(folder / "summary.json") or {}
@@ -131,11 +133,11 @@ def score(
     return summary, done, failure
 
 
-def commands(model: Path, source: Path, how: Opening, ids: Sequence[str]) -> tuple[str, str]:
+def commands(model: Path, source: Path, opening: Opening, ids: Sequence[str]) -> tuple[str, str]:
     """What scores all held-out cases once there is time."""
-    options = {k: f"--{k.replace('_', '-')}={v}" for k, v in how.non_default()}
-    opening = [option for k, option in options.items() if k not in _OF_LABELS]
+    options = {k: f"--{k.replace('_', '-')}={v}" for k, v in opening.given()}
+    shared = [option for k, option in options.items() if k not in _OF_LABELS]
     masks = model.parent / "held-out"
-    predict = ["delineate", "predict", str(model), str(source), "--out", str(masks), *opening]
+    predict = ["delineate", "predict", str(model), str(source), "--out", str(masks), *shared]
     evaluate = ["delineate", "evaluate", str(masks), str(source), "--out", f"{masks}-scores"]
     return shlex.join([*predict, "--only", *ids]), shlex.join([*evaluate, *options.values()])

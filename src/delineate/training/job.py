@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,27 @@ _PATIENCE = 2.0
 Parts = Mapping[str, list[PreparedCase]]
 
 
+@dataclass(frozen=True)
+class Invocation:
+    """How a run was called, and who waits for it.
+
+    Args:
+        source: The data set.
+        opening: How it is opened.
+        begun: When the command began, on the monotonic clock: budgets count from here.
+        say: Told what a person should know.
+        progress: Shows how far it is.
+        stop: Whether somebody wants an end.
+    """
+
+    source: Path
+    opening: Opening
+    begun: float
+    say: Say
+    progress: Progress
+    stop: Stop
+
+
 class Job:
     """One run. ``record`` becomes ``run.json``, and what it holds already is not decided again."""
 
@@ -62,12 +84,7 @@ class Job:
         cohort: Cohort,
         out: Path,
         record: dict[str, Any],
-        begun: float,
-        say: Say,
-        progress: Progress,
-        stop: Stop,
-        source: Path,
-        how: Opening,
+        invocation: Invocation,
         weights: Weights | None = None,
     ) -> None:
         chosen = selection.complete(chosen, cohort)
@@ -75,10 +92,10 @@ class Job:
         chosen = initial_weights.derive(chosen, weights)
         self.weights = weights
         self.chosen, self.cohort, self.out, self.record = chosen, cohort, out, record
-        self.clock = Clock(chosen.seconds, begun)
+        self.clock = Clock(chosen.seconds, invocation.begun)
         self.spent_before = 0.0  # by a run that is taken up again at its figures
-        self.say, self.progress, self.stop = say, progress, stop
-        self.source, self.how = source, how
+        self.say, self.progress, self.stop = invocation.say, invocation.progress, invocation.stop
+        self.source, self.opening = invocation.source, invocation.opening
         if chosen.threads is not None:
             torch.set_num_threads(chosen.threads)
         self.device = choose_device(chosen.device)
@@ -145,7 +162,7 @@ class Job:
         """Split, and prepare the cases to learn from; held-out ones are not touched."""
         split = self._split(cache)
         parts = {name: self.cohort.subset(ids) for name, ids in split.parts.items()}
-        key = site_key.find(self.cohort.root, self.how.site_key, away_from=self.out)
+        key = site_key.find(self.cohort.root, self.opening.site_key, away_from=self.out)
         if key.remark:
             self.say(key.remark)
         self.subjects = lineage.marks(parts, key)
@@ -357,7 +374,7 @@ class Job:
         groups = groups[: held_out.affordable(groups, left(), self.costs)]
         enough = held_out.Enough(groups, left, self.costs)
         summary, done, failure = held_out.score(
-            self.out / "model.safetensors", self.source, self.out / "validation", self.how,
+            self.out / "model.safetensors", self.source, self.out / "validation", self.opening,
             [name for group in groups for name in group], device=self.chosen.device,
             enough=enough, say=self.say, progress=self.progress,
         )  # fmt: skip
@@ -368,13 +385,13 @@ class Job:
 
     def _finish(self, split: splits.Split, failure: Exception | None) -> None:
         """Write the record and the report, and say what there is and how to go on."""
-        from delineate.tasks.report import report
+        from delineate.reports import training as page
 
         ids = split.parts.get("test", ())
         scored = self.record.setdefault("scored", {"cases": 0, "of": len(ids)})
         model = self.out / "model.safetensors"
         if scored["cases"] < scored["of"]:
-            scored["commands"] = held_out.commands(model, self.source, self.how, ids)
+            scored["commands"] = held_out.commands(model, self.source, self.opening, ids)
         self.record |= {
             "status": "interrupted" if self.stop() else "finished",
             "finished": run.now(),
@@ -384,8 +401,8 @@ class Job:
             run_record.note(self.record, failure)
         run.write_json(self.out / "run.json", self.record)
         with self.progress.task(None, "report"):
-            page = report(self.out)
-        for line in status.summary(self.record, model, page):
+            written = page.write(self.out / "report.html", self.out)
+        for line in status.summary(self.record, model, written):
             self.say(line)
 
 

@@ -1,0 +1,256 @@
+"""A batch of scans through a model: masks or classes, and the index of what was done."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delineate.core import case_failures
+from delineate.core.atomic import atomic_write_text, remove_stale, writable_folder
+from delineate.core.case import Prediction
+from delineate.core.case_failures import Failures
+from delineate.core.errors import DelineateError, OutputError, PartialError
+from delineate.core.image import Image, flat_grid
+from delineate.core.lock import folder_lock
+from delineate.core.progress import QUIET, Bar, Progress, Say, silent
+from delineate.data import colour, readers
+from delineate.data.channels import read_channels
+from delineate.data.opening import Opening
+from delineate.data.outputs import INDEX, CaseOutputs, plan, refuse_existing, refuse_inputs
+from delineate.data.site_key import SiteKey, existing
+from delineate.inference.predictor import Predictor
+from delineate.predicting import predictions_json
+from delineate.predicting.options import Enough, Options
+from delineate.provenance import known_scans, lineage
+
+#: The index is written again after this long, so that a crash loses little of it.
+_INDEX_SECONDS = 5.0
+
+
+def predict_batch(
+    model: Path,
+    scans: Path,
+    out: Path,
+    opening: Opening,
+    options: Options,
+    *,
+    only: Sequence[str] | None = None,
+    enough: Enough = lambda share: False,
+    say: Say = silent,
+    progress: Progress = QUIET,
+) -> dict[str, Any]:
+    """Outline every scan of a data set, or name its class; see ``delineate.predict``.
+
+    Args:
+        model: A model file.
+        scans: Data set.
+        out: Folder for what comes out.
+        opening: How the data set is opened.
+        options: How its scans are predicted.
+        only: Ids of the cases; None: all.
+        enough: Asked before each case, and within it.
+        say: Told what a person should know.
+        progress: Shows how far it is.
+
+    Returns:
+        The content of ``predictions.json``.
+
+    Raises:
+        PartialError: Some of several scans failed; the others are finished.
+        DelineateError: Whatever stops it before it starts, or that every scan failed.
+    """
+    cohort = opening.cohort(scans, say, out)
+    chosen = cohort.subset(only) if only else cohort
+    predictor = Predictor.load(model, options.device)
+    chosen = colour.as_trained(chosen, [c.modality for c in predictor.preparation.channels])
+    predictor.require(probabilities=options.probabilities, mirror=options.mirror, crf=options.crf)
+    if predictor.classes:
+        jobs = [CaseOutputs(case, (), None, False) for case in chosen.cases]
+    else:
+        jobs = plan(chosen.cases, out, options.probabilities)
+    refuse_inputs(cohort, out, jobs)
+    writable_folder(out)
+    with folder_lock(out):
+        refuse_existing(out, jobs, options.overwrite)
+        if trained := predictor.document.get("card", {}).get("training"):
+            say(trained)  # hardly, or stopped early
+        remove_stale(out)
+        settings = {
+            "mirror": options.mirror, "crf": predictor.uses_crf(options.crf),
+            "memory": options.memory, "device": str(predictor.device),
+            "geometry": opening.geometry, "force": options.force,
+        }  # fmt: skip
+        index = predictions_json.start(model, predictor, cohort, settings, only)
+        key = existing(cohort.root, opening.site_key, away_from=out)
+        faults = _run(jobs, predictor, out, index, options, key, enough, say, progress)
+    _end(faults, index["cases"], out, say, "classified" if predictor.classes else "outlined")
+    return index
+
+
+def _run(
+    jobs: list[CaseOutputs],
+    predictor: Predictor,
+    out: Path,
+    index: dict[str, Any],
+    options: Options,
+    key: SiteKey | None,
+    enough: Enough,
+    say: Say,
+    progress: Progress,
+) -> list[DelineateError]:
+    """Work through the jobs; the index is kept up to date on the way."""
+    faults: list[DelineateError] = []
+    failures = Failures(out)
+    written = time.monotonic()
+    predictions_json.write(out, index)
+    try:
+        with progress.task(len(jobs), "predicting") as bar:
+            for job in itertools.takewhile(lambda _: not enough(0.0), jobs):
+                record: dict[str, Any] = {"id": job.case.id, "subject": job.case.subject}
+                tick = _Ticker(bar, enough)
+                try:
+                    record |= _predict_one(job, predictor, out, options, key, tick)
+                    for warning in record["facts"]["warnings"]:
+                        say(f"{job.case.id}: {warning}")
+                    say(predictions_json.line(record))
+                except _EnoughError:
+                    break
+                except Exception as error:
+                    for path in job.outputs:  # an older prediction must not pass for this one
+                        path.unlink(missing_ok=True)
+                    if isinstance(error, OutputError):
+                        raise
+                    fault = failures.of(error, job.case.id)
+                    faults.append(fault)
+                    record |= {"files": {}, "facts": {}, "error": case_failures.record(fault)}
+                    if len(jobs) > 1:  # a lone one ends the command, which tells it
+                        say(case_failures.line(job.case.id, fault))
+                index["cases"].append(record)
+                tick.finish()
+                if time.monotonic() - written > _INDEX_SECONDS:
+                    predictions_json.write(out, index)
+                    written = time.monotonic()
+    except BaseException:
+        with contextlib.suppress(OutputError):
+            predictions_json.write(out, index)
+        raise
+    if left := [job.case.id for job in jobs[len(index["cases"]) :]]:
+        index |= {"only": [case["id"] for case in index["cases"]], "left_out": left}
+    index["finished"] = True
+    predictions_json.write(out, index)
+    if predictor.classes:
+        table = predictions_json.class_table(index["cases"], predictor.classes)
+        atomic_write_text(out / predictions_json.CLASSES, table)
+    return faults
+
+
+def _predict_one(
+    job: CaseOutputs,
+    predictor: Predictor,
+    out: Path,
+    options: Options,
+    key: SiteKey | None,
+    tick: _Ticker,
+) -> dict[str, Any]:
+    """Read, outline and write one case; what the index says of it."""
+    started = time.perf_counter()
+    image = read_channels(job.case, predictor.channels)
+    known = {
+        "part": lineage.part(predictor.document, job.case, key),
+        "images": known_scans.contents(job.case, predictor.channels, image),
+    }
+    read = time.perf_counter()
+    prediction = predictor.predict(
+        image,
+        probabilities=job.probabilities is not None,
+        mirror=options.mirror,
+        crf=predictor.uses_crf(options.crf),
+        memory_bytes=options.memory_bytes,
+        force=options.force,
+        progress=tick,
+    )
+    done = time.perf_counter()
+    files = _write(job, prediction, out)
+    facts = {**prediction.facts, "notes": list(image.meta.get("notes", ()))}
+    facts["seconds"] = {
+        "read": round(read - started, 3),
+        **facts["seconds"],
+        "write": round(time.perf_counter() - done, 3),
+    }
+    record = {**known, "files": files, "facts": facts, "error": None}
+    if prediction.class_probabilities is not None:
+        record["classes"] = dict(prediction.class_probabilities)
+    return record
+
+
+def _write(job: CaseOutputs, prediction: Prediction, out: Path) -> dict[str, Any]:
+    """Write masks and probabilities; their names relative to ``out``."""
+    labels = prediction.labels
+    if labels is None:
+        return {}
+    if job.stack:
+        writable_folder(job.masks[0].parent)
+        flat = flat_grid(labels.shape[:2])
+        for k, path in enumerate(job.masks):
+            readers.write(path, Image(np.ascontiguousarray(labels[None, ..., k]), flat))
+    else:
+        readers.write(job.masks[0], Image(labels[None], prediction.grid))
+    files: dict[str, Any] = {"labels": [p.relative_to(out).as_posix() for p in job.masks]}
+    if job.probabilities is not None and prediction.probabilities is not None:
+        rounded = np.round(prediction.probabilities, 3)  # what makes it small once compressed
+        readers.write(job.probabilities, Image(rounded, prediction.grid))
+        files["probabilities"] = job.probabilities.relative_to(out).as_posix()
+    return files
+
+
+def _end(
+    faults: list[DelineateError], cases: list[dict[str, Any]], out: Path, say: Say, done: str
+) -> None:
+    """Say how it ended; raise if not all is well."""
+    total = len(cases)
+    if not faults:
+        say(f"{total} of {total} cases {done}, see {out / INDEX}")
+        return
+    if total == 1:
+        raise faults[0]
+    codes = ", ".join(sorted({error.code for error in faults}))
+    where, fix = out / INDEX, "mend these cases, then run again with --only and their names"
+    if len(faults) == total:
+        raise DelineateError(
+            f"none of {total} cases could be {done}: {codes}", where=where,
+            fix="the lines above say why, and so does `error` of each case in this file",
+            code="all-failed",
+        )  # fmt: skip
+    raise PartialError(
+        f"{len(faults)} of {total} cases failed ({codes}), {total - len(faults)} {done}",
+        where=where,
+        fix=fix,
+    )
+
+
+class _EnoughError(Exception):
+    """The case at hand is to be left out."""
+
+
+class _Ticker:
+    """Turns windows done into parts of one case on the bar."""
+
+    def __init__(self, bar: Bar, enough: Enough) -> None:
+        self.bar, self.enough, self.shown = bar, enough, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        step = done / total - self.shown
+        self.shown += step
+        self.bar.advance(step)
+        if done < total and self.enough(done / total):
+            raise _EnoughError
+
+    def finish(self) -> None:
+        if self.shown < 1:
+            self.bar.advance(1 - self.shown)

@@ -1,0 +1,39 @@
+"""How a batch of scans is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from delineate.core.quantities import parse_bytes
+
+#: Whether nothing more is wanted, told the share of the present case that is done.
+Enough = Callable[[float], bool]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be chosen for a batch; see ``delineate.predict``.
+
+    Args:
+        probabilities: Write them too.
+        mirror: Average over mirrored passes.
+        crf: Refine with a CRF; None: as the model says.
+        memory: A scan that needs more is refused.
+        device: To compute on.
+        overwrite: Replace predictions that are there already.
+        force: Predict scans of another kind than in training.
+    """
+
+    probabilities: bool = False
+    mirror: bool = False
+    crf: bool | None = None
+    memory: str = "8G"
+    device: str = "auto"
+    overwrite: bool = False
+    force: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory as a number of bytes."""
+        return parse_bytes(self.memory)

@@ -1,0 +1,111 @@
+"""From what was asked to a trained model and its figures: checks, audit, record, and the job."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from delineate.core import run
+from delineate.core.atomic import atomic_write_text, writable_folder
+from delineate.core.errors import ConfigError
+from delineate.core.lock import folder_lock
+from delineate.data import colour, excluded
+from delineate.data.cohort import Cohort
+from delineate.data.content import REMEMBERED, Hashes
+from delineate.data.outputs import refuse_inside, say_notes
+from delineate.engine.allowance import Clock
+from delineate.findings import files
+from delineate.findings.audit import passed, run_audit, without_copies
+from delineate.inference.predictor import choose_device
+from delineate.reports import audit as audit_page
+from delineate.targets import selection
+from delineate.training import initial_weights, preflight, resolving, run_record
+from delineate.training.job import Invocation, Job
+
+
+def train(
+    given: Mapping[str, Any],
+    config: Path | None,
+    invocation: Invocation,
+    *,
+    out: Path,
+    cache: Path | None,
+    audit: bool,
+    finish: bool,
+) -> dict[str, Any]:
+    """Check what was asked, look for faults in the data, and do the run.
+
+    Args:
+        given: Settings that were given by hand; None: not given.
+        config: A YAML file with others.
+        invocation: How the run was called, and who waits for it.
+        out: The run folder.
+        cache: Folder of prepared cases; None: in the run folder.
+        audit: Look for faults in the data first, of which blocking ones stop the run.
+        finish: End a run that was stopped with the model that it has, instead of going on.
+
+    Returns:
+        The content of ``run.json``, with the scores of the held-out subjects as ``scores``.
+
+    Raises:
+        DelineateError: See ``delineate.train``.
+    """
+    say, progress = invocation.say, invocation.progress
+    chosen, document = resolving.read(config, given, invocation.opening, say)
+    choose_device(chosen.device)  # a device that is not here is told before any work
+    start, place = initial_weights.start(chosen), resolving.Place(document)
+    known = start.document if start else None
+    resolving.check(chosen, place, known)
+    if chosen.drop_duplicates and not audit:
+        raise ConfigError(
+            "expected an audit, which is what finds duplicates, got --no-audit",
+            where="--drop-duplicates",
+            fix="leave out one of the two",
+        )
+    invocation = dataclasses.replace(invocation, opening=chosen.opening)
+    cohort = colour.harmonise(chosen.opening.cohort(invocation.source, say, out))
+    say_notes(cohort.notes, say)
+    chosen = selection.complete(chosen, cohort)
+    resolving.check(chosen, place, known)  # now that the target is known
+    selection.usable(chosen.target, cohort)
+    chosen = initial_weights.derive(chosen, start)
+    refuse_inside(out, cohort.root)
+    writable_folder(out)
+    cache = Path(cache) if cache else out / "cache"
+    with folder_lock(out):
+        tried = preflight.require(
+            chosen, cohort, start, out, cache,
+            clock=Clock(chosen.seconds, invocation.begun), audit=audit, say=say, progress=progress,
+        )  # fmt: skip
+        hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED), progress)}
+        hashes |= {"weights": start.sha256} if start else {}
+        record = run_record.begin(out, chosen, cohort, hashes, finish)
+        record |= tried
+        with run_record.ending(out, record):
+            job = Job(chosen, cohort, out, record, invocation, start)
+            job.cohort = _audited(cohort, out, audit, chosen.drop_duplicates, invocation)
+            return job.run(cache, finish)
+
+
+def _audited(
+    cohort: Cohort, out: Path, wanted: bool, drop_duplicates: bool, invocation: Invocation
+) -> Cohort:
+    """Look for faults once a run; blocking ones stop it. What is left out is written down."""
+    before = len(cohort)
+    if wanted:
+        result = passed(out, drop_duplicates=drop_duplicates) or run_audit(
+            cohort, out, write_page=audit_page.write, drop_duplicates=drop_duplicates,
+            say=invocation.say, progress=invocation.progress,
+        )  # fmt: skip
+        cohort = without_copies(cohort, result)
+    elif suspected := files.siblings(cohort):
+        invocation.say(f"{suspected.message}\n  -> {suspected.fix}")
+    if cohort.excluded:
+        atomic_write_text(out / "excluded.txt", excluded.text(cohort.excluded))
+        if not wanted:  # an audit names them
+            invocation.say(f"left out: {len(cohort.excluded)} cases, see {out / 'excluded.txt'}")
+    if len(cohort) < before:
+        run.write_json(out / "cohort.json", cohort.to_dict())
+    return cohort
