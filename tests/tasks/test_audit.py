@@ -13,7 +13,9 @@ import pytest
 from delineate.cli.main import main
 from delineate.core.errors import AuditError, ConfigError, DelineateError, LayoutError, OutputError
 from delineate.data.cohort import Cohort
-from delineate.tasks.audit import audit, audit_cohort, passed
+from delineate.findings.audit import passed, run_audit
+from delineate.reports import audit as page
+from delineate.tasks.audit import audit
 from delineate.training.preparing import plan_preparation, prepare_case
 
 SHAPE = (12, 12, 12)
@@ -64,7 +66,7 @@ def test_a_sound_data_set(data: Path, tmp_path: Path) -> None:
     assert [f["code"] for f in written["findings"]] == [f["code"] for f in result["findings"]]
     assert "0 blocking" in said[0]
     assert [line[:8] for line in said[1:]] == ["  note: ", "    -> n"]
-    assert passed(Cohort.open(data), tmp_path / "out")
+    assert passed(tmp_path / "out")
 
 
 def test_blocking_findings_are_raised_after_everything_is_written(
@@ -74,7 +76,7 @@ def test_blocking_findings_are_raised_after_everything_is_written(
     save(data / "labelsTr/stray.nii", np.zeros(SHAPE, np.uint8))
     said: list[str] = []
     with pytest.raises(AuditError, match=r"labelsTr/c1\.nii") as caught:
-        audit_cohort(Cohort.open(data), tmp_path / "run", say=said.append)
+        run_audit(Cohort.open(data), tmp_path / "run", write_page=page.write, say=said.append)
     assert caught.value.exit_code == 2
     assert caught.value.code == "label-shape"
     assert str(tmp_path / "run/audit.html") in str(caught.value)
@@ -82,8 +84,8 @@ def test_blocking_findings_are_raised_after_everything_is_written(
     assert "label-shape" in (tmp_path / "run/audit.html").read_text("utf-8")
     written = json.loads((tmp_path / "run/audit.json").read_text())
     assert written["findings"][0]["severity"] == "blocking"
-    assert passed(Cohort.open(data), tmp_path / "run") is None
-    assert passed(Cohort.open(data), tmp_path / "nowhere") is None
+    assert passed(tmp_path / "run") is None
+    assert passed(tmp_path / "nowhere") is None
 
 
 def test_at_the_command_line(
@@ -184,7 +186,7 @@ def test_the_audit_blocks_exactly_what_preparation_would_refuse(
     except DelineateError:
         refused = True
     try:
-        audit_cohort(cohort, tmp_path / "out")
+        run_audit(cohort, tmp_path / "out", write_page=page.write)
         blocked = False
     except AuditError:
         blocked = True

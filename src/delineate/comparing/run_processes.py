@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ def race(
         Names of the runs that failed, each with the last thing it said.
     """
     waiting = [one for one in runs if not finished(folder / one.name)]
-    going: dict[str, tuple[Run, subprocess.Popen[bytes]]] = {}
+    going: dict[str, tuple[Run, processes.Child]] = {}
     failed: dict[str, str] = {}
     with (
         processes.stop_signals() as stopped,
@@ -98,7 +97,7 @@ def race(
     return failed
 
 
-def _start(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(folder: Path, words: Sequence[str]) -> processes.Child:
     record = run.read_json(folder / "run.json") or {}
     if record.get("status") == "finished":  # but not scored
         shutil.rmtree(folder)

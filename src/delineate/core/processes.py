@@ -21,13 +21,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+#: A process that was started here.
+Child = subprocess.Popen[bytes]
 #: The word that makes ``delineate`` end with its parent.
 TIED = "--tied"
 #: A child that was asked to end, and has not after this long, is ended.
 GRACE_SECONDS = 10.0
 
 
-def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start(arguments: Sequence[str], log: Path) -> Child:
     """Start ``delineate WORDS`` as a child that ends with this process.
 
     Args:
@@ -53,7 +55,7 @@ def _lifeline() -> int:
     return os.pipe()[0]
 
 
-def end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+def end(children: Sequence[Child]) -> None:
     """Ask children to end, and see to it that they do within ``GRACE_SECONDS``."""
     for child in children:
         child.terminate()

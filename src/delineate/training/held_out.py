@@ -135,7 +135,7 @@ def score(
 
 def commands(model: Path, source: Path, opening: Opening, ids: Sequence[str]) -> tuple[str, str]:
     """What scores all held-out cases once there is time."""
-    options = {k: f"--{k.replace('_', '-')}={v}" for k, v in opening.given()}
+    options = {k: f"--{k.replace('_', '-')}={v}" for k, v in opening.non_default()}
     shared = [option for k, option in options.items() if k not in _OF_LABELS]
     masks = model.parent / "held-out"
     predict = ["delineate", "predict", str(model), str(source), "--out", str(masks), *shared]

@@ -343,8 +343,9 @@ def test_control_c_stops_at_once_but_training_after_its_step() -> None:
 def test_control_c_in_whatever_comes_after_the_plan_keeps_the_model(
     phase: str, brains: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from delineate.predicting import batch
+    from delineate.scoring import outlines
     from delineate.targets import selection
-    from delineate.tasks import evaluate
 
     asked: list[int] = []
 
@@ -363,13 +364,11 @@ def test_control_c_in_whatever_comes_after_the_plan_keeps_the_model(
 
         monkeypatch.setattr(where, phase, pressed)
     elif phase == "predict":
-        from delineate.tasks import predict as verb
-
-        before = verb._predict_one
-        monkeypatch.setattr(verb, "_predict_one", press)
+        before = batch._predict_one
+        monkeypatch.setattr(batch, "_predict_one", press)
     else:
-        before = evaluate._score
-        monkeypatch.setattr(evaluate, "_score", press)
+        before = outlines._score
+        monkeypatch.setattr(outlines, "_score", press)
     record = train(brains, steps=10, config=config, out=tmp_path, audit=False)
     assert len(asked) == 1, "nothing of the kind is begun again"
     assert record["status"] == "interrupted"

@@ -223,7 +223,7 @@ def test_a_failure_after_training_leaves_the_model_and_is_taken_up_there(
         raise ZeroDivisionError("a fault in scoring")
 
     with monkeypatch.context() as patch:
-        patch.setattr("delineate.tasks.evaluate.evaluate", broken)
+        patch.setattr("delineate.training.held_out.score_predictions", broken)
         with pytest.raises(ZeroDivisionError):
             train(brains, **command)
     assert record(tmp_path)["status"] == "failed"

@@ -1,0 +1,118 @@
+"""What a room may touch outside itself, and that its members do not know each other.
+
+Which room may import which is in ``pyproject.toml`` (import-linter); nothing here or there lists
+files, so that a new one is under the rules at once.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "delineate"
+FILES = sorted(SOURCE.rglob("*.py"))
+#: Rooms whose public files are alternatives to each other; shared bricks begin with ``_``.
+ALTERNATIVES = ("data/layouts", "data/readers", "networks", "losses", "methods")
+#: Things outside the program -> the rooms (or files) that may reach for them.
+OUTSIDE = {
+    "the environment": ({"os.environ", "os.getenv", "os.putenv"}, ("cli", "server")),
+    "the network": (
+        {"urllib", "http", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "ssl", "socket"},
+        ("clinic", "server"),
+    ),
+    "other processes": (
+        {"subprocess", "multiprocessing", "os.fork", "os.system", "pty"},
+        ("core/processes.py",),
+    ),
+}
+#: A machine's own name, to tell whose lock or half-written file it is, is not the network.
+HOST_NAME = "socket.gethostname"
+NAME_OF_THE_MACHINE = ("core/lock.py", "core/atomic.py")
+#: Rooms that compute and touch nothing: no files, no clock, no global random state.
+PURE = ("augment", "losses", "metrics", "networks", "preprocess")
+TOUCHES = {"open", "time.time", "datetime.now", "np.random.seed", "random.seed", "random.random"}
+
+
+def _reached(tree: ast.AST) -> Iterator[str]:
+    """Modules imported, and dotted names used, of a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute | ast.Name):
+            yield ast.unparse(node)
+
+
+def _is(name: str, thing: str) -> bool:
+    return name == thing or name.startswith(f"{thing}.")
+
+
+def trespasses(file: str, text: str) -> list[str]:
+    """What a file, named from the package's folder, reaches for though its room may not."""
+    reached = set(_reached(ast.parse(text)))
+    found = []
+    for what, (things, rooms) in OUTSIDE.items():
+        if any(_is(file.replace("/", "."), room.replace("/", ".")) for room in rooms):
+            continue
+        names = {name for name in reached for thing in things if _is(name, thing)}
+        if file in NAME_OF_THE_MACHINE:
+            names = {name for name in names if name != "socket" and not name.startswith(HOST_NAME)}
+        found += [f"{what}: {name}" for name in sorted(names)]
+    if file.split("/")[0] in PURE:
+        found += [f"not pure: {name}" for name in sorted(reached & TOUCHES)]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_room_touches_only_what_it_may(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert trespasses(path.relative_to(SOURCE).as_posix(), text) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("networks/unet.py", "import os\nos.environ['A'] = '1'"),
+        ("networks/unet.py", "from os import environ"),
+        ("losses/dice.py", "with open('a') as file: pass"),
+        ("core/run.py", "import urllib.request"),
+        ("core/run.py", "from socket import create_connection"),
+        ("core/lock.py", "import socket\nsocket.create_connection(('a', 1))"),
+        ("tasks/train.py", "import subprocess"),
+        ("training/job.py", "from multiprocessing import Pool"),
+    ],
+)
+def test_who_reaches_outside_is_found(file: str, text: str) -> None:
+    assert trespasses(file, text)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("cli/main.py", "import os\nos.environ.get('TERM')"),
+        ("clinic/dicomweb.py", "import httpx"),
+        ("core/processes.py", "import subprocess"),
+        ("core/lock.py", "import socket\nsocket.gethostname()"),
+        ("training/job.py", "environment = {}\nenvironment.get('a')"),
+    ],
+)
+def test_who_may_reach_outside_may(file: str, text: str) -> None:
+    assert trespasses(file, text) == []
+
+
+@pytest.mark.parametrize("room", ALTERNATIVES)
+def test_alternatives_do_not_know_each_other(room: str) -> None:
+    package = f"delineate.{room.replace('/', '.')}"
+    members = {path.stem for path in (SOURCE / room).glob("[!_]*.py")}
+    assert len(members) > 2
+    known = [
+        f"{path.name}: {name}"
+        for path in sorted((SOURCE / room).glob("[!_]*.py"))
+        for name in _reached(ast.parse(path.read_text(encoding="utf-8")))
+        if any(_is(name, f"{package}.{member}") for member in members)
+    ]
+    assert known == []
