@@ -81,7 +81,7 @@ def run_benchmark(
         request.budget or (chosen.quick_budget if request.quick else chosen.budget)
     )
     source = request.data or _phantom(out, chosen, phantom, say, progress)
-    cohort = colour.settle(request.opening.cohort(source, say, out))
+    cohort = colour.harmonise(request.opening.cohort(source, say, out))
     refuse_inside(out, cohort.root)
     key = find(  # one for all runs, not beside their tables
         cohort.root, request.opening.site_key, away_from=out

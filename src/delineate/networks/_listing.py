@@ -87,7 +87,9 @@ def _dimensions(module: ModuleType | Exception, wanted: int | None) -> list[int]
     """Numbers of dimensions that a network is for; all where that cannot be known."""
     asked = [wanted] if wanted else list(PATCHES)
     return (
-        asked if isinstance(module, Exception) else [n for n in asked if catalog.takes(module, n)]
+        asked
+        if isinstance(module, Exception)
+        else [n for n in asked if catalog.supports_ndim(module, n)]
     )
 
 
