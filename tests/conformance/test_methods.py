@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import json
@@ -28,6 +29,8 @@ from delineate.networks import resganet_classifier, unet
 
 SCHEMA = Schema((Label("a", 1), Label("b", 2)), classes=("dark", "grey", "bright"))
 SIZE = 32
+#: Who of a batch is labelled, where some are not.
+TAUGHT = torch.tensor([True, False, True, False])
 #: Fields that only decide how much there is to compute, made small.
 SMALL: dict[str, Any] = {"critic_width": 4, "critic_layers": 3}
 
@@ -118,7 +121,9 @@ def log(folder: Path) -> list[dict[str, Any]]:
 class Spy:
     """Takes the engine's place and writes down what a step asks for."""
 
+    averaged: nn.Module
     progress: float = 0.9
+    last: bool = True
     asked: list[int] = dataclasses.field(default_factory=list)
 
     def __call__(self, optimiser: Optimizer, loss: Tensor) -> None:
@@ -131,6 +136,10 @@ class Spy:
         optimiser.zero_grad()
 
 
+def spy(plan: Plan) -> Spy:
+    return Spy(copy.deepcopy(plan.predictor).eval().requires_grad_(False))
+
+
 @pytest.mark.parametrize("name", catalog.members("methods"))
 def test_a_method_file_has_what_the_catalog_promises(name: str) -> None:
     module = catalog.load("methods", name)
@@ -140,6 +149,7 @@ def test_a_method_file_has_what_the_catalog_promises(name: str) -> None:
     for kind, network in getattr(module, "NETWORKS", {}).items():
         assert kind == catalog.load("networks", network).KIND
     assert module.Config.__dataclass_params__.frozen
+    assert module.USES in (("labelled",), ("labelled", "unlabelled"))
     assert list(inspect.signature(module.build).parameters) == ["config", "network", "context"]
     for setting in dataclasses.fields(module.Config):
         assert setting.metadata.get("help"), f"{setting.name} has no help"
@@ -172,9 +182,9 @@ def test_a_step_updates_every_optimiser_once_and_says_its_loss(
     plan = make(name, kind, chosen)
     for stage in plan.stages:
         for step in range(3):
-            spy = Spy()
-            said = stage.step(feed(plan)(step, 0, 1), spy)
-            assert sorted(spy.asked) == sorted(map(id, stage.optimisers.values()))
+            engine = spy(plan)
+            said = stage.step(feed(plan)(step, 0, 1), engine)
+            assert sorted(engine.asked) == sorted(map(id, stage.optimisers.values()))
             assert "loss" in said
             for key, value in said.items():
                 assert isinstance(value, Tensor), key
@@ -212,12 +222,60 @@ def test_what_nobody_annotated_teaches_it_nothing(
     ignored[:, 8:24, 8:20] = True
     batch.label[ignored] = IGNORED
     for stage in plan.stages:
-        said = stage.step(batch, Spy())
+        said = stage.step(batch, spy(plan))
         assert all(torch.isfinite(value) for value in said.values())
     assert slopes
     for slope in slopes:
         assert not slope.movedim(1, -1)[ignored].any()
         assert slope.movedim(1, -1)[~ignored].any()
+
+
+def after_some_steps(plan: Plan, labelled: Tensor, otherwise: bool) -> dict[str, Tensor]:
+    """All that a plan has learnt, where samples are not labelled, or labelled otherwise."""
+    torch.manual_seed(1)
+    state = {}
+    for stage in plan.stages:
+        for step in range(2):
+            batch = feed(plan)(step, 0, 1)
+            label, class_index = batch.label.clone(), batch.class_index
+            if otherwise:
+                label[~TAUGHT] = 0
+                class_index = None if class_index is None else class_index.where(TAUGHT, 0)
+            given = dataclasses.replace(
+                batch, label=label, class_index=class_index, labelled=labelled
+            )
+            said = stage.step(given, spy(plan))
+            assert all(torch.isfinite(value) for value in said.values())
+        for part, module in stage.modules.items():
+            for key, tensor in module.state_dict().items():
+                state[f"{stage.name}.{part}.{key}"] = tensor.clone()
+    return state
+
+
+@every
+def test_samples_without_labels_teach_it_no_label(
+    name: str, kind: str, chosen: Mapping[str, Any]
+) -> None:
+    """Whatever was written where nobody has drawn: 0 and class 0 are no answers."""
+    one, other = (
+        after_some_steps(make(name, kind, chosen), TAUGHT, otherwise) for otherwise in (False, True)
+    )
+    for key, tensor in one.items():
+        assert torch.equal(tensor, other[key]), key
+    everyone = torch.ones_like(TAUGHT)
+    one, other = (
+        after_some_steps(make(name, kind, chosen), everyone, otherwise)
+        for otherwise in (False, True)
+    )
+    assert not all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+@every
+def test_a_batch_of_which_nobody_is_labelled_does_no_harm(
+    name: str, kind: str, chosen: Mapping[str, Any]
+) -> None:
+    state = after_some_steps(make(name, kind, chosen), torch.zeros_like(TAUGHT), False)
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
 @sound

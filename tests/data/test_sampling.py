@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from delineate.core.errors import InputError
+from delineate.core.schema import IGNORED
 from delineate.data import sampling
 from delineate.data.sampling import Region
 
@@ -49,6 +50,29 @@ def test_a_draw_depends_on_seed_and_step_alone() -> None:
     assert np.array_equal(np.random.get_state()[1], state)
     assert one != sampling.draw(cases, 4, 8, 3)
     assert one != sampling.draw(cases, 4, 7, 4)
+
+
+@pytest.mark.parametrize(("batch", "with_labels"), [(2, 1), (3, 2), (8, 4)])
+def test_of_two_pools_half_of_a_batch_is_labelled(batch: int, with_labels: int) -> None:
+    cases, others = [case((4, 4), labels=1) for _ in range(3)], [case((9, 9)) for _ in range(5)]
+    found = sampling.draw(cases, batch, 1, 4, unlabelled=others)
+    assert [d.labelled for d in found] == [True] * with_labels + [False] * (batch - with_labels)
+    # what is labelled is drawn as if there were nothing else, in a batch of its size
+    assert found[:with_labels] == sampling.draw(cases, with_labels, 1, 4)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_every_case_of_both_pools_is_seen_once_an_epoch(batch: int) -> None:
+    pools = {True: [case((4, 4)) for _ in range(4)], False: [case((4, 4)) for _ in range(6)]}
+    draws = [
+        d for step in range(24) for d in sampling.draw(pools[True], batch, 1, step,
+        unlabelled=pools[False])
+    ]  # fmt: skip
+    for labelled, pool in pools.items():
+        seen = [d.case for d in draws if d.labelled == labelled]
+        epochs = [seen[i : i + len(pool)] for i in range(0, len(seen) - len(pool) + 1, len(pool))]
+        assert len(epochs) > 1
+        assert all(sorted(epoch) == list(range(len(pool))) for epoch in epochs)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 10])
@@ -239,11 +263,11 @@ def test_training_and_prediction_give_the_network_the_same_channels(axis: int) -
         assert np.array_equal(image, given[at].numpy())
 
 
-def test_an_unlabelled_case_reads_as_background() -> None:
+def test_of_an_unlabelled_case_nothing_is_said_to_be_background() -> None:
     bare = Prepared(np.ones((1, 6, 6), np.float32))
     image, mask = sampling.read(bare, (2, 2), Region((4, 4)))
     assert image.min() == 1
-    assert mask.max() == 0
+    assert np.unique(mask).tolist() == [IGNORED]
     (drawn,) = sampling.draw([bare], 1, 0, 0, foreground=1.0)
     assert len(drawn.centre) == 2
 

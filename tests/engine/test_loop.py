@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,29 @@ def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
     one = loop(make_plain(), tmp_path / "one", 3).run()
     two = loop(make_plain(), tmp_path / "two", 3, batches=halves, settings={"accumulate": 2}).run()
     assert torch.allclose(weights(one.predictor), weights(two.predictor), atol=1e-5)
+
+
+def test_a_step_is_lent_the_averaged_weights_and_told_when_optimisers_step(tmp_path: Path) -> None:
+    plan, seen = make("supervised"), []
+    stage = plan.stages[0]
+
+    def step(batch, update):
+        network = update.averaged
+        assert not network.training
+        assert not any(p.requires_grad for p in network.parameters())
+        seen.append((update.last, weights(network), weights(plan.predictor)))
+        return stage.step(batch, update)
+
+    spied = Plan((replace(stage, step=step),), plan.predictor)
+    outcome = loop(spied, tmp_path, 3, settings={"accumulate": 2, "ema": 0.5}).run()
+    assert [last for last, _, _ in seen] == [False, True] * 3
+    averages = [mean for _, mean, _ in seen[::2]] + [weights(outcome.predictor)]
+    students = [now for _, _, now in seen[::2]] + [weights(plan.predictor)]
+    assert torch.equal(averages[0], students[0])
+    for step, (before, after) in enumerate(itertools.pairwise(averages), 1):
+        decay = min(0.5, step / (9 + step))  # quicker at the start
+        assert torch.allclose(after, decay * before + (1 - decay) * students[step], atol=1e-6)
+        assert torch.equal(averages[step - 1], seen[2 * step - 1][1]), "still amid a step"
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.image import Grid
+from delineate.core.schema import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees.
+    """What one training step sees: samples of the labelled pool and, for some methods, of others.
+
+    Of a sample that is not labelled nothing but the image can be known: whatever was given as its
+    label or class is ``IGNORED`` here.
 
     Args:
         image: ``(B, C, *S)`` float32.
@@ -101,7 +105,7 @@ class Batch:
         spacing_mm: Of the axes ``S``; ones where it is not known.
         class_index: ``(B,)`` class indices, int64, where classes are learned.
         weight: ``(B,)`` what each image counts, where they do not count alike.
-        labelled: ``(B,)`` bool, whose label is known (elsewhere it is all 0); None: everyone's.
+        labelled: ``(B,)`` bool, of whom it is known what the model is to say; by default of all.
         subject: ``(B,)`` int64, a number for each subject, so that nothing is chosen across them.
     """
 
@@ -110,12 +114,22 @@ class Batch:
     spacing_mm: tuple[float, ...] = ()
     class_index: Tensor | None = None
     weight: Tensor | None = None
-    labelled: Tensor | None = None
+    labelled: Tensor = None  # type: ignore[assignment]  # a default that depends on the image
     subject: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.spacing_mm:
             object.__setattr__(self, "spacing_mm", (1.0,) * (self.image.ndim - 2))
+        if vars(self)["labelled"] is None:
+            every = self.image.new_ones(len(self.image)).bool()
+            object.__setattr__(self, "labelled", every)
+            return
+        others = ~self.labelled
+        label = self.label.masked_fill(others.view(-1, *(1,) * (self.label.ndim - 1)), IGNORED)
+        object.__setattr__(self, "label", label)
+        if self.class_index is not None:
+            known = self.class_index.masked_fill(others, IGNORED)
+            object.__setattr__(self, "class_index", known)
 
 
 @dataclass(frozen=True)

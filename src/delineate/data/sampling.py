@@ -2,7 +2,8 @@
 
 A third of the patches is centred on a labelled structure, every structure of a case as likely as
 the others, as in nnU-Net; the rest falls anywhere, or, where part of a case is not annotated, on
-any voxel that is.
+any voxel that is. Where there is a second pool, of cases without labels, half of the patches comes
+from there and falls anywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core.errors import InputError
+from delineate.core.schema import IGNORED
 
 
 class Prepared(Protocol):
@@ -58,10 +60,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Draw:
-    """One patch to read: which case, and the voxel at its centre."""
+    """One patch to read: which case of which pool, and the voxel at its centre."""
 
     case: int
     centre: tuple[int, ...]
+    labelled: bool = True
 
 
 def draw(
@@ -71,16 +74,18 @@ def draw(
     step: int,
     *,
     foreground: float = 1 / 3,
+    unlabelled: Sequence[Prepared] = (),
 ) -> list[Draw]:
-    """Choose the patches of one step.
+    """Choose the patches of one step, those with labels first.
 
     Args:
         cases: Prepared cases with labels.
         batch: Number of patches.
         seed: Of the run.
         step: Counted from 0; cases are shuffled once an epoch and none is left out.
-        foreground: Share of patches centred on a structure, rounded; at least one where there are
-            two or more.
+        foreground: Share of labelled patches centred on a structure, rounded; at least one where
+            there are two or more.
+        unlabelled: The second pool, if there is one.
 
     Raises:
         InputError: There is no case.
@@ -89,21 +94,40 @@ def draw(
         raise InputError(
             "expected at least one prepared case to sample from, got none", code="no-cases"
         )
+    batch, others, step = share(batch, step) if unlabelled else (batch, 0, step)
     rng = np.random.default_rng((seed, step, 0, 0xD5A))
     oversampled = max(1, round(batch * foreground)) if foreground > 0 else 0
-    forced = oversampled if batch > 1 else int(rng.random() < foreground)
+    forced = oversampled if batch != 1 else int(rng.random() < foreground)
     draws = []
-    for i in range(batch):
-        epoch, offset = divmod(step * batch + i, len(cases))
-        index = int(_order(seed, epoch, len(cases))[offset])
+    for i, index in enumerate(_in_turn(len(cases), batch, seed, step)):
         draws.append(Draw(index, _centre(cases[index], rng, structure=i >= batch - forced)))
+    rng = np.random.default_rng((seed, step, 1, 0xD5A))
+    for index in _in_turn(len(unlabelled), others, seed, step, pool=1):
+        draws.append(Draw(index, _centre(unlabelled[index], rng, structure=False), labelled=False))
     return draws
 
 
+def share(batch: int, step: int) -> tuple[int, int, int]:
+    """How many samples of a step come from each of two pools, and how often both gave before.
+
+    Half of them are labelled, of an odd number one more; batches of one are so in turn.
+    """
+    if batch == 1:
+        return 1 - step % 2, step % 2, step // 2
+    return batch - batch // 2, batch // 2, step
+
+
+def _in_turn(count: int, batch: int, seed: int, step: int, pool: int = 0) -> list[int]:
+    """Cases of a pool that a step sees: each once an epoch, in an order of the epoch's own."""
+    places = (divmod(i, count) for i in range(step * batch, (step + 1) * batch))
+    return [int(_order(seed, epoch, count, pool)[offset]) for epoch, offset in places]
+
+
 @lru_cache(maxsize=4)  # a hundred thousand slices take 4 ms to shuffle
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """Order of the cases in an epoch."""
-    return np.random.default_rng((seed, epoch, 0xE90)).permutation(count)
+def _order(seed: int, epoch: int, count: int, pool: int) -> NDArray[np.int64]:
+    """Order of the cases of a pool in an epoch."""
+    key = (seed, epoch, pool, 0xE90) if pool else (seed, epoch, 0xE90)
+    return np.random.default_rng(key).permutation(count)
 
 
 def _centre(case: Prepared, rng: np.random.Generator, structure: bool) -> tuple[int, ...]:
@@ -121,6 +145,8 @@ def read(
     case: Prepared, centre: Sequence[int], region: Region
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Read a region around a voxel; where it leaves the case there is 0 and background.
+
+    Where the case has no label map there is ``IGNORED`` throughout.
 
     Along an axis where the case is smaller than the patch, the case stays centred; where it is
     larger, the patch stays inside. The edge slice repeats where a neighbour is missing.
@@ -144,7 +170,7 @@ def read(
     for i, place in enumerate(places):
         # basic indexing: only the pages of this part of the file are read
         patch[(slice(i * channels, (i + 1) * channels), *target)] = image[(slice(None), *place)]
-    mask = np.zeros(region.size, np.uint8)
+    mask = np.full(region.size, 0 if label is not None else IGNORED, np.uint8)
     if label is not None:
         mask[target] = label[places[len(places) // 2]]
     return patch, mask

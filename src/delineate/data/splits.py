@@ -21,6 +21,10 @@ from delineate.core.case import Case
 from delineate.core.errors import AuditError, InputError
 from delineate.data.cohort import Cohort
 
+#: Parts that choose or judge.
+HELD_OUT = ("validation", "test")
+#: Part of cases without labels that the method learns from beside the part ``train``.
+UNLABELLED = "unlabelled"
 #: Case id -> what it shows: structures, or its class.
 StructuresOfCase = Mapping[str, Collection[str]]
 _NO_STRUCTURES: StructuresOfCase = {}
@@ -33,7 +37,8 @@ class Split:
     Args:
         name: ``"holdout"``, ``"fold-0"``, ``"site-CS"``, ``"leaky-slice-random"`` …
         seed: Seed it was drawn with.
-        parts: Part (``"train"``, ``"validation"``, ``"test"``) -> case ids, sorted.
+        parts: Part (``"train"``, ``"validation"``, ``"test"``, ``"unlabelled"``) -> case ids,
+            sorted.
         leaky: True where subjects are parted on purpose.
     """
 
@@ -323,7 +328,7 @@ def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
     places: dict[str, set[str]] = {}
     for part, names in split.parts.items():
         for name in names:
-            places.setdefault(subjects[name], set()).add(part)
+            places.setdefault(subjects[name], set()).add("train" if part == UNLABELLED else part)
     parted = _sorted(subject for subject, found in places.items() if len(found) > 1)
     if parted and not (split.leaky and allow_leaky):
         raise AuditError(

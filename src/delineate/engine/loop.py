@@ -197,7 +197,7 @@ class Loop:
         for module in stage.modules.values():
             module.train()
         update = EngineUpdate(
-            self.fabric, self.settings.accumulate * self.split, self.settings.clip
+            self.fabric, self.averaged, self.settings.accumulate * self.split, self.settings.clip
         )
         update.progress = progress
         before = {name: copy.deepcopy(b) for name, b in self._buffers(stage)}

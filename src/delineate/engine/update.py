@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -22,11 +22,17 @@ class EngineUpdate:
     """
 
     fabric: Fabric
+    averaged: nn.Module
     accumulate: int
     clip: float
     progress: float = 0.0
     micro: int = 0
     norms: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def last(self) -> bool:
+        """Whether this micro-batch is the one after which optimisers step."""
+        return self.micro >= self.accumulate - 1
 
     def __call__(self, optimiser: Optimizer, loss: Tensor) -> None:
         """Backward; at the last micro-batch also clip and step.
@@ -38,7 +44,7 @@ class EngineUpdate:
             raise NotFiniteError("the loss is not finite")
         parameters = [p for g in optimiser.param_groups for p in g["params"] if p.requires_grad]
         self.fabric.backward(loss / self.accumulate, inputs=parameters)
-        if self.micro < self.accumulate - 1:
+        if not self.last:
             return
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         if not bool(torch.isfinite(norm)):

@@ -4,6 +4,8 @@ Such a file holds:
 
 - a docstring: what the method is, and the paper it follows;
 - ``TRAINS``: the kinds of network that it trains, of ``"segmenter"`` and ``"classifier"``;
+- ``USES``: the streams of samples that it is given, ``("labelled",)`` or ``("labelled",
+  "unlabelled")``; it is never given anything else;
 - ``NETWORKS``, where it trains no network but its own: kind -> the network's name;
 - ``Config``: a frozen dataclass with a help text for every field;
 - ``build(config, network, context) -> Plan``: see ``core.context`` and ``_plan``.

@@ -53,7 +53,7 @@ def stage(name: str, share: float, config: Learning, classifier: nn.Module) -> S
 
 
 def require(batch: Batch) -> Tensor:
-    """The classes ``(B,)`` of a batch.
+    """The classes ``(B,)`` of a batch, ``IGNORED`` where they are not known.
 
     Raises:
         ConfigError: It has none.
@@ -71,7 +71,7 @@ def require(batch: Batch) -> Tensor:
 def cross_entropy(
     found: Tensor | Sequence[Tensor], batch: Batch, smoothing: float = 0.0
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Cross-entropy of every image's class, weighted where the batch says so, and the log's lines.
+    """Cross-entropy of the class of labelled images, weighted where the batch says so; log's lines.
 
     Args:
         found: Logits ``(B, outputs)``; where there are further heads, theirs last.
@@ -81,15 +81,20 @@ def cross_entropy(
     Raises:
         ConfigError: The batch has no classes.
     """
-    klass = require(batch)
+    known = batch.labelled
+    class_index = require(batch)[known]
     heads = [found] if isinstance(found, Tensor) else list(found)
 
     def one(logits: Tensor) -> Tensor:
-        each = F.cross_entropy(logits.float(), klass, label_smoothing=smoothing, reduction="none")
-        return each.mean() if batch.weight is None else (each * batch.weight).mean()
+        each = F.cross_entropy(
+            logits.float()[known], class_index, label_smoothing=smoothing, reduction="none"
+        )
+        each = each if batch.weight is None else each * batch.weight[known]
+        return each.mean() if len(each) else each.sum()  # not NaN where nobody is labelled
 
     loss = one(heads[0])
     for head in heads[1:]:
         loss = loss + AUXILIARY * one(head)
-    right = (heads[0].argmax(1) == klass).float().mean()
-    return loss, {"loss": loss.detach(), "train_accuracy": right.detach()}
+    right = (heads[0].argmax(1)[known] == class_index).float()
+    accuracy = right.mean() if len(right) else right.sum()
+    return loss, {"loss": loss.detach(), "train_accuracy": accuracy.detach()}

@@ -5,6 +5,10 @@ optimisers, once. Everything behind ``update`` is the engine's: precision, accum
 the optimiser's step. ``update`` sends gradient only into the parameters of the optimiser it is
 given, so a segmenter's loss never leaks into its critic.
 
+A batch is of labelled samples alone, unless the method's file says ``USES = ("labelled",
+"unlabelled")``: then about half of a batch comes from cases without labels. ``Batch.labelled`` says
+which is which, and of a sample that is not labelled label and class are ``IGNORED``.
+
 Whatever must survive a crash lives in ``modules`` (counters as buffers) or ``optimisers``.
 
 A stage with an ``end`` finds something out at once, when its steps are done, and leaves it in the
@@ -36,6 +40,17 @@ class Update(Protocol):
 
     #: How much of the stage is done, 0 to 1; ramps and schedules follow it.
     progress: float
+
+    @property
+    def last(self) -> bool:
+        """Whether optimisers step now, or gradients wait for further micro-batches of the step."""
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The predictor with its averaged weights, as the last step left it: a mean teacher.
+
+        On the device, in evaluation mode, without gradients. It is the engine's: look at it only.
+        """
 
     def __call__(self, optimiser: Optimizer, loss: Tensor) -> None:
         """Do whatever a loss should do to an optimiser's parameters."""

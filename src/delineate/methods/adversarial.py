@@ -32,6 +32,7 @@ from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks._critics import Activation, activate
 
 TRAINS = ("segmenter",)
+USES = ("labelled",)
 
 #: The game without any of the kit's precautions, as it was played before 2017.
 _PLAIN: Mapping[str, Any] = {

@@ -11,6 +11,7 @@ from delineate.methods import _classes
 from delineate.methods._plan import Plan
 
 TRAINS = ("classifier",)
+USES = ("labelled",)
 
 
 @dataclass(frozen=True)

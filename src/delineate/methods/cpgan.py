@@ -22,6 +22,7 @@ from delineate.methods._game import Game, Rules, build_critic, critic_part, rand
 from delineate.methods._plan import Plan, Stage, Update
 
 TRAINS = ("segmenter",)
+USES = ("labelled",)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from delineate.methods._linear import Fitted, Recipe, Samples
 from delineate.methods._plan import Plan, Stage, Update
 
 TRAINS = ("classifier",)
+USES = ("labelled",)
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,15 @@ class Collected(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def add(self, features: Tensor, batch: Batch) -> None:
-        """Keep the features ``(B, F)`` of a batch; the oldest give way.
+        """Keep the features ``(B, F)`` of labelled pictures of a batch; the oldest give way.
 
         Where subjects are not known, all pictures count as one's.
         """
         klass = _classes.require(batch)
         subject = torch.zeros_like(klass) if batch.subject is None else batch.subject
         weight = torch.ones_like(features[:, 0]) if batch.weight is None else batch.weight
+        known = batch.labelled
+        features, klass, subject, weight = (x[known] for x in (features, klass, subject, weight))
         last = slice(-len(self.klass), None)  # of a batch that is larger than the store
         slots = (self.count + torch.arange(len(klass), device=klass.device)) % len(self.klass)
         slots = slots[last]

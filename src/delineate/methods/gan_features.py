@@ -30,6 +30,7 @@ from torch.optim import Adam, AdamW
 from delineate.core.case import Batch
 from delineate.core.context import Context
 from delineate.core.errors import ConfigError
+from delineate.core.schema import IGNORED
 from delineate.losses import _common, _distance
 from delineate.losses.dice import soft_dice
 from delineate.methods import _classes
@@ -42,6 +43,7 @@ from delineate.networks.feature_cnn import FeatureCNN
 from delineate.networks.feature_segmenter import FeatureSegmenter
 
 TRAINS = ("classifier", "segmenter")
+USES = ("labelled",)
 #: What it trains of each kind.
 NETWORKS = {"classifier": "feature_cnn", "segmenter": "feature_segmenter"}
 
@@ -270,10 +272,8 @@ def real_maps(
 
 
 def _known(batch: Batch) -> Tensor:
-    """``(B,)`` bool: images with a label."""
-    if batch.labelled is not None:
-        return batch.labelled
-    return torch.ones(len(batch.image), dtype=torch.bool, device=batch.image.device)
+    """``(B,)`` bool: images with a label map."""
+    return batch.labelled & (batch.label != IGNORED).flatten(1).any(1)
 
 
 def _critic(config: Config, context: Context, maps: int) -> nn.Module:

@@ -26,6 +26,7 @@ from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import dbn
 
 TRAINS = ("classifier",)
+USES = ("labelled",)
 #: What it trains of each kind.
 NETWORKS = {"classifier": "dbn"}
 

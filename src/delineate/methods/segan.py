@@ -34,6 +34,7 @@ from delineate.networks import segan_critic
 from delineate.networks._critics import see
 
 TRAINS = ("segmenter",)
+USES = ("labelled",)
 
 #: What a preset changes of the defaults of ``Config``.
 PRESETS: Mapping[str, Mapping[str, Any]] = {

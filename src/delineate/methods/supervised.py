@@ -16,6 +16,7 @@ from delineate.networks import _blocks as blocks
 from delineate.networks import _features as features
 
 TRAINS = ("segmenter",)
+USES = ("labelled",)
 
 
 @dataclass(frozen=True)

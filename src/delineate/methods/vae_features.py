@@ -40,6 +40,7 @@ from delineate.networks.film_unet import FilmUNet
 from delineate.networks.vae_cnn import VaeCnn
 
 TRAINS = ("classifier", "segmenter")
+USES = ("labelled",)
 #: What it trains of each kind.
 NETWORKS = {"classifier": "vae_cnn", "segmenter": "film_unet"}
 

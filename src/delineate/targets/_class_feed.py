@@ -16,6 +16,7 @@ from torch import Tensor
 from delineate.augment import intensity, spatial
 from delineate.core.case import Batch
 from delineate.core.errors import InputError
+from delineate.core.schema import IGNORED
 from delineate.data.cache import PreparedCase
 from delineate.data.labels import presence
 from delineate.preprocess import views
@@ -109,9 +110,10 @@ class ClassFeed:
         if self.chosen.augment:
             image, label = self._augment(image, label, moment)
         weight = self._weights(class_index) if self.chosen.balance == "weights" else None
-        known = torch.tensor([self.cases[sample.case].label is not None for sample in drawn])
+        mapped = torch.tensor([self.cases[sample.case].label is not None for sample in drawn])
+        label[~mapped] = IGNORED
         subject = torch.tensor([self._subjects[sample.case] for sample in drawn])
-        return Batch(image, label, self._spacing, class_index, weight, known, subject)
+        return Batch(image, label, self._spacing, class_index, weight, subject=subject)
 
     def _draw(self, size: int, rng: np.random.Generator) -> list[int]:
         """Pictures of a batch: classes in turn, or every picture as likely as any other."""
@@ -130,10 +132,10 @@ class ClassFeed:
         return views.view(self.cases[sample.case].image, self.axis, sample.place, self.patch)
 
     def _outline(self, sample: Sample) -> Tensor:
-        """Label indices ``(*patch)`` of a picture; background where the case has none."""
+        """Label indices ``(*patch)`` of a picture; ``IGNORED`` where the case has no label map."""
         label = self.cases[sample.case].label
         if label is None:
-            return torch.zeros(self.patch, dtype=torch.uint8)
+            return torch.full(self.patch, IGNORED, dtype=torch.uint8)
         return views.view_label(label, self.axis, sample.place, self.patch)
 
     @cached_property

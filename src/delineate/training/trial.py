@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import statistics
@@ -298,7 +299,8 @@ class Bench:
         plan, feed = self.build(candidate), self.feed(candidate, cases)
         if compiled:
             plan.predictor.compile()
-        update = EngineUpdate(self.fabric, 1, self.chosen.loop.clip, progress=0.5)
+        averaged = copy.deepcopy(plan.predictor).to(self.device).eval().requires_grad_(False)
+        update = EngineUpdate(self.fabric, averaged, 1, self.chosen.loop.clip, progress=0.5)
 
         def once(stage: Stage, step: int) -> None:
             for module in stage.modules.values():
