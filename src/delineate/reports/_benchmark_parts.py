@@ -123,11 +123,11 @@ class Benchmark:
         put("arms", [a for a in _dicts(self.result.get("arms")) if a.get("arm") is not None])
         for name in ("rows", "summary", "contrasts"):
             put(name, [_named(d) for d in _dicts(self.result.get(name))])
-        told = [str(s["metric"]) for s in self.summary if s.get("metric") is not None]
-        seen = [
+        summarised = [str(s["metric"]) for s in self.summary if s.get("metric") is not None]
+        measured = [
             k for r in self.rows for k in r if k not in ROW_KEYS and as_number(r[k]) is not None
         ]
-        put("metrics", [metric(key) for key in dict.fromkeys(told or seen)])
+        put("metrics", [metric(key) for key in dict.fromkeys(summarised or measured)])
         regions = dict.fromkeys(d["region"] for d in (self.summary or self.rows))
         put("regions", sorted(regions, key=lambda region: region != MEAN))  # otherwise as given
 
@@ -139,8 +139,8 @@ class Benchmark:
     @property
     def baselines(self) -> list[str]:
         """Arms that stand in the summary but were not trained."""
-        told = dict.fromkeys(str(s.get("arm")) for s in self.summary)
-        return [name for name in told if self.arms and name not in self.names]
+        summarised = dict.fromkeys(str(s.get("arm")) for s in self.summary)
+        return [name for name in summarised if self.arms and name not in self.names]
 
     @property
     def main(self) -> Metric | None:
@@ -152,7 +152,7 @@ class Benchmark:
         """The region of the headline: the mean over all, or else the first."""
         return self.regions[0] if self.regions else ""
 
-    def told(self, region: str, before: str = ", ") -> str:
+    def region_in_words(self, region: str, before: str = ", ") -> str:
         """A region in words after ``before``; nothing where there is but one without a name."""
         words = "mean over regions" if region == MEAN else region
         return f"{before}{words}" if words else ""
@@ -164,12 +164,14 @@ class Benchmark:
                 return entry if as_number(entry.get("mean")) is not None else {}
         return {}
 
-    def ranked(self, region: str, given: Metric) -> list[str]:
+    def ranked(self, region: str, metric: Metric) -> list[str]:
         """Arms with a figure, the best first; in the order given where that is not known."""
-        kept = [n for n in self.names or self._all() if self.figure(n, region, given.key)]
-        if not given.better:
-            return kept
-        return sorted(kept, key=lambda n: -given.better * self.figure(n, region, given.key)["mean"])
+        scored = [n for n in self.names or self._all() if self.figure(n, region, metric.key)]
+        if not metric.better:
+            return scored
+        return sorted(
+            scored, key=lambda n: -metric.better * self.figure(n, region, metric.key)["mean"]
+        )
 
     def by_subject(self, arm: str, region: str, key: str) -> dict[str, float]:
         """Subject -> mean over its cases and over the runs of an arm."""
@@ -190,30 +192,32 @@ class Benchmark:
             if row["region"] == self.region and str(row.get("arm")) not in self.baselines:
                 key = tuple(str(row.get(k)) for k in ("arm", "run", "seed", "fold"))
                 groups.setdefault(key, []).append(row)
-        found = []
+        entries = []
         for rows in groups.values():
             subjects = [str(r.get("subject")) for r in rows]
             entry = {k: rows[0].get(k) for k in ("arm", "run", "seed", "fold")}
             entry["cases"] = len({str(r.get("case")) for r in rows})
-            for given in self.metrics:
-                values = [as_number(r.get(given.key)) for r in rows]
+            for metric in self.metrics:
+                values = [as_number(r.get(metric.key)) for r in rows]
                 _, means = by_subject([np.nan if v is None else v for v in values], subjects)
-                entry[given.key] = float(means.mean()) if len(means) else None
-            found.append(entry)
-        return found
+                entry[metric.key] = float(means.mean()) if len(means) else None
+            entries.append(entry)
+        return entries
 
-    def ours(self, method: Any, column: str) -> tuple[Metric, float] | None:
+    def matching_mean(self, method: Any, column: str) -> tuple[Metric, float] | None:
         """Our mean of a printed method and column, where names agree."""
         arm = next((n for n in self.names if _plain(n) == _plain(method)), None)
-        kin = [str(a["arm"]) for a in self.arms if _plain(a.get("network")) == _plain(method)]
-        arm = arm or (kin[0] if len(kin) == 1 else None)
-        plain = _plain(column)  # papers on classes mean averages over them
-        keys = (plain, f"{plain}macro", _SYNONYMS.get(plain, ""))
-        found = next((m for key in keys for m in self.metrics if _plain(m.key) == key), None)
-        if arm is None or found is None:
+        same_network = [
+            str(a["arm"]) for a in self.arms if _plain(a.get("network")) == _plain(method)
+        ]
+        arm = arm or (same_network[0] if len(same_network) == 1 else None)
+        column_name = _plain(column)  # papers on classes mean averages over them
+        keys = (column_name, f"{column_name}macro", _SYNONYMS.get(column_name, ""))
+        match = next((m for key in keys for m in self.metrics if _plain(m.key) == key), None)
+        if arm is None or match is None:
             return None
-        mean = as_number(self.figure(arm, self.region, found.key).get("mean"))
-        return None if mean is None else (found, mean)
+        mean = as_number(self.figure(arm, self.region, match.key).get("mean"))
+        return None if mean is None else (match, mean)
 
     def _all(self) -> list[str]:
         return list(dict.fromkeys(str(s.get("arm")) for s in self.summary))
@@ -229,10 +233,10 @@ def interval(entry: Mapping[str, Any], digits: int, factor: float = 1.0) -> str:
 
 def p_value(value: Any) -> str:
     """A p-value in words: ``p = 0.031``, ``p < 0.001``."""
-    found = as_number(value)
-    if found is None:
+    number = as_number(value)
+    if number is None:
         return ""
-    return f"p{_NB}<{_NB}0.001" if found < 0.001 else f"p{_NB}={_NB}{page.number(found, 3)}"
+    return f"p{_NB}<{_NB}0.001" if number < 0.001 else f"p{_NB}={_NB}{page.number(number, 3)}"
 
 
 def told_apart(contrast: Mapping[str, Any]) -> bool:

@@ -41,28 +41,31 @@ _PLAN = {
 }  # fmt: skip
 
 
-def overview(found: Benchmark) -> Markup:
+def overview(benchmark: Benchmark) -> Markup:
     """The first metric of every arm in every region, side by side."""
-    regions = found.regions
-    if not found.metrics or len(regions) < 2:
+    regions = benchmark.regions
+    if not benchmark.metrics or len(regions) < 2:
         return Markup()
-    main = found.metrics[0]
+    main = benchmark.metrics[0]
 
     def cells(arm: str) -> list[dict[str, Any]]:
-        told = []
+        values = []
         for region in regions:
-            entry = found.figure(arm, region, main.key)
+            entry = benchmark.figure(arm, region, main.key)
             small = [between] if (between := interval(entry, main.digits)) else []
             mean = as_number(entry.get("mean"))
             value = page.DASH if mean is None else number(mean, main.digits)
-            told.append({"value": value, "small": small, "best": False})
-        return told
+            values.append({"value": value, "small": small, "best": False})
+        return values
 
-    names = found.ranked(regions[0], main)
-    names += [name for name in found.names if name not in names]
-    heads = ["Arm", *(label(found.told(region, "")) or str(region) for region in regions)]
-    told = [[(name, cells(name)) for name in group] for group in (names, found.baselines)]
-    return block("standings", f"{main.heading} everywhere", heads, *told)
+    names = benchmark.ranked(regions[0], main)
+    names += [name for name in benchmark.names if name not in names]
+    heads = [
+        "Arm",
+        *(label(benchmark.region_in_words(region, "")) or str(region) for region in regions),
+    ]
+    row_groups = [[(name, cells(name)) for name in group] for group in (names, benchmark.baselines)]
+    return block("standings", f"{main.heading} everywhere", heads, *row_groups)
 
 
 def few(charts: Sequence[Picture], most: int = 4) -> Markup:
@@ -74,51 +77,51 @@ def few(charts: Sequence[Picture], most: int = 4) -> Markup:
     return join(*parts)
 
 
-def contrasts(found: Benchmark) -> Markup:
+def contrasts(benchmark: Benchmark) -> Markup:
     """Differences between arms: forest plots, the table, and one line a subject."""
-    told = [c for c in found.contrasts if as_number(c.get("difference")) is not None]
-    if not told:
+    differences = [c for c in benchmark.contrasts if as_number(c.get("difference")) is not None]
+    if not differences:
         return Markup()
     charts = []
-    for key in dict.fromkeys(str(c.get("metric")) for c in told):
-        given = metric(key)
-        chosen = [c for c in told if str(c.get("metric")) == key]
-        chosen.sort(key=lambda c: c["region"] != found.region)
-        rows = [_forest_row(found, c) for c in chosen]
+    for key in dict.fromkeys(str(c.get("metric")) for c in differences):
+        compared = metric(key)
+        chosen = [c for c in differences if str(c.get("metric")) == key]
+        chosen.sort(key=lambda c: c["region"] != benchmark.region)
+        rows = [_forest_row(benchmark, c) for c in chosen]
         side = {1: "above 0 the first is better", -1: "below 0 the first is better"}
-        across = f"difference of {given.axis}"
-        caption = f"{label(side[given.better])}. " if given.better else ""
+        across = f"difference of {compared.axis}"
+        caption = f"{label(side[compared.better])}. " if compared.better else ""
         caption += "p is corrected; hollow: not told apart."
-        charts.append(forest(rows, f"Differences of {given.name}", across, caption=caption))
-    lines = _pair_charts(found, told)
+        charts.append(forest(rows, f"Differences of {compared.name}", across, caption=caption))
+    lines = _pair_charts(benchmark, differences)
     columns = [
         Column("name", "Contrast"), Column("arms", "Difference of"), Column("region", "Region"),
         Column("metric", "Metric"), Column("difference", "Difference", 3),
         Column("between", f"95{_NB}% interval"), Column("p", "p"),
         Column("p_holm", "p (Holm)"), Column("n", "n", 0, "Subjects"),
     ]  # fmt: skip
-    if not any(found.regions):
+    if not any(benchmark.regions):
         columns.pop(2)
-    shown = [
+    rows_shown = [
         {**c, "name": c.get("name") or _sides(c), "arms": _sides(c), "between": interval(c, 3),
          "metric": metric(str(c.get("metric"))).name,
          **{k: p_value(c.get(k))[1:].strip(f"{_NB}=") for k in ("p", "p_holm")}}
-        for c in told
+        for c in differences
     ]  # fmt: skip
     words = (
         "Each contrast compares two arms on the same subjects. p (Holm) is corrected for the "
         "number of contrasts; the interval is not."
     )
     parts = [block("text", words), few(charts, 2)]
-    parts.append(page.table("Paired contrasts", columns, shown))
+    parts.append(page.table("Paired contrasts", columns, rows_shown))
     if lines:
         parts += [block("subheading", "Subject by subject"), few(lines)]
     return join(*parts)
 
 
-def _forest_row(found: Benchmark, contrast: Mapping[str, Any]) -> Estimate:
+def _forest_row(benchmark: Benchmark, contrast: Mapping[str, Any]) -> Estimate:
     name = _contrast_name(contrast)
-    if len(found.regions) > 1:
+    if len(benchmark.regions) > 1:
         name += f", {contrast['region']}"
     low, high = as_number(contrast.get("low")), as_number(contrast.get("high"))
     words = p_value(contrast.get("p_holm", contrast.get("p")))
@@ -130,49 +133,57 @@ def _forest_row(found: Benchmark, contrast: Mapping[str, Any]) -> Estimate:
 
 def _contrast_name(contrast: Mapping[str, Any]) -> str:
     name, sides = str(contrast.get("name") or ""), _sides(contrast)
-    said = not name or name.replace(" minus ", " \u2212 ") == sides
-    return sides if said else f"{name}: {sides}"
+    says_no_more = not name or name.replace(" minus ", " \u2212 ") == sides
+    return sides if says_no_more else f"{name}: {sides}"
 
 
 def _sides(contrast: Mapping[str, Any]) -> str:
     return f"{contrast.get('a')} \u2212 {contrast.get('b')}"
 
 
-def _pair_charts(found: Benchmark, contrasts: Iterable[Mapping[str, Any]]) -> list[Picture]:
+def _pair_charts(benchmark: Benchmark, contrasts: Iterable[Mapping[str, Any]]) -> list[Picture]:
     """Lines between two arms for the contrasts of the headline's metric and region."""
-    drawn: dict[tuple[str, str], Picture] = {}
+    charts: dict[tuple[str, str], Picture] = {}
     for contrast in contrasts:
-        a, b, main = str(contrast.get("a")), str(contrast.get("b")), found.main
-        here = main and contrast.get("metric") == main.key and contrast["region"] == found.region
-        if main is None or not here or (a, b) in drawn:
+        a, b, main = str(contrast.get("a")), str(contrast.get("b")), benchmark.main
+        is_headline = (
+            main and contrast.get("metric") == main.key and contrast["region"] == benchmark.region
+        )
+        if main is None or not is_headline or (a, b) in charts:
             continue
-        first, second = (found.by_subject(arm, found.region, main.key) for arm in (a, b))
-        title, better = f"{a} and {b}{found.told(found.region)}", main.better >= 0
+        first, second = (benchmark.by_subject(arm, benchmark.region, main.key) for arm in (a, b))
+        title, better = (
+            f"{a} and {b}{benchmark.region_in_words(benchmark.region)}",
+            main.better >= 0,
+        )
         if picture := pairs(first, second, (a, b), title, main.axis, higher_is_better=better):
-            drawn[a, b] = picture
-    return list(drawn.values())
+            charts[a, b] = picture
+    return list(charts.values())
 
 
-def printed(found: Benchmark) -> Markup:
+def printed(benchmark: Benchmark) -> Markup:
     """Figures printed elsewhere, ours beside them, and what those figures break."""
-    told = as_dict(found.result.get("printed"))
-    rows, columns = as_list(told.get("rows")), [str(c) for c in as_list(told.get("columns"))]
+    publication = as_dict(benchmark.result.get("printed"))
+    rows, columns = (
+        as_list(publication.get("rows")),
+        [str(c) for c in as_list(publication.get("columns"))],
+    )
     columns = [c for c in columns if c.lower() != "method"]
-    claims = [as_dict(c) for c in as_list(told.get("findings"))]
+    claims = [as_dict(c) for c in as_list(publication.get("findings"))]
     if not rows and not claims:
         return Markup()
     parts = []
-    if told.get("source"):
-        parts.append(block("text", f"As printed in: {told['source']}."))
+    if publication.get("source"):
+        parts.append(block("text", f"As printed in: {publication['source']}."))
     if rows:
-        parts.append(_printed_table(found, [as_dict(r) for r in rows], columns))
+        parts.append(_printed_table(benchmark, [as_dict(r) for r in rows], columns))
     if claims:
         parts.append(block("subheading", "What the printed figures say of themselves"))
         for claim in claims:
             claim["severity"] = _severity(claim.get("verdict"))
         keys = ("severity", "verdict", "claim", "arithmetic")
-        shown = [{k: plain(c.get(k)) or "" for k in keys} for c in claims]
-        parts.append(block("claims", shown))
+        claim_rows = [{k: plain(c.get(k)) or "" for k in keys} for c in claims]
+        parts.append(block("claims", claim_rows))
     return join(*parts)
 
 
@@ -184,39 +195,39 @@ def _severity(verdict: Any) -> str:
 
 
 def _printed_table(
-    found: Benchmark, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+    benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> Markup:
     """Printed figures, each with ours below it where we have an arm and a metric of that name."""
     factor = {c: 100 if any((as_number(r.get(c)) or 0) > 1.5 for r in rows) else 1 for c in columns}
-    lines, any_ours = [], False
+    lines, any_measured = [], False
     for row in rows:
         cells = []
         for column in columns:
-            mine = found.ours(row.get("arm", row.get("method")), column)
+            measured = benchmark.matching_mean(row.get("arm", row.get("method")), column)
             small = []
-            if mine:
-                given, mean = mine
-                times = 1 if given.unit else factor[column]
-                small = [f"ours {number(mean, given.digits if times == 1 else 2, times)}"]
-                any_ours = True
+            if measured:
+                metric, mean = measured
+                times = 1 if metric.unit else factor[column]
+                small = [f"ours {number(mean, metric.digits if times == 1 else 2, times)}"]
+                any_measured = True
             cells.append({"value": plain(row.get(column)) or page.DASH, "small": small})
         lines.append((str(row.get("method", "")), [{**c, "best": False} for c in cells]))
     heads = ["Method as printed", *(heading_of(c) for c in columns)]
     table = block("standings", "Printed figures", heads, lines, [])
     words = "Other data, splits and definitions may lie behind printed figures than behind ours."
-    return join(table, block("text", words)) if any_ours else table
+    return join(table, block("text", words)) if any_measured else table
 
 
-def method(found: Benchmark) -> Markup:
+def method(benchmark: Benchmark) -> Markup:
     """Settings, and what every arm is and cost."""
-    told = {"Suite": found.result.get("suite"), "Data": found.result.get("data")}
-    settings = as_dict(found.result.get("settings"))
-    words = {**told, **{label(k): v for k, v in settings.items()}}
-    shown = {k: plain(v) for k, v in words.items() if v is not None}
-    parts = [page.facts(shown)] if shown else []
-    if found.arms:
+    headings = {"Suite": benchmark.result.get("suite"), "Data": benchmark.result.get("data")}
+    settings = as_dict(benchmark.result.get("settings"))
+    words = {**headings, **{label(k): v for k, v in settings.items()}}
+    facts = {k: plain(v) for k, v in words.items() if v is not None}
+    parts = [page.facts(facts)] if facts else []
+    if benchmark.arms:
         rows = []
-        for arm in found.arms:
+        for arm in benchmark.arms:
             seconds = [s for s in map(as_number, as_list(arm.get("seconds"))) if s is not None]
             mean = math.fsum(seconds) / len(seconds) if seconds else None
             rows.append({**arm, "training": duration(mean), "note": plain(arm.get("note"))})
@@ -245,22 +256,22 @@ def _digits(values: Sequence[float]) -> int:
     return min(4, max(0, 2 - math.floor(math.log10(smallest))))
 
 
-def runs(found: Benchmark) -> Markup:
+def runs(benchmark: Benchmark) -> Markup:
     """Means of every run: how far they lie apart is the noise of training."""
-    told = found.runs()
+    rows = benchmark.runs()
     keys = {"arm": None, "run": None, "seed": 0, "fold": 0, "cases": 0}
-    used = [k for k in keys if any(r.get(k) is not None for r in told)]
+    used = [k for k in keys if any(r.get(k) is not None for r in rows)]
     columns = [
-        Column(k, label(k), keys[k] if all(as_number(r.get(k)) is not None for r in told) else None)
+        Column(k, label(k), keys[k] if all(as_number(r.get(k)) is not None for r in rows) else None)
         for k in used
     ]
-    columns += [Column(m.key, m.axis, m.digits) for m in found.metrics]
-    where = found.told(found.region, " Region: ")
+    columns += [Column(m.key, m.axis, m.digits) for m in benchmark.metrics]
+    where = benchmark.region_in_words(benchmark.region, " Region: ")
     files = block(
         "text",
         "Beside this page: cases.csv (every case of every run), summary.csv and contrasts.csv.",
     )
-    if not told:
+    if not rows:
         return files
     words = block("text", f"Means over the subjects of each run.{where}")
-    return join(words, page.table("Every run", columns, told), files)
+    return join(words, page.table("Every run", columns, rows), files)

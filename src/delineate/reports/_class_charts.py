@@ -73,13 +73,13 @@ def confusion(
         axes.spines[:].set_visible(False)
         axes.set_xlabel("answer")
         axes.set_ylabel("truth")
-        told = "; ".join(
+        counts_in_words = "; ".join(
             f"truth {classes[t]}: "
             + ", ".join(f"{table[t, a]:.0f} answered {classes[a]}" for a in range(size))
             for t in range(size)
         )
         caption = "Shares are of each row, the samples of one true class." if size <= 6 else ""
-        return as_picture(figure, title, f"Confusion matrix. {told}.", caption)
+        return as_picture(figure, title, f"Confusion matrix. {counts_in_words}.", caption)
 
 
 def roc(figures: Mapping[str, Any]) -> Picture | None:
@@ -137,11 +137,11 @@ def reliability(figures: Mapping[str, Any]) -> Picture | None:
             if (low := as_number(row.get("ci_low"))) is not None:
                 top.vlines(row["confidence"], low, row["ci_high"], color=_BLUE, linewidth=1.6,
                            alpha=0.55)  # fmt: skip
-        sure = [row["confidence"] for row in bins]
-        top.plot(sure, [row["accuracy"] for row in bins], color=_BLUE, linewidth=1.1)
-        most = max(row["n"] for row in bins)
-        sizes = [16 + 90 * row["n"] / most for row in bins]
-        top.scatter(sure, [row["accuracy"] for row in bins], sizes, color=_BLUE)
+        confidences = [row["confidence"] for row in bins]
+        top.plot(confidences, [row["accuracy"] for row in bins], color=_BLUE, linewidth=1.1)
+        largest = max(row["n"] for row in bins)
+        sizes = [16 + 90 * row["n"] / largest for row in bins]
+        top.scatter(confidences, [row["accuracy"] for row in bins], sizes, color=_BLUE)
         top.set_ylim(-0.02, 1.02)
         top.set_ylabel("accuracy")
         widths = [0.92 * (row["high"] - row["low"]) for row in bins]
@@ -152,12 +152,12 @@ def reliability(figures: Mapping[str, Any]) -> Picture | None:
         below.set_xlabel("confidence")
         low = min(row["low"] for row in bins)
         below.set_xlim(low - 0.02, 1.02)
-        told = "; ".join(
+        bins_in_words = "; ".join(
             f"confidence {row['confidence']:.2f}: accuracy {row['accuracy']:.2f} of {row['n']}"
             for row in bins
         )
         caption = "On the dashed line confidence is what it says; below it, answers are too sure."
-        return as_picture(figure, "Reliability", f"Reliability diagram. {told}.", caption)
+        return as_picture(figure, "Reliability", f"Reliability diagram. {bins_in_words}.", caption)
 
 
 def risk_coverage(figures: Mapping[str, Any]) -> Picture | None:
@@ -229,34 +229,34 @@ def _chosen(figures: Mapping[str, Any], kind: str) -> list[_Curve]:
     """Curves with the figures of their class; of many classes those ranked worst."""
     curves = _mapping(_mapping(figures, "curves"), kind)
     rows = {str(row.get("class")): row for row in as_list(figures.get("per_class"))}
-    found = [(name, points, rows.get(name, {})) for name, points in curves.items() if points]
-    if len(found) > _LINES:
-        found.sort(key=lambda one: _value(one[2], "roc_auc") or 0.0)
-    return found[:_LINES]
+    class_curves = [(name, points, rows.get(name, {})) for name, points in curves.items() if points]
+    if len(class_curves) > _LINES:
+        class_curves.sort(key=lambda curve: _value(curve[2], "roc_auc") or 0.0)
+    return class_curves[:_LINES]
 
 
 def _with_legend(
     figure: Figure, title: str, curves: Sequence[_Curve], key: str, words: str, caption: str
 ) -> Picture:
     """Names and figures of the curves stand below the chart, as text."""
-    told = [f"{name}: {words} {_interval(row.get(key))}" for name, _, row in curves]
-    picture = as_picture(figure, title, f"{title}. {'; '.join(told)}.", caption)
-    legend = tuple((line, SERIES[place], "line") for place, line in enumerate(told))
+    lines = [f"{name}: {words} {_interval(row.get(key))}" for name, _, row in curves]
+    picture = as_picture(figure, title, f"{title}. {'; '.join(lines)}.", caption)
+    legend = tuple((line, SERIES[place], "line") for place, line in enumerate(lines))
     return dataclasses.replace(picture, legend=legend)
 
 
 def _interval(figure: Any) -> str:
-    given = figure if isinstance(figure, Mapping) else {}
-    words = number(given.get("value"))
-    if as_number(given.get("ci_low")) is None:
+    estimate = figure if isinstance(figure, Mapping) else {}
+    words = number(estimate.get("value"))
+    if as_number(estimate.get("ci_low")) is None:
         return words
-    return f"{words} ({number(given['ci_low'])} to {number(given['ci_high'])})"
+    return f"{words} ({number(estimate['ci_low'])} to {number(estimate['ci_high'])})"
 
 
 def _value(row: Mapping[str, Any], key: str) -> float | None:
     return as_number(_mapping(row, key).get("value"))
 
 
-def _mapping(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = given.get(key)
-    return found if isinstance(found, Mapping) else {}
+def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, Mapping) else {}

@@ -58,20 +58,20 @@ class RunFolder:
     @staticmethod
     def read(path: Path, scores: Path = Path("validation")) -> RunFolder:
         """Read what there is of a run folder, and of an evaluation."""
-        found = RunFolder(path, scores)
-        found.config = found._text("config.yaml") or found._text("asked.yaml")
+        folder = RunFolder(path, scores)
+        folder.config = folder._text("config.yaml") or folder._text("asked.yaml")
         for name in ("run", "cohort", "split", "audit"):
-            setattr(found, name, found._mapping(f"{name}.json"))
-        found.summary = found._mapping(found.scores / "summary.json")
-        found.log = found._lines("log.jsonl")
-        table = found._text(found.scores / "cases.csv")
+            setattr(folder, name, folder._mapping(f"{name}.json"))
+        folder.summary = folder._mapping(folder.scores / "summary.json")
+        folder.log = folder._lines("log.jsonl")
+        table = folder._text(folder.scores / "cases.csv")
         try:
             reader = csv.DictReader(table.splitlines())
-            found.cases = [{k: v for k, v in row.items() if k and v is not None} for row in reader]
+            folder.cases = [{k: v for k, v in row.items() if k and v is not None} for row in reader]
         except csv.Error as error:
-            found._damaged(found.scores / "cases.csv", f"cannot be read: {error}")
-        found._overlays()
-        return found
+            folder._damaged(folder.scores / "cases.csv", f"cannot be read: {error}")
+        folder._overlays()
+        return folder
 
     def _damaged(self, name: str | Path, words: str) -> None:
         """Remember what is wrong with a file, by its name within the run where it has one."""
@@ -175,6 +175,6 @@ def _png(path: Path, entry: Mapping[str, Any]) -> Picture:
     )
 
 
-def _colour(given: Any) -> str:
+def _colour(value: Any) -> str:
     """A colour that is nothing but a colour, for it is written into a style."""
-    return str(given) if re.fullmatch("#[0-9a-fA-F]{6}", str(given)) else "transparent"
+    return str(value) if re.fullmatch("#[0-9a-fA-F]{6}", str(value)) else "transparent"

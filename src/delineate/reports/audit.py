@@ -64,29 +64,29 @@ def write(path: Path, result: Mapping[str, Any]) -> Path:
 
 def count(result: Mapping[str, Any]) -> dict[str, int]:
     """Number of findings of each severity."""
-    found = [_finding(f)["severity"] for f in as_list(result.get("findings"))]
-    return {name: found.count(name) for name in SEVERITIES}
+    severities = [_finding(f)["severity"] for f in as_list(result.get("findings"))]
+    return {name: severities.count(name) for name in SEVERITIES}
 
 
 def findings(result: Mapping[str, Any], *, headings: bool = True) -> Markup:
     """Findings, the gravest first; in groups where ``headings`` are wanted."""
-    every = [_finding(f) for f in as_list(result.get("findings"))]
-    if not every:
+    all_findings = [_finding(f) for f in as_list(result.get("findings"))]
+    if not all_findings:
         return block("text", "Nothing was found.")
-    every.sort(key=lambda f: SEVERITIES.index(f["severity"]))
+    all_findings.sort(key=lambda f: SEVERITIES.index(f["severity"]))
     if not headings:
-        return block("findings", every)
+        return block("findings", all_findings)
     parts = []
     for severity, (heading, meaning) in _GROUPS.items():
-        if group := [f for f in every if f["severity"] == severity]:
+        if group := [f for f in all_findings if f["severity"] == severity]:
             parts += [block("subheading", f"{heading} ({len(group)})"), block("text", meaning)]
             parts.append(block("findings", group))
     return join(*parts)
 
 
-def _finding(given: Any) -> dict[str, Any]:
+def _finding(entry: Any) -> dict[str, Any]:
     """A finding with every key; an unknown severity counts as a warning."""
-    data = given if isinstance(given, Mapping) else {"message": str(given)}
+    data = entry if isinstance(entry, Mapping) else {"message": str(entry)}
     where = data.get("where") or []
     severity = str(data.get("severity", "warning")).lower()
     return {
@@ -112,14 +112,14 @@ def _verdict(result: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     return f"{start} Nothing was found that speaks against training on them."
 
 
-def _facts(given: Any) -> list[Section]:
+def _facts(facts_of_cohort: Any) -> list[Section]:
     """Facts by their form: numbers and words, censuses as bars, rows as tables."""
-    if not isinstance(given, Mapping) or not given:
+    if not isinstance(facts_of_cohort, Mapping) or not facts_of_cohort:
         return [("The cohort", block("missing", "Facts"))]
     words: dict[str, Any] = {}
     charts: list[Picture] = []
     tables: list[Markup] = []
-    for key, value in given.items():
+    for key, value in facts_of_cohort.items():
         name = label(key)
         inner = list(value.values()) if isinstance(value, Mapping) else value
         if not inner or not isinstance(inner, list | tuple):
@@ -137,12 +137,12 @@ def _facts(given: Any) -> list[Section]:
 
 
 def _census(name: str, values: Mapping[str, Any]) -> Picture:
-    shown = {str(k): float(v) for k, v in values.items()}
-    digits = 0 if all(v.is_integer() for v in shown.values()) else 3
-    if len(shown) > _BARS:
-        shown = dict(sorted(shown.items(), key=lambda item: -item[1])[:_BARS])
+    counts = {str(k): float(v) for k, v in values.items()}
+    digits = 0 if all(v.is_integer() for v in counts.values()) else 3
+    if len(counts) > _BARS:
+        counts = dict(sorted(counts.items(), key=lambda item: -item[1])[:_BARS])
         name += f" (largest {_BARS} of {len(values)})"
-    return bars(shown, name, digits=digits)
+    return bars(counts, name, digits=digits)
 
 
 def _table(name: str, rows: list[Mapping[str, Any]]) -> Markup:
@@ -154,8 +154,8 @@ def _table(name: str, rows: list[Mapping[str, Any]]) -> Markup:
         digits = 0 if all(n.is_integer() for n in numbers) else 3
         numeric = bool(numbers) and len(numbers) == len(values)
         columns.append(Column(str(key), label(key), digits if numeric else None))
-    shown = [
+    cells = [
         {str(k): v if as_number(v) is not None else plain(v) for k, v in row.items()}
         for row in rows
     ]
-    return join(block("subheading", name), page.table(name, columns, shown))
+    return join(block("subheading", name), page.table(name, columns, cells))

@@ -57,7 +57,7 @@ _OF_LEVEL = (
     ("roc_auc", "Area under ROC"),
 )
 #: A page shows at most so many samples; the tables beside it have all.
-_SHOWN = 500
+_MOST_ROWS = 500
 
 
 def write(
@@ -111,16 +111,16 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     if interval := _percents(figures, "balanced_accuracy"):
         words += f" (95\N{NO-BREAK SPACE}% interval {interval})"
     majority = as_dict(figures.get("majority"))
-    found = [
+    sentences = [
         f"{words} and the accuracy {percent(_value(figures, 'accuracy'), 1)}.",
         f"{_always(majority)} would have {percent(majority.get('balanced_accuracy'), 1)} and "
         f"{percent(majority.get('accuracy'), 1)}.",
     ]
     if unscored := len(as_list(summary.get("failures"))):
-        found.append(f"{plural(unscored, 'case')} could not be scored.")
+        sentences.append(f"{plural(unscored, 'case')} could not be scored.")
     if subjects < 10:
-        found.append("So few subjects allow no firm conclusion.")
-    return found
+        sentences.append("So few subjects allow no firm conclusion.")
+    return sentences
 
 
 def tiles(summary: Mapping[str, Any]) -> Markup:
@@ -188,7 +188,7 @@ def _results(summary: Mapping[str, Any], figures: Mapping[str, Any]) -> Markup:
         _overall(figures),
     ]
     if levels := as_dict(summary.get("levels")):
-        every = {str(summary.get("unit")): figures, **levels}
+        by_level = {str(summary.get("unit")): figures, **levels}
         parts += [
             block("subheading", "By slice, case and subject"),
             block(
@@ -196,9 +196,10 @@ def _results(summary: Mapping[str, Any], figures: Mapping[str, Any]) -> Markup:
                 "Figures by level",
                 ["Level", *(label for _, label in _OF_LEVEL), "Samples"],
                 [
-                    (f"By {name}", [*(_cell(found, key) for key, _ in _OF_LEVEL),
-                                    _words(number(found.get("n_samples"), 0))])
-                    for name in ("slice", "case", "subject") if (found := as_dict(every.get(name)))
+                    (f"By {name}", [*(_cell(level, key) for key, _ in _OF_LEVEL),
+                                    _words(number(level.get("n_samples"), 0))])
+                    for name in ("slice", "case", "subject")
+                    if (level := as_dict(by_level.get(name)))
                 ],
                 [],
             ),
@@ -239,10 +240,10 @@ def _words(value: str, *small: str) -> dict[str, Any]:
 
 def _trust(figures: Mapping[str, Any]) -> Markup:
     chance = as_dict(figures.get("ece_by_chance"))
-    told = ""
+    calibration = ""
     error, high = _value(figures, "ece"), as_number(chance.get("high"))
     if error is not None and high is not None:
-        told = (
+        calibration = (
             f"The calibration error is {number(error)}. On so few samples perfect probabilities "
             f"would show {number(chance.get('mean'))} in the mean, and up to {number(high)}: "
         ) + (
@@ -250,22 +251,22 @@ def _trust(figures: Mapping[str, Any]) -> Markup:
             if error <= high
             else "these cannot be taken at their word."
         )
-    return _charts((charts.reliability(figures), charts.risk_coverage(figures)), told)
+    return _charts((charts.reliability(figures), charts.risk_coverage(figures)), calibration)
 
 
-def _charts(found: Sequence[Picture | None], words: str) -> Markup:
-    drawn = [picture for picture in found if picture]
-    if not drawn:
+def _charts(charts_drawn: Sequence[Picture | None], words: str) -> Markup:
+    pictures = [picture for picture in charts_drawn if picture]
+    if not pictures:
         return block("missing", "Curves (they need samples of two classes)")
-    return join(*([block("text", words)] if words else []), block("pictures", drawn, True))
+    return join(*([block("text", words)] if words else []), block("pictures", pictures, True))
 
 
 def _mistakes(images: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> Markup:
     wrong = sum(not row.get("right") for row in rows)
     if not wrong:
         return block("text", "No answer is wrong.")
-    shown = [_mistake(as_dict(one.get("row")), one) for one in images]
-    pictures = [picture for picture in shown if picture]
+    candidates = [_mistake(as_dict(image.get("row")), image) for image in images]
+    pictures = [picture for picture in candidates if picture]
     words = (
         f"{plural(wrong, 'answer is', 'answers are')} wrong of {number(len(rows), 0)}. The surest "
         "of them come first: where a label is mistaken or a picture unlike the others, it shows "
@@ -276,14 +277,14 @@ def _mistakes(images: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> Marku
     return join(block("text", words), block("pictures", pictures, False))
 
 
-def _mistake(row: Row, given: Mapping[str, Any]) -> Picture | None:
-    if given.get("image") is None:
+def _mistake(row: Row, image: Mapping[str, Any]) -> Picture | None:
+    if image.get("image") is None:
         return None
-    sure = percent(row.get("confidence"), 1)
-    caption = f"Truth: {row.get('truth')}. Answer: {row.get('answer')}, {sure} sure."
-    if row.get("slice") is None and given.get("slice") is not None:
-        caption += f" Shown: slice {given['slice']}."
-    return charts.thumbnail(given["image"], _name(row), caption)
+    confidence = percent(row.get("confidence"), 1)
+    caption = f"Truth: {row.get('truth')}. Answer: {row.get('answer')}, {confidence} sure."
+    if row.get("slice") is None and image.get("slice") is not None:
+        caption += f" Shown: slice {image['slice']}."
+    return charts.thumbnail(image["image"], _name(row), caption)
 
 
 def _name(row: Row) -> str:
@@ -323,11 +324,11 @@ def _answers(summary: Mapping[str, Any], rows: Sequence[Row]) -> Markup:
             "name": _name(row),
             "state": "right" if row.get("right") else "wrong",
         }
-        for row in ranked[:_SHOWN]
+        for row in ranked[:_MOST_ROWS]
     ]
     words = "Wrong answers first, the surest on top; then the right ones, the least sure on top."
-    if len(rows) > _SHOWN:
-        words += f" The first {_SHOWN} of {number(len(rows), 0)}; cases.csv has all."
+    if len(rows) > _MOST_ROWS:
+        words += f" The first {_MOST_ROWS} of {number(len(rows), 0)}; cases.csv has all."
     return join(block("text", words), page.table("Every answer", columns, lines))
 
 
@@ -353,9 +354,9 @@ def _method(summary: Mapping[str, Any]) -> Markup:
         )
         parts.append(page.table("Cases that could not be scored", columns, failures))
     for key in ("rules", "settings", "versions"):
-        if given := as_dict(summary.get(key)):
+        if entries := as_dict(summary.get(key)):
             parts.append(block("subheading", key.capitalize()))
-            parts.append(page.facts({page.label(k): page.plain(v) for k, v in given.items()}))
+            parts.append(page.facts({page.label(k): page.plain(v) for k, v in entries.items()}))
     return join(*parts) if parts else block("missing", "The rules of scoring")
 
 
@@ -366,8 +367,8 @@ def _value(figures: Mapping[str, Any], key: str) -> float | None:
 def _interval(
     figures: Mapping[str, Any], key: str, between: str = f" {page.DASH} ", *, shares: bool = False
 ) -> str:
-    found = as_dict(figures.get(key))
-    ends = found.get("ci_low"), found.get("ci_high")
+    estimate = as_dict(figures.get(key))
+    ends = estimate.get("ci_low"), estimate.get("ci_high")
     if as_number(ends[0]) is None:
         return ""
     low, high = (number(end, 1, 100) if shares else number(end) for end in ends)
@@ -375,5 +376,5 @@ def _interval(
 
 
 def _percents(figures: Mapping[str, Any], key: str, before: str = "") -> str:
-    found = _interval(figures, key, " to ", shares=True)
-    return found and f"{before}{found}\N{NO-BREAK SPACE}%"
+    interval = _interval(figures, key, " to ", shares=True)
+    return interval and f"{before}{interval}\N{NO-BREAK SPACE}%"

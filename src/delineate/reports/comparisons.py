@@ -74,7 +74,7 @@ def interval_bars(
         axes.grid(visible=False)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
-        return _picture(figure, title, f"Bar chart. {_tell(bars, digits)}.", caption)
+        return _picture(figure, title, f"Bar chart. {_in_words(bars, digits)}.", caption)
 
 
 def pareto(
@@ -125,13 +125,13 @@ def pareto(
 def front(points: Mapping[str, tuple[float, float]], *, higher_is_better: bool = True) -> list[str]:
     """Arms that no other arm equals or beats in both cost and quality, the cheapest first."""
     sign = 1 if higher_is_better else -1
-    kept: list[str] = []
+    dominant: list[str] = []
     reached = -np.inf
     for name in sorted(points, key=lambda n: (points[n][0], -sign * points[n][1])):
         if sign * points[name][1] > reached:
-            kept.append(name)
+            dominant.append(name)
             reached = sign * points[name][1]
-    return kept
+    return dominant
 
 
 def forest(rows: Sequence[Estimate], title: str, across: str, *, caption: str = "") -> Picture:
@@ -143,14 +143,14 @@ def forest(rows: Sequence[Estimate], title: str, across: str, *, caption: str = 
         across: What the axis shows.
         caption: Shown below.
     """
-    shown = rows[:_FOREST_ROWS]
-    if len(shown) < len(rows):
-        title += f" (first {len(shown)} of {len(rows)})"
+    rows_shown = rows[:_FOREST_ROWS]
+    if len(rows_shown) < len(rows):
+        title += f" (first {len(rows_shown)} of {len(rows)})"
     with _style():
-        figure = Figure(figsize=(WIDTH, 0.9 + 0.52 * len(shown)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.52 * len(rows_shown)), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(visible=False)
-        for place, row in enumerate(shown):
+        for place, row in enumerate(rows_shown):
             axes.vlines(0, place - 0.16, place + 0.16, color=INK, linewidth=0.9)
             _whisker(axes, row, place, colour=_GREY if row.apart else _BLUE, width=2.0)
             face = "none" if row.apart else _BLUE
@@ -161,13 +161,15 @@ def forest(rows: Sequence[Estimate], title: str, across: str, *, caption: str = 
                 head, (0, place), (0, 11), xycoords=("axes fraction", "data"),
                 textcoords="offset points", fontsize=_LABEL_POINTS, va="center",
             )  # fmt: skip
-        axes.set_ylim(len(shown) - 0.5, -0.75)
+        axes.set_ylim(len(rows_shown) - 0.5, -0.75)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, -0.05 * (high - low)), max(high, 0.05 * (high - low)))
         axes.set_xlabel(_short(across, 60))
-        return _picture(figure, title, f"Forest plot. {_tell(shown, 3, with_words=True)}.", caption)
+        return _picture(
+            figure, title, f"Forest plot. {_in_words(rows_shown, 3, with_words=True)}.", caption
+        )
 
 
 def pairs(
@@ -228,21 +230,21 @@ def _whisker(
         axes.vlines((row.low, row.high), place - cap, place + cap, color=colour, linewidth=width)
 
 
-def _tell(rows: Sequence[Estimate], digits: int, *, with_words: bool = False) -> str:
-    told = []
+def _in_words(rows: Sequence[Estimate], digits: int, *, with_words: bool = False) -> str:
+    parts = []
     for row in rows:
         text = f"{row.name} {number(row.value, digits)}"
         if row.low is not None and row.high is not None:
             text += f" ({number(row.low, digits)} to {number(row.high, digits)})"
-        told.append(f"{text} {row.words}".rstrip() if with_words else text)
-    return "; ".join(told)
+        parts.append(f"{text} {row.words}".rstrip() if with_words else text)
+    return "; ".join(parts)
 
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers from ``low`` to ``high``, about evenly spread on a logarithmic axis."""
-    wanted = np.geomspace(low, high, 6)[:-1] * (high / low) ** 0.1
-    steps = 10.0 ** np.floor(np.log10(wanted))
-    rounded = np.round(wanted / steps, 0 if high / low > 3 else 1) * steps
+    positions = np.geomspace(low, high, 6)[:-1] * (high / low) ** 0.1
+    steps = 10.0 ** np.floor(np.log10(positions))
+    rounded = np.round(positions / steps, 0 if high / low > 3 else 1) * steps
     return sorted({float(f"{value:g}") for value in rounded if low <= value <= high})
 
 
@@ -292,7 +294,7 @@ def _label_points(
             if hits == 0:
                 break
         if fewest is not None:
-            _settle(axes, note, point, fewest[1], fewest[2], half)
+            _place_label(axes, note, point, fewest[1], fewest[2], half)
             taken.append(fewest[3])
 
 
@@ -303,14 +305,14 @@ def _places(half_width: float, half_height: float) -> Iterator[tuple[float, floa
             yield across * (half_width + gap), up * (half_height + gap - 2)
 
 
-def _settle(
+def _place_label(
     axes: Axes, note: Annotation, point: tuple[float, float], dx: float, dy: float,
     half: tuple[float, float],
 ) -> None:  # fmt: skip
     """Move a label to its place; join it to its point where it stands off."""
     note.set_position((dx, dy))
-    away = max(abs(dx) - half[0], abs(dy) - half[1])
-    if away > 10:
+    distance = max(abs(dx) - half[0], abs(dy) - half[1])
+    if distance > 10:
         foot = (dx - np.sign(dx) * half[0], dy - np.sign(dy) * half[1])
         line = axes.annotate(
             "", point, foot, textcoords="offset points",

@@ -26,7 +26,7 @@ def write(path: Path, run: Path, scores: Path) -> Path:
     held_out, new = RunFolder.read(run), RunFolder.read(run, scores.resolve())
     head = evaluation.headline(new.summary, new.cases)
     earlier = evaluation.headline(held_out.summary, held_out.cases)
-    told = evaluation.verdict(head, "new subject")
+    sentences = evaluation.verdict(head, "new subject")
     html = page.render(
         "Demo: synthetic brains, from scans to figures",
         [
@@ -41,7 +41,7 @@ def write(path: Path, run: Path, scores: Path) -> Path:
             *training.sections(held_out),
         ],
         kind="demo",
-        verdict=training.verdict(held_out, told),
+        verdict=training.verdict(held_out, sentences),
         lead=evaluation.tiles(head, training.time_tile(held_out), scored_on="New brains"),
     )
     return page.write(path, html)

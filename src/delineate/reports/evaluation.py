@@ -114,9 +114,9 @@ def write(
 
 def regions(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> list[str]:
     """Names of the structures that make the headline: declared regions, or else all labels."""
-    told = (summary or {}).get("structures")
-    if isinstance(told, list):
-        return [str(name) for name in told]
+    structures = (summary or {}).get("structures")
+    if isinstance(structures, list):
+        return [str(name) for name in structures]
     declared = [str(r.get("region")) for r in rows if r.get("kind") == "region"]
     return list(dict.fromkeys(declared or [str(r.get("region")) for r in rows]))
 
@@ -128,28 +128,30 @@ def figures_of(
 
     Taken from the summary where it has them, so that no two pages disagree; else from the rows.
     """
-    told: Any = (summary or {}).get("regions", summary or {})
+    figures: Any = (summary or {}).get("regions", summary or {})
     for key in (region, metric):
-        told = told.get(key) if isinstance(told, Mapping) else None
-    if isinstance(told, Mapping) and as_number(told.get("mean")) is not None:
-        return dict(told)
+        figures = figures.get(key) if isinstance(figures, Mapping) else None
+    if isinstance(figures, Mapping) and as_number(figures.get("mean")) is not None:
+        return dict(figures)
     return _summarise([r for r in rows if r.get("region") == region], metric)
 
 
 def headline(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> dict[str, Any]:
     """The few numbers that stand on top: mean Dice over regions within subjects, and accuracy."""
     names = regions(summary, rows)
-    kept = [r for r in rows if r.get("region") in names]
-    found: dict[str, Any] = {"regions": names}
+    headline_rows = [r for r in rows if r.get("region") in names]
+    head: dict[str, Any] = {"regions": names}
     for metric in ("dice", "hd95_mm", "hd95_mm_penalised", "accuracy", "accuracy_background"):
-        told = (summary or {}).get(f"mean_{metric}")
-        worked_out = _summarise(kept, metric)
-        found[metric] = {**worked_out, **told} if isinstance(told, Mapping) else worked_out
-    found["cases"] = len({r.get("case") for r in rows})
-    found["unscored"] = len(as_list((summary or {}).get("failures")))
-    found["without_prediction"] = int(as_number((summary or {}).get("n_missing")) or 0)
-    found["states"] = Counter(str(r.get("state")) for r in kept)
-    return found
+        summarised = (summary or {}).get(f"mean_{metric}")
+        worked_out = _summarise(headline_rows, metric)
+        head[metric] = (
+            {**worked_out, **summarised} if isinstance(summarised, Mapping) else worked_out
+        )
+    head["cases"] = len({r.get("case") for r in rows})
+    head["unscored"] = len(as_list((summary or {}).get("failures")))
+    head["without_prediction"] = int(as_number((summary or {}).get("n_missing")) or 0)
+    head["states"] = Counter(str(r.get("state")) for r in headline_rows)
+    return head
 
 
 def verdict(head: Mapping[str, Any], noun: str = "subject") -> list[str]:
@@ -164,11 +166,13 @@ def verdict(head: Mapping[str, Any], noun: str = "subject") -> list[str]:
     if interval := _interval(dice):
         words += f" (95\N{NO-BREAK SPACE}% interval {interval})"
     sentences = [f"{words}."]
-    ours, nothing = (head[k].get("mean") for k in ("accuracy", "accuracy_background"))
-    if as_number(ours) is not None and as_number(nothing) is not None:
+    accuracy, background_accuracy = (
+        head[k].get("mean") for k in ("accuracy", "accuracy_background")
+    )
+    if as_number(accuracy) is not None and as_number(background_accuracy) is not None:
         sentences.append(
-            f"Voxel accuracy is {percent(ours)}; marking nothing at all would already score "
-            f"{percent(nothing)}, so accuracy alone says little."
+            f"Voxel accuracy is {percent(accuracy)}; marking nothing at all would already score "
+            f"{percent(background_accuracy)}, so accuracy alone says little."
         )
     states = head["states"]
     if states["missed"] or states["false alarm"]:
@@ -180,11 +184,11 @@ def verdict(head: Mapping[str, Any], noun: str = "subject") -> list[str]:
         )
         sentences.append(f"Structures: {_failed(states)}.{end}")
     if states["both empty"]:
-        many = plural(states["both empty"], "structure")
-        sentences.append(f"{many} absent from truth and prediction counted as a Dice of 1.")
+        counted = plural(states["both empty"], "structure")
+        sentences.append(f"{counted} absent from truth and prediction counted as a Dice of 1.")
     if head["without_prediction"]:
-        many = plural(head["without_prediction"], "case")
-        sentences.append(f"{many} had no prediction and counted as empty.")
+        counted = plural(head["without_prediction"], "case")
+        sentences.append(f"{counted} had no prediction and counted as empty.")
     if head["unscored"]:
         sentences.append(f"{plural(head['unscored'], 'case')} could not be scored.")
     if count < 10:
@@ -244,30 +248,32 @@ def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:
         return block("missing", "Scores of cases")
     lines = []
     for region in dict.fromkeys(str(r.get("region")) for r in rows):
-        ours = [r for r in rows if r.get("region") == region]
+        region_rows = [r for r in rows if r.get("region") == region]
         metrics = {
             m: figures_of(summary, rows, region, m)
             for m in ("dice", "nsd", "hd95_mm", "hd95_mm_penalised", "accuracy",
                       "accuracy_background")
         }  # fmt: skip
-        dice, states = metrics["dice"], Counter(str(r.get("state")) for r in ours)
-        there, elsewhere = _there(states), _elsewhere(states)
+        dice, states = metrics["dice"], Counter(str(r.get("state")) for r in region_rows)
+        present, absent = _n_present(states), _n_absent(states)
         lines.append(
             {
                 "region": region,
                 **{m: f.get("mean") for m, f in metrics.items()},
                 "subjects": dice.get("n_subjects"),
-                "with_it": f"{there} of {len(ours)}" if there + elsewhere else len(ours),
+                "with_it": f"{present} of {len(region_rows)}"
+                if present + absent
+                else len(region_rows),
                 "hd95_mm": metrics["hd95_mm"].get("median"),
                 "hd95_n": metrics["hd95_mm"].get("n_subjects"),
                 "penalised": metrics["hd95_mm_penalised"].get("mean"),
-                "where_present": figures_of(summary, ours, region, "dice_where_present").get(
+                "where_present": figures_of(summary, region_rows, region, "dice_where_present").get(
                     "mean"
                 ),
                 "interval": _interval(dice, f" {page.DASH} "),
                 "median": dice.get("median"),
-                "missed": f"{states['missed']} of {there}" if there else None,
-                "false_alarm": f"{states['false alarm']} of {elsewhere}" if elsewhere else None,
+                "missed": f"{states['missed']} of {present}" if present else None,
+                "false_alarm": f"{states['false alarm']} of {absent}" if absent else None,
             }
         )
     columns = _used(_REGION_COLUMNS, lines)
@@ -308,10 +314,10 @@ def _method(summary: Mapping[str, Any]) -> Markup:
         )
         parts.append(page.table("Cases that could not be scored", columns, failures))
     for key in ("rules", "settings", "versions"):
-        given = summary.get(key)
-        if isinstance(given, Mapping) and given:
+        entries = summary.get(key)
+        if isinstance(entries, Mapping) and entries:
             parts.append(block("subheading", key.capitalize()))
-            parts.append(page.facts({page.label(k): page.plain(v) for k, v in given.items()}))
+            parts.append(page.facts({page.label(k): page.plain(v) for k, v in entries.items()}))
     return join(*parts) if parts else block("missing", "The rules of scoring")
 
 
@@ -366,12 +372,12 @@ def _counts(row: Row, metric: str) -> bool:
     return as_number(row.get(metric)) is not None and (metric not in _DISTANCES or state == "ok")
 
 
-def _there(states: Mapping[str, int]) -> int:
+def _n_present(states: Mapping[str, int]) -> int:
     """Cases that have the structure."""
     return states["ok"] + states["missed"]
 
 
-def _elsewhere(states: Mapping[str, int]) -> int:
+def _n_absent(states: Mapping[str, int]) -> int:
     """Cases that do not have it."""
     return states["both empty"] + states["false alarm"]
 
@@ -379,10 +385,10 @@ def _elsewhere(states: Mapping[str, int]) -> int:
 def _failed(states: Mapping[str, int]) -> str:
     """The structures that were missed, and those found where there are none, in words."""
     words = []
-    if there := _there(states):
-        words.append(f"missed {states['missed']} of {there}")
-    if elsewhere := _elsewhere(states):
-        words.append(f"false alarm in {states['false alarm']} of {elsewhere}")
+    if present := _n_present(states):
+        words.append(f"missed {states['missed']} of {present}")
+    if absent := _n_absent(states):
+        words.append(f"false alarm in {states['false alarm']} of {absent}")
     return ", ".join(words)
 
 

@@ -199,14 +199,16 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def _series(log: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
     """Key -> steps and finite values, for every scalar that is logged."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    points_by_key: dict[str, list[tuple[float, float]]] = {}
     for place, line in enumerate(log):
         step = as_number(line.get("step"))
         for key, value in line.items():
             scalar = as_number(value) if key not in ("step", "steps", "seconds") else None
             if scalar is not None and not isinstance(value, str):
-                found.setdefault(str(key), []).append((place if step is None else step, scalar))
-    arrays = {key: np.array(sorted(points)).T for key, points in found.items()}
+                points_by_key.setdefault(str(key), []).append(
+                    (place if step is None else step, scalar)
+                )
+    arrays = {key: np.array(sorted(points)).T for key, points in points_by_key.items()}
     return {key: (a[0], a[1]) for key, a in arrays.items()}
 
 
@@ -257,11 +259,11 @@ def _line_chart(
         if len(series) > 1:
             axes.legend(loc="best")
         return as_picture(
-            figure, title, "Line chart. " + " ".join(_tell(n, p) for n, p in series.items())
+            figure, title, "Line chart. " + " ".join(_in_words(n, p) for n, p in series.items())
         )
 
 
-def _tell(name: str, points: Points) -> str:
+def _in_words(name: str, points: Points) -> str:
     steps, values = points
     return (
         f"{name}: from {values[0]:.3g} at step {steps[0]:.0f} to {values[-1]:.3g} at step "

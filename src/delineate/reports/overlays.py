@@ -60,8 +60,8 @@ def overlay(
     Raises:
         GeometryError: The shapes differ.
     """
-    given = (("Truth", truth), ("Prediction", prediction))
-    masks = {name: np.asarray(mask) for name, mask in given if mask is not None}
+    named_masks = (("Truth", truth), ("Prediction", prediction))
+    masks = {name: np.asarray(mask) for name, mask in named_masks if mask is not None}
     arrays = [*masks.values()]
     if not masks or any(m.shape != arrays[0].shape for m in arrays):
         raise GeometryError(f"expected masks of one shape, got {[m.shape for m in arrays]}")
@@ -72,10 +72,10 @@ def overlay(
     where = ""
     if len(shape) == 3:
         stack = [*arrays, *([picture] if picture is not None else [])]
-        stack, spacing_mm, where, found = _slice(stack, tuple(spacing_mm), len(arrays), grid)
+        stack, spacing_mm, where, axis_letters = _slice(stack, tuple(spacing_mm), len(arrays), grid)
         masks = dict(zip(masks, stack, strict=False))
         picture = stack[-1] if picture is not None else None
-        letters = letters or found
+        letters = letters or axis_letters
     names = _names(schema, masks)
     picture, masks = _trim(picture, masks)
     colours = {v: c for v, _, c in names}
@@ -86,13 +86,13 @@ def overlay(
         legend.append((f"{len(names) - _LEGEND} more", "transparent", "fill"))
     if len(masks) == 2:
         legend.append(("white outline: truth", "#ffffff", "line"))
-    told = "; ".join(
+    covers = "; ".join(
         f"{n.lower()} covers {int((m > 0).sum())} of {m.size} pixels" for n, m in masks.items()
     )
     title = title[:1].upper() + title[1:]
     return Picture(
         title=title,
-        alt=f"{title or 'Slice'}{', ' + where if where else ''}: {told}.",
+        alt=f"{title or 'Slice'}{', ' + where if where else ''}: {covers}.",
         src=data_uri(canvas),
         width=canvas.width,
         height=canvas.height,
@@ -131,12 +131,12 @@ def _slice(
     full = np.flatnonzero(counts == np.max(counts))
     place = int(full[len(full) // 2])
     cut = [np.take(a, place, axis) for a in stack]
-    kept = tuple(s for a, s in enumerate(spacing) if a != axis)
+    in_plane = tuple(s for a, s in enumerate(spacing) if a != axis)
     where = f"slice {place + 1} of {stack[0].shape[axis]}"
     if not oriented:
-        return cut, kept, where, ""
+        return cut, in_plane, where, ""
     name, letters = _PLANES[axis]
-    return [a[::-1, ::-1].T for a in cut], kept[::-1], f"{name} {where}", letters
+    return [a[::-1, ::-1].T for a in cut], in_plane[::-1], f"{name} {where}", letters
 
 
 def _names(schema: Schema | None, masks: dict[str, Array]) -> list[tuple[int, str, str]]:
@@ -144,21 +144,21 @@ def _names(schema: Schema | None, masks: dict[str, Array]) -> list[tuple[int, st
     present = np.unique(np.concatenate([np.unique(m) for m in masks.values()]))
     labels = schema.labels if schema else ()
     known = {label.value: (i, label.name) for i, label in enumerate(labels)}
-    found = []
+    entries = []
     for value in (int(v) for v in present if v > 0):
         index, name = known.get(value, (value - 1, f"label {value}"))
-        found.append((value, name, COLOURS[index % len(COLOURS)]))
-    return found
+        entries.append((value, name, COLOURS[index % len(COLOURS)]))
+    return entries
 
 
 def _trim(image: Array | None, masks: dict[str, Array]) -> tuple[Array | None, dict[str, Array]]:
     """Cut off surroundings in which the image has one value, all but a narrow margin."""
     if image is None or image.ndim != 2:
         return image, masks
-    shown = np.any([image != image[0, 0], *(m > 0 for m in masks.values())], axis=0)
+    content = np.any([image != image[0, 0], *(m > 0 for m in masks.values())], axis=0)
     cut = []
-    for axis, size in enumerate(shown.shape):
-        hit = np.flatnonzero(shown.any(axis=1 - axis))
+    for axis, size in enumerate(content.shape):
+        hit = np.flatnonzero(content.any(axis=1 - axis))
         margin = 1 + size // 32
         low, high = (hit[0], hit[-1]) if hit.size else (0, size - 1)
         cut.append(slice(max(0, int(low) - margin), int(high) + 1 + margin))

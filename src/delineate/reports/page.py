@@ -83,27 +83,27 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 def number(value: Any, digits: int = 3, factor: float = 1.0) -> str:
     """A number with fixed decimals and thin spaces between thousands; a dash where undefined."""
-    found = as_number(value)
-    if found is None:
+    scalar = as_number(value)
+    if scalar is None:
         return DASH
-    return f"{found * factor:,.{digits}f}".replace(",", "\u202f").replace("-", "\u2212")
+    return f"{scalar * factor:,.{digits}f}".replace(",", "\u202f").replace("-", "\u2212")
 
 
 def duration(seconds: Any) -> str | None:
     """Seconds in words, ``"1 h 5 min"``; None where there is no number."""
-    found = as_number(seconds)
-    if found is None or found < 0:
+    scalar = as_number(seconds)
+    if scalar is None or scalar < 0:
         return None
-    if found < 1:
-        return f"{found * 1000:.0f} ms"
-    whole = round(found)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if scalar < 1:
+        return f"{scalar * 1000:.0f} ms"
+    whole = round(scalar)
+    hours, minutes, left = whole // 3600, whole // 60 % 60, whole % 60
     if hours:
         words = f"{hours} h {minutes} min" if minutes else f"{hours} h"
     elif minutes:
-        words = f"{minutes} min {rest} s" if rest else f"{minutes} min"
+        words = f"{minutes} min {left} s" if left else f"{minutes} min"
     else:
-        words = f"{rest} s"
+        words = f"{left} s"
     return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
@@ -112,9 +112,9 @@ def percent(value: Any, digits: int = 2) -> str:
     return f"{number(value, digits, 100)}\N{NO-BREAK SPACE}%"
 
 
-def plural(count: Any, noun: str, many: str | None = None) -> str:
+def plural(count: Any, noun: str, plural_noun: str | None = None) -> str:
     """A count with its noun: ``"1 case"``, ``"12 cases"``."""
-    return f"{number(count, 0)} {noun if count == 1 else many or noun + 's'}"
+    return f"{number(count, 0)} {noun if count == 1 else plural_noun or noun + 's'}"
 
 
 def label(key: Any) -> str:
@@ -207,8 +207,8 @@ def _words(value: Any) -> str:
 
 
 def _sortkey(value: Any) -> str:
-    found = as_number(value)
-    return "" if found is None else repr(found)
+    scalar = as_number(value)
+    return "" if scalar is None else repr(scalar)
 
 
 def _share(value: Any) -> str:

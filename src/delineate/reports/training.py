@@ -46,45 +46,47 @@ def write(path: Path, run: Path) -> Path:
     Raises:
         OutputError: The file cannot be written.
     """
-    found = RunFolder.read(run)
-    results, told, lead = _results(found)
-    name = str(found.run.get("name") or run.name)
+    folder = RunFolder.read(run)
+    results, sentences, lead = _results(folder)
+    name = str(folder.run.get("name") or run.name)
     html = page.render(
         name,
-        [*results, *sections(found)],
+        [*results, *sections(folder)],
         kind="training report",
-        verdict=verdict(found, told),
+        verdict=verdict(folder, sentences),
         lead=lead,
     )
     return page.write(path, html)
 
 
-def sections(found: RunFolder) -> list[Section]:
+def sections(folder: RunFolder) -> list[Section]:
     """How the model was made: curves, data, plan and provenance."""
     return [
-        ("Training", _curves(found)),
-        ("Data", _data(found)),
-        ("Plan", _plan(found)),
-        ("Provenance", _provenance(found)),
+        ("Training", _curves(folder)),
+        ("Data", _data(folder)),
+        ("Plan", _plan(folder)),
+        ("Provenance", _provenance(folder)),
     ]
 
 
-def _results(found: RunFolder) -> tuple[list[Section], list[str], Markup]:
+def _results(folder: RunFolder) -> tuple[list[Section], list[str], Markup]:
     """Sections, sentences and tiles of the held-out cases: outlines, or classes."""
-    if found.summary.get("format") == "delineate-classification":
-        rows = [_answer(row) for row in found.cases]
-        sections = classification.sections(found.summary, rows, [])
+    if folder.summary.get("format") == "delineate-classification":
+        rows = [_answer(row) for row in folder.cases]
+        sections = classification.sections(folder.summary, rows, [])
         return (
-            [one for one in sections if one[0] != "Worst mistakes"],  # pictures: validation/
-            classification.verdict(found.summary),
-            classification.tiles(found.summary),
+            [
+                section for section in sections if section[0] != "Worst mistakes"
+            ],  # pictures: validation/
+            classification.verdict(folder.summary),
+            classification.tiles(folder.summary),
         )
-    head = evaluation.headline(found.summary, found.cases)
-    told = evaluation.verdict(head, "held-out subject")
+    head = evaluation.headline(folder.summary, folder.cases)
+    sentences = evaluation.verdict(head, "held-out subject")
     if as_number(head["dice"].get("mean")) is None:
-        told.append("No held-out cases were scored, so nothing can be said of its quality.")
-    sections = evaluation.sections(found.summary, found.cases, found.pictures)
-    return sections, told, evaluation.tiles(head, time_tile(found), scored_on="Held out")
+        sentences.append("No held-out cases were scored, so nothing can be said of its quality.")
+    sections = evaluation.sections(folder.summary, folder.cases, folder.pictures)
+    return sections, sentences, evaluation.tiles(head, time_tile(folder), scored_on="Held out")
 
 
 def _answer(row: Mapping[str, str]) -> dict[str, Any]:
@@ -97,18 +99,18 @@ def _answer(row: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def verdict(found: RunFolder, told: Sequence[str]) -> str:
+def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
     """What was trained, what is said of its figures, and how long it took."""
-    run = found.run
+    run = folder.run
     network = plain(run.get("network") or as_dict(run.get("plan")).get("network"))
-    cases, subjects = _part(found, "train")
+    cases, subjects = _part(folder, "train")
     start = f"A {network} was trained" if network else "A network was trained"
     if run.get("method"):
         start += f" ({plain(run['method'])})"
     if cases:
         start += f" on {plural(cases, 'case')} of {plural(subjects, 'subject')}"
-    sentences = [f"{start}.", *told]
-    if found.split.get("leaky"):
+    sentences = [f"{start}.", *figures]
+    if folder.split.get("leaky"):
         sentences.append(_LEAKY)
     if trained := plain(as_dict(run.get("trained")).get("sentence")):
         sentences.insert(0, trained)
@@ -124,16 +126,16 @@ def verdict(found: RunFolder, told: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
-def time_tile(found: RunFolder) -> tuple[str, str, str]:
+def time_tile(folder: RunFolder) -> tuple[str, str, str]:
     """How long a run took."""
-    used, budget = duration(found.run.get("seconds")), duration(found.run.get("budget_seconds"))
+    used, budget = duration(folder.run.get("seconds")), duration(folder.run.get("budget_seconds"))
     return "Time", used or page.DASH, f"of a budget of {budget}" if budget else ""
 
 
-def _curves(found: RunFolder) -> Markup:
-    if not found.log:
+def _curves(folder: RunFolder) -> Markup:
+    if not folder.log:
         return block("missing", "Training log")
-    first, adversarial, others = curves(found.log)
+    first, adversarial, others = curves(folder.log)
     parts = [block("pictures", first, False)]
     if adversarial:
         parts += [
@@ -146,8 +148,8 @@ def _curves(found: RunFolder) -> Markup:
     return join(*parts)
 
 
-def _data(found: RunFolder) -> Markup:
-    cohort, split = found.cohort, found.split
+def _data(folder: RunFolder) -> Markup:
+    cohort, split = folder.cohort, folder.split
     parts: list[Markup] = []
     if split.get("leaky"):
         words = (
@@ -155,7 +157,7 @@ def _data(found: RunFolder) -> Markup:
         )
         parts.append(block("note", words, "blocking"))
     if cohort:
-        cases = _cases(found)
+        cases = _cases(folder)
         schema = as_dict(cohort.get("schema"))
         labels = [
             f"{d.get('name')} ({d.get('value')})"
@@ -184,81 +186,81 @@ def _data(found: RunFolder) -> Markup:
         )
         parts += [block("note", str(words), "note") for words in as_list(cohort.get("notes"))]
         if excluded := as_dict(cohort.get("excluded")):
-            lines = [f"{name}: {why}" if why else name for name, why in excluded.items()]
+            lines = [f"{name}: {reason}" if reason else name for name, reason in excluded.items()]
             parts.append(block("subheading", f"Left out on request ({len(lines)})"))
             parts.append(block("bullets", lines))
     else:
         parts.append(block("missing", "Data card"))
-    parts += [block("subheading", "Split"), _split(found), block("subheading", "Audit findings")]
-    if found.audit:
-        parts.append(audit.findings(found.audit, headings=False))
+    parts += [block("subheading", "Split"), _split(folder), block("subheading", "Audit findings")]
+    if folder.audit:
+        parts.append(audit.findings(folder.audit, headings=False))
     else:
         parts.append(block("missing", "Audit"))
     return join(*parts)
 
 
-def _split(found: RunFolder) -> Markup:
-    parts = as_dict(found.split.get("parts"))
+def _split(folder: RunFolder) -> Markup:
+    parts = as_dict(folder.split.get("parts"))
     if not parts:
         return block("missing", "Split")
     rows = []
     for name in parts:
-        cases, subjects = _part(found, name)
-        rows.append({"part": name, "cases": cases, "subjects": subjects if found.cohort else None})
+        cases, subjects = _part(folder, name)
+        rows.append({"part": name, "cases": cases, "subjects": subjects if folder.cohort else None})
     columns = (
         Column("part", "Part"),
         Column("cases", "Cases", 0),
         Column("subjects", "Subjects", 0),
     )
-    notes = [block("note", str(w), "warning") for w in as_list(found.run.get("split_notes"))]
-    words = f"{found.split.get('name', 'unnamed')}, seed {found.split.get('seed', 'unknown')}."
+    notes = [block("note", str(w), "warning") for w in as_list(folder.run.get("split_notes"))]
+    words = f"{folder.split.get('name', 'unnamed')}, seed {folder.split.get('seed', 'unknown')}."
     table = page.table("Parts of the split", columns, rows, sortable=False)
     return join(block("text", words), table, *notes)
 
 
-def _plan(found: RunFolder) -> Markup:
-    plan = as_dict(found.run.get("plan"))
-    if not plan and not found.run:
+def _plan(folder: RunFolder) -> Markup:
+    plan = as_dict(folder.run.get("plan"))
+    if not plan and not folder.run:
         return block("missing", "Plan")
-    told = {
-        "Network": plan.get("network") or found.run.get("network"),
-        "Method": found.run.get("method"),
+    headings = {
+        "Network": plan.get("network") or folder.run.get("network"),
+        "Method": folder.run.get("method"),
         "Parameters": _count(plan.get("parameters")),
         "Patch": _shape(plan.get("patch")),
         "Batch": plan.get("batch"),
-        "Steps": _count(found.run.get("steps") or plan.get("steps")),
+        "Steps": _count(folder.run.get("steps") or plan.get("steps")),
         "Measured speed": _speed(plan.get("seconds_per_step")),
         "Precision": plan.get("precision"),
     }
-    rest = {label(k): plain(v) for k, v in plan.items() if k not in _PLAN_KEYS}
-    parts = [facts({**told, **rest})]
-    if preparation := as_dict(found.run.get("preparation")):
+    other_settings = {label(k): plain(v) for k, v in plan.items() if k not in _PLAN_KEYS}
+    parts = [facts({**headings, **other_settings})]
+    if preparation := as_dict(folder.run.get("preparation")):
         parts += [block("subheading", "Preparation of the images"), _preparation(preparation)]
-    parts.append(clusters.section(found))
+    parts.append(clusters.section(folder))
     return join(*parts)
 
 
 _PLAN_KEYS = ("network", "parameters", "patch", "batch", "steps", "seconds_per_step", "precision")
 
 
-def _preparation(given: dict[str, Any]) -> Markup:
-    reasons = [str(words) for words in as_list(given.pop("reasons", None))]
-    channels = [as_dict(channel) for channel in as_list(given.pop("channels", None))]
-    given.pop("elbow", None)  # drawn below
-    if learned := as_dict(given.pop("denoiser", None)):  # its weights say nothing to a reader
-        given["denoiser"] = {key: value for key, value in learned.items() if key != "weights"}
+def _preparation(preparation: dict[str, Any]) -> Markup:
+    reasons = [str(words) for words in as_list(preparation.pop("reasons", None))]
+    channels = [as_dict(channel) for channel in as_list(preparation.pop("channels", None))]
+    preparation.pop("elbow", None)  # drawn below
+    if learned := as_dict(preparation.pop("denoiser", None)):  # its weights say nothing to a reader
+        preparation["denoiser"] = {key: value for key, value in learned.items() if key != "weights"}
     keys = dict.fromkeys(key for channel in channels for key in channel)
     rows = [{key: plain(value) for key, value in channel.items()} for channel in channels]
     columns = [Column(key, label(key)) for key in keys]
     return join(
-        facts({label(key): plain(value) or "none" for key, value in given.items()}),
+        facts({label(key): plain(value) or "none" for key, value in preparation.items()}),
         page.table("Channels", columns, rows, sortable=False) if rows else Markup(),
         block("bullets", reasons) if reasons else Markup(),
     )
 
 
-def _provenance(found: RunFolder) -> Markup:
-    run = found.run
+def _provenance(folder: RunFolder) -> Markup:
+    run = folder.run
     tables = [
         facts(
             {
@@ -270,28 +272,28 @@ def _provenance(found: RunFolder) -> Markup:
         )
     ]
     for key, heading in (("hashes", "Hashes"), ("versions", "Versions"), ("machine", "Machine")):
-        given = {str(k): plain(v) for k, v in as_dict(run.get(key)).items()}
+        entries = {str(k): plain(v) for k, v in as_dict(run.get(key)).items()}
         tables.append(block("subheading", heading))
-        tables.append(facts(given) if given else block("missing", heading))
+        tables.append(facts(entries) if entries else block("missing", heading))
     tables.append(block("subheading", "Settings"))
-    if found.config:
-        tables.append(block("listing", "The full configuration of this run", found.config))
+    if folder.config:
+        tables.append(block("listing", "The full configuration of this run", folder.config))
     else:
         tables.append(block("missing", "Settings"))
-    if found.problems:
+    if folder.problems:
         tables.append(block("subheading", "What could not be read"))
-        tables += [block("note", words, "warning") for words in found.problems]
+        tables += [block("note", words, "warning") for words in folder.problems]
     return join(*tables)
 
 
-def _cases(found: RunFolder) -> list[dict[str, Any]]:
-    return [as_dict(c) for c in as_list(found.cohort.get("cases"))]
+def _cases(folder: RunFolder) -> list[dict[str, Any]]:
+    return [as_dict(c) for c in as_list(folder.cohort.get("cases"))]
 
 
-def _part(found: RunFolder, name: str) -> tuple[int, int]:
+def _part(folder: RunFolder, name: str) -> tuple[int, int]:
     """Cases and subjects of a part of the split."""
-    ids = [str(i) for i in as_list(as_dict(found.split.get("parts")).get(name))]
-    subject = {str(c.get("id")): str(c.get("subject")) for c in _cases(found)}
+    ids = [str(i) for i in as_list(as_dict(folder.split.get("parts")).get(name))]
+    subject = {str(c.get("id")): str(c.get("subject")) for c in _cases(folder)}
     return len(ids), len({subject.get(i, i) for i in ids})
 
 
@@ -315,8 +317,8 @@ def _count(value: Any) -> str | None:
 
 
 def _speed(seconds: Any) -> str | None:
-    found = as_number(seconds)
-    return f"{number(found * 1000, 1)} ms a step" if found else None
+    per_step = as_number(seconds)
+    return f"{number(per_step * 1000, 1)} ms a step" if per_step else None
 
 
 def _when(value: Any) -> str | None:

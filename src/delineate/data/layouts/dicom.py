@@ -148,7 +148,7 @@ def _series(root: Path, paths: list[Path]) -> tuple[list[Series], list[Series], 
                 raise
             damaged[damaged_file] = error.message
             paths = [path for path in paths if path != damaged_file]
-    unpaired = [f"{relative(root, path)} (left out: {why})" for path, why in damaged.items()]
+    unpaired = [f"{relative(root, path)} (left out: {reason})" for path, reason in damaged.items()]
     suspect = {path.parent for path in damaged}
     images = []
     segmentations = [series for series in candidates if _dicom_labels.is_segmentation(series)]
