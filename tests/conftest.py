@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from delineate.core import catalog
 from delineate.data import site_key
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -49,3 +50,10 @@ def no_key_of_another_test(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keys are looked for in all folders above the data, which tests share."""
     for folder in (tmp_path_factory.getbasetemp(), tmp_path_factory.getbasetemp().parent):
         (folder / site_key.NAME).unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def no_part_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a user has named may run from then on."""
+    monkeypatch.setattr(catalog, "_NAMED", {})
+    monkeypatch.setattr(catalog, "_INSTEAD", {})

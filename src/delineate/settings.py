@@ -34,14 +34,21 @@ class RunConfig:
         },
     )
     method: str = field(
-        default="auto", metadata={"help": "a file of methods/; auto: supervised, or classify"}
+        default="auto",
+        metadata={
+            "room": "methods",
+            "help": "a file of methods/ or of your own; auto: supervised, or classify",
+        },
     )
     method_settings: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "settings of that method"}
     )
     network: str = field(
         default="auto",
-        metadata={"help": "a file of networks/; auto: that of weights, or unet, or cnn"},
+        metadata={
+            "room": "networks",
+            "help": "a file of networks/ or of your own; auto: that of weights, or unet, or cnn",
+        },
     )
     network_settings: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "settings of that network"}

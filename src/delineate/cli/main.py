@@ -60,11 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DelineateError as error:
         if debug:
             traceback.print_exception(error)
-        facts = {k: getattr(error, k) for k in ("code", "message", "where", "fix")}
-        return _fail(str(error), error.exit_code, facts, as_json)
+        return _fault(error, as_json)
     except Exception as error:
         if debug:
             traceback.print_exception(error)
+        if fault := catalog.fault(error):
+            return _fault(fault, as_json)
         return _fail(_bug(error), 70, {"code": "bug", "message": repr(error)}, as_json)
 
 
@@ -149,6 +150,12 @@ def _overview() -> str:
 
 def _print(text: str) -> None:
     print(text, flush=True)
+
+
+def _fault(error: DelineateError, as_json: bool) -> int:
+    """Say an error that the user can act on; the exit code."""
+    facts = {k: getattr(error, k) for k in ("code", "message", "where", "fix")}
+    return _fail(str(error), error.exit_code, facts, as_json)
 
 
 def _fail(text: str, code: int, facts: dict[str, Any], as_json: bool) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from delineate.comparing.suites import Arm, Suite
+from delineate.core import catalog
 from delineate.core.errors import ConfigError, DelineateError
 from delineate.core.progress import Progress, Say, silent
 from delineate.core.stopping import Stop
@@ -197,8 +198,8 @@ def _entry(arm: Arm, job: Job, candidate: Candidate, cases: list[PreparedCase]) 
             times.append(time.perf_counter() - start)
     return Entry(
         arm=arm.name,
-        network=arm.network,
-        method=arm.method,
+        network=catalog.title(arm.network),
+        method=catalog.title(arm.method),
         width=candidate.width,
         patch=candidate.patch,
         batch=candidate.batch,

@@ -21,6 +21,7 @@ from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
 from delineate.settings import RunConfig
+from delineate.training import resolving
 
 if TYPE_CHECKING:
     from delineate.comparing.compute import Entry
@@ -58,6 +59,8 @@ def make(
         "suite": config.to_dict(suite), "cohort": content, "gmac": gmac, **machine,
         "seconds": None if gmac else seconds,
     }  # fmt: skip
+    own = [one for a in suite.arms for one in resolving.own(_run_config(suite, a, {"steps": 1}))]
+    asked |= {"own": own} if own else {}
     asked = json.loads(json.dumps(asked))
     kept: dict[str, Any] | None = run.read_json(out / _PLAN)
     if kept is not None:

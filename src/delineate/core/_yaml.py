@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -29,6 +30,7 @@ _TAGS = {f"tag:yaml.org,2002:{name}" for name in (*_WORDS, "str", "seq", "map")}
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  none of YAML 1.1's
+    rename: Callable[[str], str]
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -57,8 +59,15 @@ for _name, (_pattern, _first) in _WORDS.items():
         )
 
 
-def parse(text: str, name: str = "") -> tuple[Any, dict[Key, int]]:
+def parse(
+    text: str, name: str = "", rename: Callable[[str], str] = str
+) -> tuple[Any, dict[Key, int]]:
     """YAML text as plain data, and the line on which each key stands.
+
+    Args:
+        text: The document.
+        name: What messages call it.
+        rename: Gives a key that is text its name.
 
     Raises:
         ConfigError: Not YAML, or YAML that settings do not use.
@@ -66,6 +75,7 @@ def parse(text: str, name: str = "") -> tuple[Any, dict[Key, int]]:
     lines: dict[Key, int] = {}
     try:
         loader = _Loader(text)
+        loader.rename = rename
         node = loader.get_single_node()
         return (None if node is None else _read(loader, node, (), lines)), lines
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -109,6 +119,7 @@ def _read(loader: _Loader, node: yaml.Node, key: Key, lines: dict[Key, int]) -> 
         name = loader.construct_object(name_node) if name_node.tag in _TAGS else None
         if isinstance(name, bool) or not isinstance(name, str | int):
             raise _fault("expected a name as key", name_node)
+        name = loader.rename(name) if isinstance(name, str) else name
         if name in data:
             raise _fault(f"the key {name!r} stands here for the second time", name_node)
         lines[(*key, name)] = name_node.start_mark.line + 1

@@ -2,13 +2,15 @@
 
 The dataclass is the only source: its field names are the keys, its types are the checks, its
 defaults are the defaults, and ``field(metadata={"help": ...})`` is the comment in written YAML.
-Settings name parts; they never hold import paths. Nothing is converted silently: ``"3"`` is not a
+Settings name parts, a file of the user's own by its path, which starts at the folder of the file
+that names it. Nothing is converted silently: ``"3"`` is not a
 number and ``1`` is not true; only a whole number may stand where a float is expected.
 
 More can be said of a settings class. A class variable ``PRESETS`` holds tables of
 settings by name: the key ``preset`` puts one of them in place of the defaults, what is given beside
-it wins, and the instance knows nothing of it. ``field(metadata={"room": "losses"})`` marks a
-mapping of names of that room to their settings (its ``Config``), or to a weight alone. ``TITLE``
+it wins, and the instance knows nothing of it. ``field(metadata={"room": "losses"})`` marks the
+name of a member of that room, or a mapping of such names to their settings (its ``Config``), or to
+a weight alone. ``TITLE``
 is what messages call it, ``HINT`` what they add where a key is unknown.
 """
 
@@ -53,8 +55,14 @@ def read(source: Path | str, where: str | None = None) -> Document:
         ConfigError: Not YAML.
     """
     name = where or (str(source) if isinstance(source, Path) else "")
-    data, lines = _yaml.parse(_text(source) if isinstance(source, Path) else source, name)
-    return Document(name, {} if data is None else data, lines)
+    folder = source.parent if isinstance(source, Path) else Path()
+
+    def part(key: str) -> str:  # a key that is a file stands for a part of the user's own
+        return catalog.named(key, folder) if key.endswith(".py") else key
+
+    text = _text(source) if isinstance(source, Path) else source
+    data, lines = _yaml.parse(text, name, part)
+    return Document(name, {} if data is None else data, lines, folder)
 
 
 def from_dict(data: Mapping[str, Any], cls: type[T], where: str = "") -> T:
@@ -148,11 +156,13 @@ class Document:
         name: Of the file, for messages.
         data: As read.
         lines: By key; none where there is no file.
+        folder: Where paths of parts start.
     """
 
     name: str = ""
     data: Any = dataclasses.field(default_factory=dict)
     lines: Mapping[Key, int] = dataclasses.field(default_factory=dict)
+    folder: Path = Path()
 
     def make(self, cls: type[T], key: Key = (), data: Any = None) -> T:
         """The settings under ``key`` as an instance of ``cls``.
@@ -218,10 +228,12 @@ def _make(cls: type[T], data: Any, key: Key, document: Document) -> T:
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, setting in settings.items():
-        if name in data and "room" in setting.metadata:
+        if name in data and hints[name] is not str and "room" in setting.metadata:
             values[name] = _members(setting.metadata["room"], data[name], (*key, name), document)
         elif name in data:
             values[name] = _convert(hints[name], data[name], (*key, name), document)
+            if "room" in setting.metadata:
+                values[name] = catalog.named(values[name], document.folder)
         elif setting.default is dataclasses.MISSING is setting.default_factory:
             message = f"expected {type_in_words(hints[name])}, got nothing"
             raise document.error(

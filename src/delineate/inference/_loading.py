@@ -18,7 +18,7 @@ def build(document: Mapping[str, Any]) -> nn.Module:
     """The network that the document names, with fresh weights."""
     name = document["network"]["name"]
     try:
-        module = catalog.load("networks", name)
+        module = catalog.stored("networks", document["network"])
         settings = config.from_dict(document["network"]["config"], module.Config)
         schema = Schema.from_dict(document["schema"])
         shape = document["input"]
@@ -28,6 +28,8 @@ def build(document: Mapping[str, Any]) -> nn.Module:
         classes = document.get("classes", {}).get("names")
         outputs = len(classes) if classes else schema.num_outputs
         network: nn.Module = module.build(settings, channels, outputs)
+    except ModelFileError:
+        raise
     except (DelineateError, KeyError, TypeError) as error:
         message = error.message if isinstance(error, DelineateError) else repr(error)
         raise ModelFileError(

@@ -49,7 +49,14 @@ def build(losses: Losses, head: bool = False) -> Sum:
     """
     terms: dict[str, tuple[ModuleType, Term]] = {}
     for name, chosen in losses.items():
-        module = catalog.load("losses", name)
+        module, title = catalog.load("losses", name), catalog.title(name)
+        if title in terms:
+            raise ConfigError(
+                f"expected losses of different names, got two called {title!r}",
+                where="losses",
+                fix="rename your file: logs tell losses apart by name",
+                code="name-twice",
+            )
         kind = getattr(module, "KIND", None)
         if kind is None or (kind == "head" and not head):
             wanted = "segmentation losses" if kind is None else "losses that look at the logits"
@@ -66,7 +73,7 @@ def build(losses: Losses, head: bool = False) -> Sum:
             else settings.from_dict(options, module.Config, f"losses.{name}")
         )
         if term.weight > 0:
-            terms[name] = module, term
+            terms[title] = module, term
     if not any(m.KIND != "head" and not t.warm_up for m, t in terms.values()):
         raise ConfigError(
             f"expected a loss of the logits that acts from the start, got {list(terms)}",

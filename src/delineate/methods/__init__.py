@@ -9,4 +9,10 @@ Such a file holds:
 - ``NETWORKS``, where it trains no network but its own: kind -> the network's name;
 - ``Config``: a frozen dataclass with a help text for every field;
 - ``build(config, network, context) -> Plan``: see ``core.context`` and ``_plan``.
+
+What is named here is for files of anybody's own too.
 """
+
+from delineate.methods._plan import Plan, Stage, Update, require_rates
+
+__all__ = ["Plan", "Stage", "Update", "require_rates"]

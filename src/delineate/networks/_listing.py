@@ -46,6 +46,7 @@ def table(
         ConfigError: No such network or kind.
     """
     content: dict[str, Any] = {"device": str(device)} if device else {}
+    name = None if name is None else catalog.named(name)
     if name is not None:
         content |= _about(catalog.load("networks", name))
     modules = {n: _loaded(n) for n in ([name] if name else catalog.members("networks"))}
@@ -56,6 +57,8 @@ def table(
     ]
     if name is not None:
         content["settings"] = _settings(catalog.load("networks", name))
+    if notes := catalog.shadowed("networks"):
+        content["notes"] = notes
     return content
 
 
@@ -113,7 +116,7 @@ def _row(
     name: str, module: ModuleType | Exception, ndim: int, device: torch.device | None
 ) -> dict[str, Any]:
     """One line of the list."""
-    row: dict[str, Any] = {"name": name, "kind": None, "dimensions": ndim}
+    row: dict[str, Any] = {"name": catalog.title(name), "kind": None, "dimensions": ndim}
     row |= {"parameters": None, "gmac": None} | ({"ms": None} if device else {})
     try:
         if isinstance(module, Exception):

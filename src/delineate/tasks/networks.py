@@ -21,12 +21,13 @@ def networks(
 ) -> dict[str, Any]:
     """List the networks: paper, kind, parameters, and the cost of a forward pass on this machine.
 
-    Every network has its default settings; training chooses its width by data and budget. The pass
-    is over one patch, of 3x128x128 in 2D and of 1x64x64x64 in 3D, or the next larger one that the
-    network takes, and gives two outputs.
+    Those that installed packages offer as entry points are among them. Every network has its
+    default settings; training chooses its width by data and budget. The pass is over one patch, of
+    3x128x128 in 2D and of 1x64x64x64 in 3D, or the next larger one that the network takes, and
+    gives two outputs.
 
     Args:
-        name: One network alone, with all its settings.
+        name: One network alone, with all its settings; a Python file of your own is one too.
         dimensions: Those for flat images or those for volumes alone.
         kind: Those of a kind alone: segmenter, classifier or critic.
         time: Time a forward pass (the median of three); counting alone is quicker.

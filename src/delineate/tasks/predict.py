@@ -32,6 +32,7 @@ def predict(
     mirror: bool = False,
     crf: bool | None = None,
     memory: str = "8G",
+    part: tuple[Path, ...] = (),
     device: str = "auto",
     overwrite: bool = False,
     force: bool = False,
@@ -69,10 +70,12 @@ def predict(
             says.
         memory: A scan that needs more is refused before the network sees it; masks do not depend
             on it.
+        part: Python files of your own that the model is built from. A model file names them and
+            their hash, and never where they lie: no code of anybody runs that you do not name.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         overwrite: Replace predictions that are already in ``out``.
-        force: Predict scans of another modality, or in other units, than the model was trained on,
-            with a warning.
+        force: With a warning, predict scans of another modality, or in other units, than the model
+            was trained on, and with a part whose code was changed since.
         enough: Asked before each case, and within it with the share that is done; once true, it
             and all after it are left out.
         say: Told what a person should know.
@@ -86,6 +89,7 @@ def predict(
         DelineateError: Whatever stops the run before it starts, the fault of a lone scan, or that
             every scan failed.
     """
+    from delineate.predicting import own_parts
     from delineate.predicting.batch import predict_batch
 
     parse_bytes(memory)  # told before a model is read
@@ -94,6 +98,7 @@ def predict(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
         site_key=site_key,
     )  # fmt: skip
+    own_parts.offer(part, [Path(model)], force, say)
     return predict_batch(
         Path(model), Path(scans), Path(out), opening, options, only=only, enough=enough, say=say,
         progress=progress,

@@ -60,9 +60,10 @@ def train(
         target: What the model is to give: an outline, the class of a case, or the presence of
             anything outlined in each slice; auto: outlines where there are label maps.
         method: How to train: supervised, adversarial, segan or cpgan; classify, deep_features or
-            layerwise for classes; gan_features or vae_features for either.
-        network: What to train, see ``delineate networks``; by default that of the weights, or unet,
-            or cnn for classes.
+            layerwise for classes; gan_features or vae_features for either; or a Python file of your
+            own.
+        network: What to train, see ``delineate networks``, or a Python file of your own; by default
+            that of the weights, or unet, or cnn for classes.
         weights: File to start from: a model of Delineate, of any labels and channels, or the
             tensors of another program as .safetensors, .pt, .pth or .ckpt. What fits is taken.
         freeze: Parts of the network that keep those weights, by the beginning of their names.

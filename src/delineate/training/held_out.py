@@ -133,11 +133,14 @@ def score(
     return summary, done, failure
 
 
-def commands(model: Path, source: Path, opening: Opening, ids: Sequence[str]) -> tuple[str, str]:
-    """What scores all held-out cases once there is time."""
+def commands(
+    model: Path, source: Path, opening: Opening, ids: Sequence[str], own: str | None = None
+) -> tuple[str, str]:
+    """What scores all held-out cases once there is time; ``own``: the file of the network."""
     options = {k: f"--{k.replace('_', '-')}={v}" for k, v in opening.non_default()}
     shared = [option for k, option in options.items() if k not in _OF_LABELS]
     masks = model.parent / "held-out"
     predict = ["delineate", "predict", str(model), str(source), "--out", str(masks), *shared]
     evaluate = ["delineate", "evaluate", str(masks), str(source), "--out", f"{masks}-scores"]
+    predict += ["--part", own] if own else []
     return shlex.join([*predict, "--only", *ids]), shlex.join([*evaluate, *options.values()])

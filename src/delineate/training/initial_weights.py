@@ -177,8 +177,10 @@ def derive(chosen: RunConfig, weights: Weights | None) -> RunConfig:
     document = weights.document if weights else None
     name = chosen.network
     if name == "auto":
-        name = document["network"]["name"] if document else "unet"
-    if document is None or document["network"]["name"] != name:
+        name = catalog.stored_name("networks", document["network"]) if document else "unet"
+    entry = document["network"] if document else {}
+    same = entry.get("name") == catalog.title(name) and "file" in entry
+    if document is None or not (same if catalog.is_path(name) else entry["name"] == name):
         return dataclasses.replace(chosen, network=name)
     known = {f.name for f in dataclasses.fields(catalog.load("networks", name).Config)}
     known -= {"ndim", "axis"}  # the data decide on these

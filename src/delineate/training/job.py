@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from delineate.core import model_file, run
+from delineate.core import catalog, model_file, run
 from delineate.core.atomic import atomic_write_text
 from delineate.core.progress import Progress, Say
 from delineate.core.stopping import Stop, Tick, TimeUpError
@@ -224,7 +224,7 @@ class Job:
         candidate = choice.candidate
         patch = "x".join(map(str, candidate.patch))
         self.record["plan"] = {
-            "network": self.chosen.network,
+            "network": catalog.title(self.chosen.network),
             "parameters": parameters,
             "width": candidate.width,
             "patch": list(candidate.patch),
@@ -250,11 +250,12 @@ class Job:
                 self.say(f"weights: {line}")
         run.write_json(self.out / "run.json", self.record)
         seconds = choice.steps * choice.seconds_per_step
+        network = self.record["plan"]["network"]
         times = f"about {_moment(seconds)}, then figures in about {_duration(shares.figures)}"
         if self.clock.budget is not None:
             times += f"; all ends by {_moment(self.clock.left + grace(self.clock.budget))}"
         self.say(
-            f"plan: {self.chosen.network} of width {candidate.width} ({parameters:,} parameters), "
+            f"plan: {network} of width {candidate.width} ({parameters:,} parameters), "
             f"patch {patch}, batch {candidate.batch}, {choice.steps} steps of "
             f"{choice.seconds_per_step:.2f} s: {_duration(seconds)}, until {times}"
         )
@@ -391,7 +392,8 @@ class Job:
         scored = self.record.setdefault("scored", {"cases": 0, "of": len(ids)})
         model = self.out / "model.safetensors"
         if scored["cases"] < scored["of"]:
-            scored["commands"] = held_out.commands(model, self.source, self.opening, ids)
+            own = self.chosen.network if catalog.is_path(self.chosen.network) else None
+            scored["commands"] = held_out.commands(model, self.source, self.opening, ids, own)
         self.record |= {
             "status": "interrupted" if self.stop() else "finished",
             "finished": run.now(),

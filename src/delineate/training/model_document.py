@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from delineate.core import catalog
 from delineate.core import config as settings
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
@@ -20,12 +21,21 @@ def describe_parts(keeps: Mapping[str, Part]) -> dict[str, Any]:
     """What the document says of the parts beside the predictor, see ``core.model_file``."""
     return {
         name: {
-            "network": {"name": part.network, "config": settings.to_dict(part.config)},
+            "network": _entry(part.network, part.config),
             "channels": part.channels,
             "outputs": part.outputs,
             "sees": settings.to_dict(part.sees),
         }
         for name, part in keeps.items()
+    }
+
+
+def _entry(name: str, config: Any) -> dict[str, Any]:
+    """A network: by its name and, where it is not of the package, by the hash of its file too."""
+    return {
+        "name": catalog.title(name),
+        "config": settings.to_dict(config),
+        **catalog.origin("networks", name),
     }
 
 
@@ -59,11 +69,9 @@ def describe(
     measured = [case.meta["intensity"] for case in cases if "intensity" in case.meta]
     transfer = record.get("transfer")
     unlearnt = list(record.get("unlearnt", ()))
+    own = resolved.own()
     return {
-        "network": {
-            "name": resolved.chosen.network,
-            "config": settings.to_dict(resolved.network),
-        },
+        "network": _entry(resolved.chosen.network, resolved.network),
         "channels": [channel.name for channel in preparation.channels],
         "schema": cohort.schema.to_dict(),
         "preparation": preparation.to_dict(),
@@ -77,6 +85,7 @@ def describe(
             "steps": steps,
             "training_cases": training_cases,
             **subjects,
+            **({"own": own} if own else {}),
             **({"transfer": lineage.brief(transfer)} if transfer else {}),
             "training_range": {
                 "spacing_mm": {

@@ -54,6 +54,8 @@ def read(
     document = settings.read(Path(path)) if path else Document()
     base = document.make(RunConfig)
     wins = {name: value for name, value in given.items() if value is not None}
+    for part in wins.keys() & {"method", "network"}:
+        wins[part] = catalog.named(wins[part])
     if "budget" in wins and "steps" in wins:
         raise ConfigError(
             f"expected a budget or a number of steps, got {wins['budget']} and {wins['steps']}",
@@ -157,7 +159,8 @@ def _check(chosen: RunConfig, kind: str, place: Place, weights: Mapping[str, Any
     own = getattr(method, "NETWORKS", {}).get(kind)  # such a method trains no other
     name = chosen.network
     if name == "auto":
-        named = (weights or {}).get("network", {}).get("name")
+        entry = (weights or {}).get("network")
+        named = catalog.stored_name("networks", entry) if entry else None
         name = named or own or ("unet" if kind == "segmenter" else "cnn")
     network = place.member("networks", name)
     if kind != network.KIND:
@@ -220,6 +223,26 @@ def derived(
     if hasattr(network, "derived"):  # what else in a network follows from the patch
         values |= network.derived(patch)
     return values
+
+
+def own(chosen: RunConfig) -> list[dict[str, Any]]:
+    """Parts of a run that are not of the package: room, title, and the hash of each file.
+
+    Args:
+        chosen: Method and network named.
+    """
+    names = [("networks", chosen.network), ("methods", chosen.method)]
+    method = catalog.load("methods", chosen.method).Config
+    config = settings.from_dict(chosen.method_settings, method, "method_settings")
+    for setting in dataclasses.fields(config):
+        if "room" in setting.metadata:
+            names += [(setting.metadata["room"], name) for name in getattr(config, setting.name)]
+    origins = [(room, name, catalog.origin(room, name)) for room, name in names]
+    return [
+        {"room": room, "name": catalog.title(name), **found["file"]}
+        for room, name, found in origins
+        if found
+    ]
 
 
 # --- what became of it ----------------------------------------------------------------------------
@@ -294,7 +317,12 @@ class Resolved:
             opening=_with_paths(self.chosen.opening, lambda path: Path(path.name)),
         )
         parts = {name: settings.to_dict(part) for name, part in self._parts()}
-        return {**settings.to_dict(chosen), **parts}
+        found: dict[str, Any] = catalog.titled({**settings.to_dict(chosen), **parts})
+        return found
+
+    def own(self) -> list[dict[str, Any]]:
+        """Parts from outside the package, see ``own``."""
+        return own(self.chosen)
 
     def of_steps(self, steps: int) -> Resolved:
         """The same for so many steps."""

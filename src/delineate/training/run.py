@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from delineate.core import run
+from delineate.core import catalog, run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
@@ -54,6 +55,8 @@ def train(
     """
     say, progress = invocation.say, invocation.progress
     chosen, document = resolving.read(config, given, invocation.opening, say)
+    for line in (*catalog.shadowed("networks"), *catalog.shadowed("methods")):
+        say(line)
     choose_device(chosen.device)  # a device that is not here is told before any work
     start, place = initial_weights.start(chosen), resolving.Place(document)
     known = start.document if start else None
@@ -81,6 +84,8 @@ def train(
         )  # fmt: skip
         hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED), progress)}
         hashes |= {"weights": start.sha256} if start else {}
+        own = resolving.own(chosen)
+        hashes |= {"own": run.sha256(json.dumps(own))} if own else {}
         record = run_record.begin(out, chosen, cohort, hashes, finish)
         record |= tried
         with run_record.ending(out, record):

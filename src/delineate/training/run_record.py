@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from delineate.core import catalog, run
 from delineate.core import config as settings
-from delineate.core import run
 from delineate.core.atomic import atomic_write_text
 from delineate.core.errors import ConfigError, DelineateError, OutputError
 from delineate.data.cohort import Cohort
@@ -25,6 +25,7 @@ _HASHED = {
     "config": "settings",
     "cohort": "images, labels or case names",
     "weights": "weights to start from",
+    "own": "code of parts of your own",
 }
 
 
@@ -76,8 +77,8 @@ def begin(
         "status": "running",
         "started": run.now(),
         "seed": chosen.seed,
-        "method": chosen.method,
-        "network": chosen.network,
+        "method": catalog.title(chosen.method),
+        "network": catalog.title(chosen.network),
         "budget_seconds": chosen.seconds,
         "versions": run.versions(),
         "machine": run.machine(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from delineate.comparing.splits_as_tables import Condition
+from delineate.core import catalog
 from delineate.core import config as settings
 from delineate.core._yaml import Key
 from delineate.core.config import Document
@@ -27,8 +28,13 @@ class Arm:
     """One competitor: a network, a method, and what else differs from the others."""
 
     name: str = field(metadata={"help": "as shown in tables"})
-    network: str = field(metadata={"help": "a file of networks/"})
-    method: str = field(default="supervised", metadata={"help": "a file of methods/"})
+    network: str = field(
+        metadata={"room": "networks", "help": "a file of networks/ or of your own"}
+    )
+    method: str = field(
+        default="supervised",
+        metadata={"room": "methods", "help": "a file of methods/ or of your own"},
+    )
     settings: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "settings of a training run that differ"}
     )
@@ -164,7 +170,9 @@ class Suite:
         for word in dict.fromkeys(name for text in wanted for name in text.split(",") if name):
             network, _, method = word.partition("+")
             method = method or ("supervised" if self.target == "outline" else "classify")
-            arms.append(known.get((network, method), Arm(word, network, method)))
+            name = "+".join(catalog.title(part) for part in word.split("+"))
+            network, method = catalog.named(network), catalog.named(method)
+            arms.append(known.get((network, method), Arm(name, network, method)))
         if not arms:
             raise ConfigError(f"expected names of networks, got {wanted}", where="--networks")
         names = {arm.name for arm in arms}

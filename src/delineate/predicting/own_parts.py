@@ -1,0 +1,36 @@
+"""Files of the user's own that models are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from delineate.core import catalog, model_file
+from delineate.core.progress import Say, silent
+
+
+def offer(
+    files: Sequence[Path], models: Sequence[Path], force: bool = False, say: Say = silent
+) -> None:
+    """Let models be built from files that the user names.
+
+    Args:
+        files: Python files.
+        models: Model files.
+        force: Take a file also where it was changed since the training.
+        say: Told so.
+
+    Raises:
+        ConfigError: A file cannot be read.
+        ModelFileError: A model file cannot be read, or needs a file that is not named.
+    """
+    for file in files:
+        catalog.offer(file)
+    if not force:
+        return
+    for model in models:
+        document = model_file.load(model).document
+        parts = [document, *document.get("parts", {}).values()]
+        for entry in (part["network"] for part in parts):
+            if warning := catalog.force("networks", entry):
+                say(warning)
