@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from delineate.core.errors import ResourceError
 from delineate.core.image import Grid, Image
-from delineate.inference.classes import attention, classify, overlap, shown_slices
+from delineate.inference.classes import overlap, probabilities, shown_slices
+from delineate.inference.runtimes.torch import classifier
 from delineate.preprocess.presets import Channel, Preparation, apply
 
 AS_IS = {"low": -1e6, "high": 1e6, "mean": 0.0, "std": 1.0}
@@ -29,6 +28,11 @@ def document(target: str, axis: int | None, temperature: float = 1.0) -> dict:
     }
 
 
+def classify(document: dict, network: torch.nn.Module, image: Image, original: Grid, **options):
+    infer = classifier(network, "cpu", attention=True)
+    return probabilities(document, infer, image, original, **options)
+
+
 def volume(levels: list[float]) -> Image:
     rng = np.random.default_rng(0)
     array = np.stack([level + 0.01 * rng.normal(size=(4, 4)) for level in levels], -1)
@@ -41,8 +45,7 @@ def sigmoid(x: float) -> float:
 
 def test_a_case_is_the_mean_of_its_slices_and_presence_the_most():
     image = volume([-2.0, 0.0, 2.0])
-    cpu = torch.device("cpu")
-    case, facts = classify(document("class", 2), Brightness(), cpu, image, image.grid)
+    case, facts = classify(document("class", 2), Brightness(), image, image.grid)
     each = [one["probabilities"]["yes"] for one in facts["slices"]]
     assert each == pytest.approx([sigmoid(-2), 0.5, sigmoid(2)], abs=0.01)
     assert case["yes"] == pytest.approx(np.mean(each))
@@ -50,15 +53,14 @@ def test_a_case_is_the_mean_of_its_slices_and_presence_the_most():
     assert facts["slice_axis"] == 2
     assert [one["slice"] for one in facts["slices"]] == [0, 1, 2]
     assert "attention" not in facts
-    case, _ = classify(document("presence", 2), Brightness(), cpu, image, image.grid)
+    case, _ = classify(document("presence", 2), Brightness(), image, image.grid)
     assert case["yes"] == pytest.approx(max(each))
 
 
 def test_the_temperature_softens_without_changing_the_answer():
     image = volume([3.0])
-    cpu = torch.device("cpu")
-    sharp, _ = classify(document("class", 2), Brightness(), cpu, image, image.grid)
-    soft, _ = classify(document("class", 2, 3.0), Brightness(), cpu, image, image.grid)
+    sharp, _ = classify(document("class", 2), Brightness(), image, image.grid)
+    soft, _ = classify(document("class", 2, 3.0), Brightness(), image, image.grid)
     assert sharp["yes"] == pytest.approx(sigmoid(3), abs=0.01)
     assert soft["yes"] == pytest.approx(sigmoid(1), abs=0.01)
 
@@ -87,8 +89,7 @@ def test_every_slice_of_the_file_is_told_once_whatever_the_distance_of_slices(
     plan = Preparation((Channel("mr", "MR", "window", AS_IS),), 3, (None, None, prepared))
     done = apply(plan, image)
     assert done.array.shape[-1] != 8
-    cpu = torch.device("cpu")
-    case, facts = classify(document("class", 2), Brightness(), cpu, done, original)
+    case, facts = classify(document("class", 2), Brightness(), done, original)
     assert [one["slice"] for one in facts["slices"]] == list(range(8))
     found = np.array([one["probabilities"]["yes"] for one in facts["slices"]])
     assert case["yes"] == pytest.approx(found.mean())
@@ -99,9 +100,7 @@ def test_every_slice_of_the_file_is_told_once_whatever_the_distance_of_slices(
 def test_uniform_slices_are_pictures_like_any_others():
     array = np.broadcast_to(np.array([1.0, 2.0, 3.0]), (1, 4, 4, 3)).astype(np.float32)
     image = Image(array, Grid((4, 4, 3), np.eye(4)))
-    case, facts = classify(
-        document("class", 2), Brightness(), torch.device("cpu"), image, image.grid
-    )
+    case, facts = classify(document("class", 2), Brightness(), image, image.grid)
     assert [one["slice"] for one in facts["slices"]] == [0, 1, 2]
     assert case["yes"] == pytest.approx(np.mean([sigmoid(x) for x in (1, 2, 3)]))
 
@@ -122,18 +121,17 @@ def test_mirrored_passes_are_averaged():
         **document("class", 2),
         "input": {"slice_axis": 2, "patch": [4, 4], "mirror_axes": [0]},
     }
-    cpu = torch.device("cpu")
-    plain, _ = classify(shape, Corner(), cpu, image, image.grid)
-    both, _ = classify(shape, Corner(), cpu, image, image.grid, mirror=True)
+    plain, _ = classify(shape, Corner(), image, image.grid)
+    both, _ = classify(shape, Corner(), image, image.grid, mirror=True)
     assert plain["yes"] == pytest.approx(sigmoid(2))
     assert both["yes"] == pytest.approx((sigmoid(2) + sigmoid(-1)) / 2)
 
 
 def test_attention_of_a_mirrored_volume_is_that_of_the_slices_that_are_there():
     image = volume([1.0, 2.0, 5.0])
-    cpu = torch.device("cpu")
-    plain = attention(Looking(2), image, image.grid, (4, 4, 3), cpu)
-    both = attention(Looking(2), image, image.grid, (4, 4, 3), cpu, [(), (2,), (0, 2)])
+    whole = bag((4, 4, 3), mirror_axes=[0, 2])
+    _, plain = classify(whole, Looking(2), image, image.grid)
+    _, both = classify(whole, Looking(2), image, image.grid, mirror=True)
     for one, other in zip(plain["attention"], both["attention"], strict=True):
         assert one["weight"] == pytest.approx(other["weight"])
 
@@ -141,9 +139,7 @@ def test_attention_of_a_mirrored_volume_is_that_of_the_slices_that_are_there():
 def test_too_little_memory_is_said_before_the_network_runs():
     image = volume([1.0])
     with pytest.raises(ResourceError, match="it needs"):
-        classify(
-            document("class", 2), None, torch.device("cpu"), image, image.grid, memory_bytes=100
-        )
+        probabilities(document("class", 2), lambda _: {}, image, image.grid, memory_bytes=100)
 
 
 def test_slices_share_what_is_shown_of_them():
@@ -154,18 +150,26 @@ def test_slices_share_what_is_shown_of_them():
         assert overlap(count, shown).sum(0) == pytest.approx(np.ones(shown))
 
 
+def bag(patch: tuple[int, ...], **shape) -> dict:
+    return {
+        **document("class", None),
+        "network": {"config": {"axis": 2}},
+        "input": {"slice_axis": None, "patch": list(patch), **shape},
+    }
+
+
 class Looking(torch.nn.Module):
     """Looks at the slices of its axis by how bright they are."""
 
     def __init__(self, axis: int) -> None:
         super().__init__()
-        self.config = SimpleNamespace(axis=axis)
+        self.axis = axis
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(x), 2)
 
     def slice_weights(self, x: torch.Tensor) -> torch.Tensor:
-        bright = x.mean([d for d in (1, 2, 3, 4) if d != self.config.axis + 2])
+        bright = x.mean([d for d in (1, 2, 3, 4) if d != self.axis + 2])
         return bright / bright.sum(1, keepdim=True)
 
 
@@ -178,7 +182,7 @@ def test_attention_is_told_for_the_slices_of_the_file():
     array = np.zeros((1, 4, 4, 4), np.float32)
     array[..., 2:] = 3.0
     array[..., :2] = 1.0
-    facts = attention(Looking(2), Image(array, grid), original, (4, 4, 2), torch.device("cpu"))
+    _, facts = classify(bag((4, 4, 2)), Looking(2), Image(array, grid), original)
     assert facts["slice_axis"] == 0
     shown = {one["slice"]: one["weight"] for one in facts["attention"]}
     assert shown == pytest.approx({0: 0.375, 1: 0.375, 2: 0.125, 3: 0.125})
@@ -186,8 +190,7 @@ def test_attention_is_told_for_the_slices_of_the_file():
 
 def test_a_network_that_sees_the_volume_whole_answers_for_the_case_alone():
     image = volume([1.0, 2.0, 5.0])
-    shape = {**document("class", None), "input": {"slice_axis": None, "patch": [4, 4, 3]}}
-    case, facts = classify(shape, Looking(2), torch.device("cpu"), image, image.grid)
+    case, facts = classify(bag((4, 4, 3)), Looking(2), image, image.grid)
     assert case == {"no": 0.5, "yes": 0.5}
     assert [one["slice"] for one in facts["slices"]] == [None]
     assert [one["slice"] for one in facts["attention"]] == [0, 1, 2]

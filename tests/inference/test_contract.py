@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.inference.test_predictor import write_model
+from tests.inference.test_session import write_model
 
 from delineate.core.errors import InputError
 from delineate.core.image import Grid, Image
 from delineate.data import readers
 from delineate.inference._contract import contradictions, measure, training_range
-from delineate.inference.predictor import Predictor
+from delineate.inference.outlines import outline
+from delineate.inference.session import Session
 from delineate.preprocess.normalise import MODALITIES
 
 GRID = Grid((24, 24, 24), np.eye(4))
@@ -121,15 +122,15 @@ def test_voxels_that_are_no_numbers_are_left_to_their_own_message() -> None:
     assert training_range([measure(hole)]) == []
 
 
-def test_the_predictor_refuses_and_can_be_forced(tmp_path: Path) -> None:
+def test_the_session_refuses_and_can_be_forced(tmp_path: Path) -> None:
     kept = {"training_range": {"intensity": training_range(map(measure, CTS))}}
-    predictor = Predictor.load(write_model(tmp_path / "m.safetensors", provenance=kept), "cpu")
-    assert predictor.predict(ct(7)).facts["warnings"] == []
+    session = Session.open(write_model(tmp_path / "m.safetensors", provenance=kept), "cpu")
+    assert outline(session, ct(7)).facts["warnings"] == []
     with pytest.raises(InputError, match="no Hounsfield units") as caught:
-        predictor.predict(mr(7))
+        outline(session, mr(7))
     assert caught.value.code == "contract"
     assert "--force" in (caught.value.fix or "")
-    (warning,) = predictor.predict(mr(7), force=True).facts["warnings"]
+    (warning,) = outline(session, mr(7), force=True).facts["warnings"]
     assert "no Hounsfield units" in warning
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from tests.inference.test_predictor import scan, write_model
+from tests.inference.test_session import scan, write_model
 from torch import Tensor
 
 from delineate.core.errors import ConfigError, GeometryError, ModelFileError, ResourceError
@@ -25,7 +25,8 @@ from delineate.data import readers
 from delineate.inference import crf
 from delineate.inference._lattice import Lattice
 from delineate.inference.crf import Config, estimate_bytes, refine
-from delineate.inference.predictor import Predictor
+from delineate.inference.outlines import outline
+from delineate.inference.session import Session
 from delineate.tasks.predict import predict
 
 STRONG = Config(appearance_weight=4, appearance_mm=8, intensity=0.15, smoothness_weight=1)
@@ -239,9 +240,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_model_that_asks_for_it_gets_it(model: Path) -> None:
-    predictor = Predictor.load(model, "cpu")
-    found = predictor.predict(scan(spacing=2.0), probabilities=True)
-    plain = predictor.predict(scan(spacing=2.0), probabilities=True, crf=False)
+    session = Session.open(model, "cpu")
+    found = outline(session, scan(spacing=2.0), probabilities=True)
+    plain = outline(session, scan(spacing=2.0), probabilities=True, crf=False)
     assert found.facts["crf"]["appearance_weight"] == 8.0
     assert found.facts["crf"]["iterations"] == Config().iterations  # what was not said is told
     assert "crf" in found.facts["seconds"]
@@ -258,33 +259,33 @@ def test_a_model_that_asks_for_it_gets_it(model: Path) -> None:
 
 
 def test_labels_confidence_and_probabilities_agree(model: Path) -> None:
-    predictor = Predictor.load(model, "cpu")
-    kept = predictor.predict(scan(), probabilities=True)
+    session = Session.open(model, "cpu")
+    kept = outline(session, scan(), probabilities=True)
     assert kept.probabilities is not None
     index = kept.probabilities.argmax(0)
     assert np.array_equal(kept.labels, np.array([0, 4, 255])[index])
-    assert np.array_equal(predictor.predict(scan()).labels, kept.labels)
+    assert np.array_equal(outline(session, scan()).labels, kept.labels)
     sure = kept.probabilities.max(0)[index > 0].mean() if (index > 0).any() else None
     assert kept.facts["confidence"] == pytest.approx(sure, abs=1e-5)
 
 
 def test_a_model_that_does_not_ask_can_be_told_to(tmp_path: Path) -> None:
-    predictor = Predictor.load(write_model(tmp_path / "m.safetensors"), "cpu")
-    assert predictor.predict(scan()).facts["crf"] is None
-    assert predictor.predict(scan(), crf=True).facts["crf"] == dataclasses.asdict(Config())
+    session = Session.open(write_model(tmp_path / "m.safetensors"), "cpu")
+    assert outline(session, scan()).facts["crf"] is None
+    assert outline(session, scan(), crf=True).facts["crf"] == dataclasses.asdict(Config())
 
 
 def test_where_memory_is_short_the_image_is_refused_before_the_network_runs(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path,
 ) -> None:
     """Without it the mask would be another one: that is for a person to choose."""
-    predictor = Predictor.load(model, "cpu")
-    monkeypatch.setattr(predictor.network, "forward", lambda *_: pytest.fail("the network ran"))
+    runtime = Session.open(model, "cpu").runtime
+    session = Session(dataclasses.replace(runtime, infer=lambda _: pytest.fail("the network ran")))
     image = scan((40, 24, 24))
     memory = 1_000_000
     for why in ("this image", "hardly two voxels are alike"):
         with pytest.raises(ResourceError, match=why) as caught:
-            predictor.predict(image, memory_bytes=memory)
+            outline(session, image, memory_bytes=memory)
         assert caught.value.code == "memory"
         assert "--crf false" in (caught.value.fix or "")
         said = re.search(r"with --memory (\S+?),", caught.value.fix or "")
@@ -295,7 +296,7 @@ def test_where_memory_is_short_the_image_is_refused_before_the_network_runs(
 def test_a_model_with_impossible_settings_is_refused(tmp_path: Path, wrong: Any) -> None:
     path = write_model(tmp_path / "m.safetensors", postprocess={"crf": wrong})
     with pytest.raises(ModelFileError):
-        Predictor.load(path, "cpu")
+        Session.open(path, "cpu")
 
 
 def test_the_command_has_a_switch(model: Path, tmp_path: Path) -> None:

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError, GeometryError
+from delineate.inference import sliding_window as windows
+from delineate.inference.runtimes.torch import segmenter
 from delineate.inference.sliding_window import (
     estimate_bytes,
     gaussian_weights,
     lattice_weights,
-    sliding_window,
     sweep,
     window_starts,
 )
@@ -30,6 +33,16 @@ class Function(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(tuple(x.shape))
         return self.function(x)
+
+
+def sliding_window(
+    network: nn.Module, image: Tensor, patch: tuple[int, ...], *, outputs: int, **options: Any
+) -> Tensor:
+    """Probabilities by a network of PyTorch."""
+    found = windows.sliding_window(
+        segmenter(network, "cpu"), image.numpy(), patch, maps={"probabilities": outputs}, **options
+    )
+    return torch.from_numpy(found["probabilities"])
 
 
 def pointwise(x: Tensor) -> Tensor:
@@ -126,7 +139,7 @@ def test_overlapping_windows_are_averaged_with_gaussian_weights() -> None:
 
 @pytest.mark.parametrize("patch", [1, 2, 3, 8, 31, 96, 512])
 def test_gaussian_is_positive_symmetric_and_of_sigma_one_eighth(patch: int) -> None:
-    weights = gaussian_weights(patch)
+    weights = torch.from_numpy(gaussian_weights(patch))
     assert weights.min() > 1e-4
     assert torch.equal(weights, weights.flip(0))
     if patch >= 8:
@@ -143,11 +156,11 @@ def test_weights_are_a_partition_of_unity(overlap: float) -> None:
     for size, patch in itertools.product((1, 7, 16, 33, 200), (1, 4, 7, 16, 64)):
         starts = window_starts(size, patch, overlap)
         padded = max(size, patch)
-        total = torch.zeros(padded)
+        total = np.zeros(padded)
         for start, weight in zip(starts, lattice_weights(padded, patch, starts), strict=True):
             total[start : start + patch] += weight
             assert weight.min() > 0
-        assert torch.allclose(total, torch.ones(padded), atol=1e-5)
+        assert np.allclose(total, 1, atol=1e-5)
 
 
 def test_windows_are_evenly_spread_and_cover_all() -> None:
@@ -199,12 +212,10 @@ def test_slabs_come_in_order_and_equal_the_whole(
     network = kind(1, 3, 3, padding=1)
     whole = sliding_window(network, image, patch, outputs=3, slice_axis=axis, batch=batch)
     blocks: list[Tensor] = []
-
-    def keep(row: int, block: Tensor) -> None:
+    options = {"maps": {"probabilities": 3}, "slice_axis": axis, "batch": batch}
+    for row, maps in sweep(segmenter(network, "cpu"), image.numpy(), patch, **options):
         assert row == sum(b.shape[1] for b in blocks)
-        blocks.append(block.clone())
-
-    sweep(network, image, patch, keep, outputs=3, slice_axis=axis, batch=batch)
+        blocks.append(torch.from_numpy(maps["probabilities"].copy()))
     together = torch.cat(blocks, 1)
     assert len(blocks) > 1 or size[0] <= patch[0]
     assert torch.equal(together, whole if axis is None else whole.movedim(axis + 1, 1))
@@ -254,7 +265,7 @@ def test_settings_that_do_not_fit_are_refused(options: dict[str, object]) -> Non
 
 
 def test_network_with_another_output_shape_is_refused() -> None:
-    with pytest.raises(GeometryError, match="expected logits"):
+    with pytest.raises(GeometryError, match="expected probabilities"):
         sliding_window(Function(pointwise), torch.zeros(1, 8, 8), (4, 4), outputs=2)
 
 
@@ -267,3 +278,19 @@ def test_estimate_covers_what_is_held_and_slabs_need_less() -> None:
     assert estimate_bytes((600, 100, 100), patch, channels=1, outputs=50, whole=False) < (
         estimate_bytes((600, 100, 100), patch, channels=1, outputs=50)
     )
+
+
+def test_every_map_that_is_asked_for_is_averaged_whatever_its_channels() -> None:
+    """Without torch, and without an activation: a map need not be a probability."""
+    image = np.random.default_rng(0).normal(size=(2, 11, 9, 6)).astype(np.float32)
+
+    def infer(x: Any) -> dict[str, Any]:
+        return {"image": 5 + 100 * x, "trust": x[:, :1] ** 2, "unasked": None}
+
+    for axes in ((), (0, 2)):
+        found = windows.sliding_window(
+            infer, image, (4, 4, 4), maps={"image": 2, "trust": 1}, mirror_axes=axes
+        )
+        assert found.keys() == {"image", "trust"}
+        assert np.allclose(found["image"], 5 + 100 * image, rtol=1e-5)
+        assert np.allclose(found["trust"], image[:1] ** 2, atol=1e-5)

@@ -19,7 +19,7 @@ from delineate.core.errors import ConfigError, InputError
 from delineate.core.schema import Label, Schema
 from delineate.data.channels import read_channels
 from delineate.data.cohort import Cohort
-from delineate.inference.predictor import Predictor
+from delineate.inference.session import Session
 from delineate.phantoms.generate import generate
 from delineate.preprocess import autoencoder, bias, presets
 from delineate.settings import RunConfig
@@ -84,13 +84,13 @@ def test_a_run_keeps_its_preprocessing_and_predict_repeats_it(tmp_path: Path, qu
     assert sum(name.startswith("cluster:") for name in channels) == kept["clusters"]
     assert sum(name.startswith("clahe:") for name in channels) == len(document["channels"])
 
-    predictor = Predictor.load(out / "model.safetensors", "cpu")
+    session = Session.open(out / "model.safetensors", "cpu")
     whole = Cohort.open(scans)
     split = json.loads((out / "split.json").read_text())
     train_cases = whole.subset(split["parts"]["train"])
-    cached = prepare_cohort(train_cases, predictor.preparation, out / "cache")
+    cached = prepare_cohort(train_cases, session.preparation, out / "cache")
     again = presets.apply(
-        predictor.preparation, read_channels(train_cases.cases[0], predictor.channels)
+        session.preparation, read_channels(train_cases.cases[0], session.channels)
     )
     np.testing.assert_array_equal(again.array, cached[0].image)
     assert [step["step"] for step in again.history][-4:] == [

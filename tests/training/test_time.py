@@ -23,7 +23,7 @@ from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate
-from delineate.inference import _walk
+from delineate.inference import sliding_window
 from delineate.phantoms.generate import generate
 from delineate.targets import sizes
 from delineate.tasks.predict import predict
@@ -261,7 +261,7 @@ def test_predictions_say_what_was_left_out_when_somebody_had_enough(
     assert len(index["cases"]) == 1
     assert len(index["left_out"]) == 9
     assert index["finished"]
-    monkeypatch.setattr(_walk, "_BATCH_VOXELS", {"cpu": 1})  # a window at a time
+    monkeypatch.setattr(sliding_window, "_BATCH_VOXELS", {"cpu": 1})  # a window at a time
     amid = predict(model, brains, tmp_path / "amid", enough=lambda share: share > 0)
     assert amid["cases"] == []
     assert len(amid["left_out"]) == 10

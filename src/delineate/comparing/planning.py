@@ -52,7 +52,7 @@ def make(
 ) -> dict[str, Any]:
     """What is to be done, written down before it is begun, so that it can be taken up again."""
     from delineate.comparing import compute
-    from delineate.inference.predictor import choose_device
+    from delineate.inference.runtimes.torch import choose_device
 
     content = cohort.hash(Hashes(out / "cache" / REMEMBERED))
     asked = {

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from delineate.core.errors import InputError, ResourceError
@@ -108,8 +107,8 @@ def _size(count: int) -> str:
     return f"{math.ceil(10 * count / 1024**power) / 10:g}{' KMGT'[power].strip()}"
 
 
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """Largest memory of the process so far, and of the device."""
+def peak_memory(device_bytes: int) -> dict[str, float]:
+    """Largest memory of the process so far, and of a device that has its own."""
     facts = {}
     try:
         import resource
@@ -118,6 +117,6 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         facts["peak_memory_mb"] = round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-    if device.type == "cuda":
-        facts["peak_device_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    if device_bytes:
+        facts["peak_device_mb"] = round(device_bytes / 2**20, 1)
     return facts

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from delineate.core.case import Prediction
 from delineate.core.image import Grid, Image
-from delineate.inference._facts import too_little_memory
+from delineate.inference._facts import peak_memory, too_little_memory
+from delineate.inference._requirements import memory_faults, require, require_fit
+from delineate.inference.runtimes import ATTENTION, LOGITS, Infer
+from delineate.inference.session import Session
+from delineate.inference.sliding_window import mirrorings
 from delineate.preprocess import views
 
 #: Pictures a forward pass.
@@ -23,34 +26,76 @@ PICTURES = 16
 _GRAZED = 0.01
 
 
-def logits(
-    network: nn.Module,
+def answers(
+    infer: Infer,
     image: NDArray[Any],
     axis: int | None,
     places: Sequence[int | None],
     size: Sequence[int],
-    device: torch.device | str,
     flip: Sequence[int] = (),
     batch: int = PICTURES,
-) -> NDArray[np.float32]:
-    """Logits ``(len(places), classes)`` of slices of a prepared image ``(C, *S)``.
+) -> dict[str, NDArray[np.float32]]:
+    """What a network says of slices of a prepared image ``(C, *S)``: ``(len(places), K)`` by name.
 
     ``flip``: axes of a slice, or of the image where it is seen whole, along which it is mirrored.
     """
-    turned = [a + 2 for a in flip]
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(places), batch):
-            some = [views.view(image, axis, k, size) for k in places[start : start + batch]]
-            shown = torch.stack(some).flip(turned)
-            found.append(network(shown.to(device)).float().cpu().numpy())
-    return np.concatenate(found)
+    turned = tuple(a + 2 for a in flip)
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for start in range(0, len(places), batch):
+        some = [views.view(image, axis, k, size) for k in places[start : start + batch]]
+        for name, values in infer(np.flip(np.stack(some), turned)).items():
+            found.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def classify(
+    session: Session,
+    image: Image,
+    *,
+    mirror: bool = False,
+    memory_bytes: int = 8 << 30,
+    force: bool = False,
+) -> Prediction:
+    """Name the class of one image.
+
+    Args:
+        session: Of a model that names classes.
+        image: ``(C, *S)`` as read from its files, channels in the model's order.
+        mirror: Average over mirrored passes, along the axes that the model allows.
+        memory_bytes: An image that needs more is refused.
+        force: Take images of another modality, or in other units, than in training; a warning
+            says so.
+
+    Raises:
+        ConfigError: An option that this model cannot follow.
+        InputError: Wrong number of channels or dimensions, or another kind of image.
+        ResourceError: Too little memory (said before the network runs), or it ran out.
+    """
+    require(session, mirror=mirror)
+    warnings = require_fit(session, image, force)
+    with memory_faults(memory_bytes):
+        prepared = session.prepare(image)
+        started = time.perf_counter()
+        case, found = probabilities(
+            session.document, session.runtime.infer, prepared.image, image.grid,
+            mirror=mirror, memory_bytes=memory_bytes,
+        )  # fmt: skip
+    seconds = {**prepared.seconds, "network": time.perf_counter() - started}
+    facts = {
+        "seconds": {what: round(took, 3) for what, took in seconds.items()},
+        "confidence": max(case.values()),
+        **found,
+        **peak_memory(session.peak_bytes),
+        "device": session.device,
+        "mirrored": mirror,
+        "warnings": warnings,
+    }
+    return Prediction(None, image.grid, None, case, facts)
+
+
+def probabilities(
     document: Mapping[str, Any],
-    network: nn.Module,
-    device: torch.device,
+    infer: Infer,
     prepared: Image,
     original: Grid,
     *,
@@ -66,8 +111,7 @@ def classify(
 
     Args:
         document: Of the model file.
-        network: Built from it.
-        device: Where it runs.
+        infer: Of its network.
         prepared: The image as the network's preparation leaves it.
         original: Its grid before that.
         mirror: Average over mirrored passes, along the axes that the model allows.
@@ -89,14 +133,9 @@ def classify(
         axis = None
     places = views.places(prepared.array, axis)
     flips = mirrorings(shape.get("mirror_axes", []) if mirror else [])
-    passes = [
-        _softmax(
-            logits(network, prepared.array, axis, places, shape["patch"], device, flip),
-            float(classes["temperature"]),
-        )
-        for flip in flips
-    ]
-    each = np.mean(passes, axis=0)
+    passes = [answers(infer, prepared.array, axis, places, shape["patch"], flip) for flip in flips]
+    temperature = float(classes["temperature"])
+    each = np.mean([_softmax(found[LOGITS], temperature) for found in passes], axis=0)
     along: int | None = None
     numbers: list[int | None] = [None]
     if axis is not None:
@@ -116,13 +155,15 @@ def classify(
         for number, row in zip(numbers, each, strict=True)
     ]
     facts: dict[str, Any] = {"slices": slices, "slice_axis": along}
-    facts |= attention(network, prepared, original, shape["patch"], device, flips)
+    if ATTENTION in passes[0]:
+        looked = int(document["network"]["config"]["axis"])
+        weights = [
+            found[ATTENTION][0][::-1] if looked in flip else found[ATTENTION][0]
+            for found, flip in zip(passes, flips, strict=True)
+        ]
+        mean = np.stack(weights).astype(np.float64).mean(axis=0)
+        facts |= attention(mean, looked, prepared, original)
     return dict(zip(names, case, strict=True)), facts
-
-
-def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
-    """All combinations of axes, the empty one first."""
-    return [some for n in range(len(axes) + 1) for some in itertools.combinations(sorted(axes), n)]
 
 
 def _softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
@@ -141,31 +182,20 @@ def _fit(prepared: Image, size: Sequence[int], memory_bytes: int) -> None:
 
 
 def attention(
-    network: Any,
-    prepared: Image,
-    original: Grid,
-    size: Sequence[int],
-    device: torch.device,
-    flips: Sequence[Sequence[int]] = ((),),
+    weights: NDArray[np.float64], axis: int, prepared: Image, original: Grid
 ) -> dict[str, Any]:
-    """What slices of the original counted, for a network that weighs slices; else nothing.
+    """What slices of the original counted, for a network that weighs slices.
 
     Listed are the slices that the prepared volume shows.
     The network sees fewer or more slices than there are. Each shares its weight among those that it
-    shows, by how much of them it shows. Over mirrored passes the mean is taken.
+    shows, by how much of them it shows.
+
+    Args:
+        weights: ``(slices,)`` as the network sees them, summing to one.
+        axis: Of the prepared volume, along which it does.
+        prepared: The volume.
+        original: Its grid before that.
     """
-    if not hasattr(network, "slice_weights"):
-        return {}
-    axis = int(network.config.axis)
-    seen = views.view(prepared.array, None, None, size)[None].to(device)
-    passes = []
-    with torch.inference_mode():
-        for flip in flips:
-            found = network.slice_weights(seen.flip([a + 2 for a in flip]))
-            if found is None:
-                return {}
-            passes.append(found[0].flip(0) if axis in flip else found[0])
-    weights = torch.stack(passes).cpu().double().numpy().mean(axis=0)
     count = prepared.array.shape[axis + 1]
     along, shares = shown_slices(prepared.grid, original, axis)
     total = shares @ (overlap(count, len(weights)) @ weights)

@@ -18,9 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from delineate.core.errors import ConfigError, GeometryError
@@ -176,6 +179,25 @@ def prepare(
             for weight, kernel in kernels:
                 energy.add_(kernel(found), alpha=weight)
             found = torch.softmax(energy, 0)
+        return found
+
+    return infer
+
+
+def for_image(
+    image: NDArray[Any],
+    spacing_mm: Sequence[float],
+    outputs: int,
+    config: Config,
+    memory_bytes: int,
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """:func:`prepare` for who has arrays, as the rest of the room does."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    ready = prepare(tensor, spacing_mm, outputs, config, memory_bytes=memory_bytes)
+
+    def infer(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        flat = torch.from_numpy(probabilities).reshape(outputs, *tensor.shape[1:])
+        found: NDArray[np.float32] = ready(flat).numpy().reshape(probabilities.shape)
         return found
 
     return infer

@@ -1,11 +1,11 @@
-"""Predict an image of any size with a network of one patch size: ``(C, *S) -> (outputs, *S)``.
+"""Maps of an image of any size, by what computes those of one window: ``(C, *S) -> (K, *S)``.
 
-Windows lie on a regular, evenly spread lattice. Where they overlap, the softmax outputs are
-averaged with Gaussian weights (sigma = patch / 8), which trust the middle of a window more than
-its rim (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z). A Gaussian on a lattice is a product
-of one-dimensional factors, so each factor is divided by its own sum over the windows beforehand:
-the weights are a partition of unity and nothing need be divided at the end. That is what makes it
-cheap to finish and free the image row by row (``sweep``).
+Windows lie on a regular, evenly spread lattice. Where they overlap, every map is averaged with
+Gaussian weights (sigma = patch / 8), which trust the middle of a window more than its rim (Isensee
+et al. 2021, doi:10.1038/s41592-020-01008-z). A Gaussian on a lattice is a product of
+one-dimensional factors, so each factor is divided by its own sum over the windows beforehand: the
+weights are a partition of unity and nothing need be divided at the end. That is what makes it cheap
+to finish and free the image row by row (``sweep``).
 
 A flat network on a volume is the same walk with windows one slice thick.
 """
@@ -14,20 +14,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from delineate.core.errors import ConfigError, GeometryError
+from delineate.inference.runtimes import Infer, Maps
 
 #: Least share of a window that the next one covers too.
 OVERLAP = 0.5
 #: Told (windows done, windows in all).
 Tick = Callable[[int, int], None]
-#: Told (first row, finished probabilities ``(outputs, rows, *rest)`` on the CPU).
-Consumer = Callable[[int, Tensor], None]
+#: Windows of a forward pass hold at least so many voxels, where there are so many.
+_BATCH_VOXELS = {"cpu": 2**18, "cuda": 2**21}
+
+Array = NDArray[np.float32]
+
+
+def windows_at_once(patch: Sequence[int], device: object) -> int:
+    """Windows of a forward pass on a device (``cpu``, ``cuda:0``)."""
+    voxels = _BATCH_VOXELS.get(str(device).split(":")[0], 2**18)
+    return max(1, voxels // math.prod(patch))
 
 
 def window_starts(size: int, patch: int, overlap: float) -> list[int]:
@@ -39,19 +48,20 @@ def window_starts(size: int, patch: int, overlap: float) -> list[int]:
     return [round(i * (size - patch) / (count - 1)) for i in range(count)]
 
 
-def gaussian_weights(patch: int) -> Tensor:
-    """``(patch,)`` float64 Gaussian of sigma patch / 8, one at the middle, never zero."""
-    x = torch.arange(patch, dtype=torch.float64) - (patch - 1) / 2
-    return torch.exp(-0.5 * (x / (patch / 8)) ** 2)
+def gaussian_weights(patch: int) -> NDArray[np.float64]:
+    """``(patch,)`` Gaussian of sigma patch / 8, one at the middle, never zero."""
+    x = np.arange(patch) - (patch - 1) / 2
+    weights: NDArray[np.float64] = np.exp(-0.5 * (x / (patch / 8)) ** 2)
+    return weights
 
 
-def lattice_weights(size: int, patch: int, starts: Sequence[int]) -> list[Tensor]:
+def lattice_weights(size: int, patch: int, starts: Sequence[int]) -> list[Array]:
     """For each window its ``(patch,)`` weights; over all windows they sum to one at each index."""
     gauss = gaussian_weights(patch)
-    total = torch.zeros(size, dtype=torch.float64)
+    total = np.zeros(size)
     for start in starts:
         total[start : start + patch] += gauss
-    return [(gauss / total[start : start + patch]).float() for start in starts]
+    return [(gauss / total[start : start + patch]).astype(np.float32) for start in starts]
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class _Walk:
 
     patch: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
-    weights: tuple[dict[int, Tensor], ...]
+    weights: tuple[dict[int, Array], ...]
 
     @staticmethod
     def over(shape: Sequence[int], patch: Sequence[int], overlap: float) -> _Walk:
@@ -78,11 +88,11 @@ class _Walk:
         while batch := tuple(itertools.islice(positions, size)):
             yield batch
 
-    def weight(self, start: tuple[int, ...]) -> Tensor:
+    def weight(self, start: tuple[int, ...]) -> Array:
         """``(*patch)`` weight of one window."""
-        product = torch.ones(())
+        product = np.ones((), np.float32)
         for axis, index in enumerate(start):
-            product = product.unsqueeze(-1) * self.weights[axis][index]
+            product = product[..., None] * self.weights[axis][index]
         return product
 
     def __len__(self) -> int:
@@ -90,143 +100,136 @@ class _Walk:
 
 
 def sliding_window(
-    network: nn.Module,
-    image: Tensor,
+    infer: Infer,
+    image: Array,
     patch: Sequence[int],
     *,
-    outputs: int,
+    maps: Mapping[str, int],
     overlap: float = OVERLAP,
     batch: int = 1,
     mirror_axes: Sequence[int] = (),
     slice_axis: int | None = None,
     neighbours: int = 0,
-    device: torch.device | str = "cpu",
     progress: Tick | None = None,
-) -> Tensor:
-    """Class probabilities of a whole image.
+) -> dict[str, Array]:
+    """Maps of a whole image.
 
     Args:
-        network: ``(B, C', *patch) -> logits (B, outputs, *patch)``; set to ``eval``.
+        infer: ``(B, C', *patch) -> maps (B, K, *patch)``.
         image: ``(C, *S)`` float32.
         patch: Window; an image that is smaller is padded with 0 (the mean of a z-scored image).
-        outputs: Output channels, background included.
+        maps: Name -> K of those that are wanted.
         overlap: Least share of a window that the next one covers too.
         batch: Windows a forward pass.
         mirror_axes: Axes of the patch; all combinations of mirrored passes are averaged.
-        slice_axis: For a flat network on a volume: the axis of ``S`` that is cut in slices.
-        neighbours: Adjacent slices on either side that are given as channels too, in the order
-            of their position and the C channels of each together; the rim repeats the last slice.
-        device: Where the network runs.
+        slice_axis: For a network that is flat where the image is not: axis of ``S`` along which it
+            is cut into slices.
+        neighbours: For flat networks, slices on either side that are given as channels too, in the
+            order of their position and the C channels of each together; the rim repeats the last
+            slice.
         progress: Called after each batch with windows done and windows in all.
 
     Returns:
-        ``(outputs, *S)`` float32 on the CPU; sums to 1 over the outputs.
+        ``(K, *S)`` float32 by name; probabilities sum to 1 over K.
 
     Raises:
         ConfigError: Patch, overlap or axes do not fit the image.
-        GeometryError: The network's output has another shape than promised.
+        GeometryError: A map has another shape than promised.
     """
     _check(image, patch, overlap, mirror_axes, slice_axis)
     axis = slice_axis or 0
     shape = list(image.shape[1:])
-    whole = torch.empty([outputs, shape[axis], *shape[:axis], *shape[axis + 1 :]])
-
-    def keep(row: int, block: Tensor) -> None:
-        whole[:, row : row + block.shape[1]] = block
-
-    sweep(
-        network,
-        image,
-        patch,
-        keep,
-        outputs=outputs,
-        overlap=overlap,
-        batch=batch,
-        mirror_axes=mirror_axes,
-        slice_axis=slice_axis,
-        neighbours=neighbours,
-        device=device,
-        progress=progress,
-    )
-    return whole.movedim(1, axis + 1).contiguous()
+    whole = {
+        name: np.empty((many, shape[axis], *shape[:axis], *shape[axis + 1 :]), np.float32)
+        for name, many in maps.items()
+    }
+    for row, block in sweep(
+        infer, image, patch, maps=maps, overlap=overlap, batch=batch, mirror_axes=mirror_axes,
+        slice_axis=slice_axis, neighbours=neighbours, progress=progress,
+    ):  # fmt: skip
+        for name, rows in block.items():
+            whole[name][:, row : row + rows.shape[1]] = rows
+    return {
+        name: np.ascontiguousarray(np.moveaxis(array, 1, axis + 1)) for name, array in whole.items()
+    }
 
 
-@torch.inference_mode()
 def sweep(
-    network: nn.Module,
-    image: Tensor,
+    infer: Infer,
+    image: Array,
     patch: Sequence[int],
-    consumer: Consumer,
     *,
-    outputs: int,
+    maps: Mapping[str, int],
     overlap: float = OVERLAP,
     batch: int = 1,
     mirror_axes: Sequence[int] = (),
     slice_axis: int | None = None,
     neighbours: int = 0,
-    device: torch.device | str = "cpu",
     progress: Tick | None = None,
-) -> None:
-    """As ``sliding_window``, but finished rows go to ``consumer`` and are then freed.
+) -> Iterator[tuple[int, Maps]]:
+    """As ``sliding_window``, but finished rows are given away in order, and then freed.
 
     Rows run along the first spatial axis, or along ``slice_axis`` where one is given. Only the
     rows that unfinished windows touch are held.
+
+    Yields:
+        The first row, and ``(K, rows, *rest)`` by name, good until the next are asked for.
     """
     patch = _check(image, patch, overlap, mirror_axes, slice_axis)
-    volume = image if slice_axis is None else image.movedim(slice_axis + 1, 1)
+    volume = image if slice_axis is None else np.moveaxis(image, slice_axis + 1, 1)
     shape = tuple(volume.shape[1:])
     volume = _pad(volume, patch)
     walk = _Walk.over(volume.shape[1:], patch, overlap)
-    store = _Store(consumer, shape, outputs, tuple(volume.shape[2:]))
-    network.eval()
+    store = _Store(maps, shape, tuple(volume.shape[2:]))
     done = 0
     for starts in walk.batches(batch):
-        windows = torch.stack(
+        windows = np.stack(
             [_window(volume, s, patch, neighbours, slice_axis is not None) for s in starts]
         )
-        found = _probabilities(network, windows.to(device), mirror_axes, outputs).cpu()
-        if slice_axis is not None:
-            found = found.unsqueeze(2)
-        store.reach(starts[0][0], starts[-1][0] + patch[0])
-        for start, window in zip(starts, found, strict=True):
-            store.add(start, window * walk.weight(start))
+        found = _averaged(infer, windows, mirror_axes, maps)
+        yield from store.reach(starts[0][0], starts[-1][0] + patch[0])
+        for number, start in enumerate(starts):
+            weight = walk.weight(start)
+            for name, values in found.items():
+                window = values[number] if slice_axis is None else values[number][:, None]
+                store.add(name, start, window * weight)
         done += len(starts)
         if progress is not None:
             progress(done, len(walk))
-    store.reach(volume.shape[1], volume.shape[1])
+    yield from store.reach(volume.shape[1], volume.shape[1])
 
 
 class _Store:
-    """The rows that are not finished yet, ``(outputs, rows, *padded rest)``."""
+    """The rows that are not finished yet, ``(K, rows, *padded rest)`` by name."""
 
     def __init__(
-        self, consumer: Consumer, shape: tuple[int, ...], outputs: int, rest: tuple[int, ...]
+        self, maps: Mapping[str, int], shape: tuple[int, ...], rest: tuple[int, ...]
     ) -> None:
-        self.consumer, self.shape = consumer, shape
-        self.first = 0
-        self.rows = torch.zeros(outputs, 0, *rest)
+        self.shape = shape
+        self.first, self.last = 0, 0
+        self.rows = {name: np.zeros((many, 0, *rest), np.float32) for name, many in maps.items()}
 
-    def reach(self, first: int, end: int) -> None:
+    def reach(self, first: int, end: int) -> Iterator[tuple[int, Maps]]:
         """Give rows before ``first`` away; have room up to ``end``."""
         ready = first - self.first
-        last = self.first + self.rows.shape[1]
         if ready > 0:
             inside = min(first, self.shape[0]) - self.first
-            crop = tuple(slice(0, n) for n in self.shape[1:])
+            crop = (slice(None), slice(0, inside), *(slice(0, n) for n in self.shape[1:]))
             if inside > 0:
-                self.consumer(self.first, self.rows[(slice(None), slice(0, inside), *crop)])
-        if ready > 0 or end > last:
-            room = self.rows.new_zeros(
-                self.rows.shape[0], max(0, end - max(first, last)), *self.rows.shape[2:]
-            )
-            self.rows = torch.cat([self.rows[:, max(0, ready) :], room], 1)
+                yield self.first, {name: rows[crop] for name, rows in self.rows.items()}
+        if ready > 0 or end > self.last:
+            more = max(0, end - self.last)
+            for name, rows in self.rows.items():
+                room = np.zeros((rows.shape[0], more, *rows.shape[2:]), np.float32)
+                self.rows[name] = np.concatenate([rows[:, max(0, ready) :], room], 1)
             self.first = max(self.first, first)
+            self.last += more
 
-    def add(self, start: tuple[int, ...], window: Tensor) -> None:
-        """Add one weighted window ``(outputs, *patch)``."""
+    def add(self, name: str, start: tuple[int, ...], window: Array) -> None:
+        """Add one weighted window ``(K, *patch)``."""
         corner = (start[0] - self.first, *start[1:])
         place = tuple(slice(c, c + n) for c, n in zip(corner, window.shape[1:], strict=True))
-        self.rows[(slice(None), *place)] += window
+        self.rows[name][(slice(None), *place)] += window
 
 
 def estimate_bytes(
@@ -238,7 +241,7 @@ def estimate_bytes(
         shape: ``S`` of the prepared image, walked along its first axis.
         patch: As given to ``sliding_window``; flat patches count as one slice thick.
         channels: Channels of the image.
-        outputs: Output channels.
+        outputs: Channels of all maps together.
         whole: True for ``sliding_window``, False for ``sweep``.
     """
     patch = (1,) * (len(shape) - len(patch)) + tuple(patch)
@@ -250,7 +253,7 @@ def estimate_bytes(
 
 
 def _check(
-    image: Tensor,
+    image: Array,
     patch: Sequence[int],
     overlap: float,
     mirror_axes: Sequence[int],
@@ -276,44 +279,46 @@ def _check(
     return ((1,) if flat else ()) + tuple(int(p) for p in patch)
 
 
-def _pad(volume: Tensor, patch: tuple[int, ...]) -> Tensor:
+def _pad(volume: Array, patch: tuple[int, ...]) -> Array:
     """Zeros at the end of every axis that is shorter than the patch."""
     missing = [max(0, p - n) for n, p in zip(volume.shape[1:], patch, strict=True)]
-    if not any(missing):
-        return volume
-    return nn.functional.pad(volume, [x for n in reversed(missing) for x in (0, n)])
+    return np.pad(volume, [(0, 0), *((0, n) for n in missing)]) if any(missing) else volume
 
 
 def _window(
-    volume: Tensor, start: tuple[int, ...], patch: tuple[int, ...], neighbours: int, flat: bool
-) -> Tensor:
+    volume: Array, start: tuple[int, ...], patch: tuple[int, ...], neighbours: int, flat: bool
+) -> Array:
     place = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
     if not flat:
         return volume[(slice(None), *place)]
     last = volume.shape[1] - 1
     rest = place[1:]
     slices = [min(max(start[0] + n, 0), last) for n in range(-neighbours, neighbours + 1)]
-    return torch.cat([volume[:, k][(slice(None), *rest)] for k in slices])
+    return np.concatenate([volume[:, k][(slice(None), *rest)] for k in slices])
 
 
-def _probabilities(
-    network: nn.Module, windows: Tensor, mirror_axes: Sequence[int], outputs: int
-) -> Tensor:
-    """Softmax, averaged over all combinations of mirrored axes, ``(B, outputs, *patch)``."""
-    axes = [axis + 2 for axis in sorted(set(mirror_axes))]
-    flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
-    total: Tensor | None = None
+def _averaged(
+    infer: Infer, windows: Array, mirror_axes: Sequence[int], maps: Mapping[str, int]
+) -> dict[str, Array]:
+    """Maps ``(B, K, *patch)``, averaged over all combinations of mirrored axes."""
+    flips = mirrorings(mirror_axes)
+    total: dict[str, Array] = {}
     for flip in flips:
-        logits = network(windows.flip(flip) if flip else windows)
-        if tuple(logits.shape) != (windows.shape[0], outputs, *windows.shape[2:]):
-            raise GeometryError(
-                f"expected logits ({windows.shape[0]}, {outputs}, *{tuple(windows.shape[2:])}) "
-                f"from the network, got {tuple(logits.shape)}",
-                code="network-output",
-            )
-        found = torch.softmax(logits.float(), 1)
-        found = found.flip(flip) if flip else found
-        total = found if total is None else total + found
-    if total is None:  # there is always the pass without a flip
-        raise ConfigError("no pass to average", code="mirror")
-    return total / len(flips)
+        axes = tuple(axis + 2 for axis in flip)
+        found = infer(np.ascontiguousarray(np.flip(windows, axes)) if axes else windows)
+        for name, many in maps.items():
+            wanted = (windows.shape[0], many, *windows.shape[2:])
+            if found[name].shape != wanted:
+                raise GeometryError(
+                    f"expected {name} {wanted} from the network, got {found[name].shape}",
+                    code="network-output",
+                )
+            back = np.flip(found[name], axes) if axes else found[name]
+            total[name] = total[name] + back if name in total else back
+    return {name: summed / np.float32(len(flips)) for name, summed in total.items()}
+
+
+def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """All combinations of axes, the empty one first."""
+    ordered = sorted(set(axes))
+    return [some for n in range(len(ordered) + 1) for some in itertools.combinations(ordered, n)]

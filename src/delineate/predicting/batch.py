@@ -24,7 +24,10 @@ from delineate.data.channels import read_channels
 from delineate.data.opening import Opening
 from delineate.data.outputs import INDEX, CaseOutputs, plan, refuse_existing, refuse_inputs
 from delineate.data.site_key import SiteKey, existing
-from delineate.inference.predictor import Predictor
+from delineate.inference._requirements import require
+from delineate.inference.classes import classify
+from delineate.inference.outlines import crf_of, outline
+from delineate.inference.session import Session
 from delineate.predicting import predictions_json
 from delineate.predicting.options import Enough, Options
 from delineate.provenance import known_scans, lineage
@@ -67,10 +70,10 @@ def predict_batch(
     """
     cohort = opening.cohort(scans, say, out)
     chosen = cohort.subset(only) if only else cohort
-    predictor = Predictor.load(model, options.device)
-    chosen = colour.as_trained(chosen, [c.modality for c in predictor.preparation.channels])
-    predictor.require(probabilities=options.probabilities, mirror=options.mirror, crf=options.crf)
-    if predictor.classes:
+    session = Session.open(model, options.device)
+    chosen = colour.as_trained(chosen, [c.modality for c in session.preparation.channels])
+    require(session, probabilities=options.probabilities, mirror=options.mirror, crf=options.crf)
+    if session.classes:
         jobs = [CaseOutputs(case, (), None, False) for case in chosen.cases]
     else:
         jobs = plan(chosen.cases, out, options.probabilities)
@@ -78,24 +81,25 @@ def predict_batch(
     writable_folder(out)
     with folder_lock(out):
         refuse_existing(out, jobs, options.overwrite)
-        if trained := predictor.document.get("card", {}).get("training"):
+        if trained := session.document.get("card", {}).get("training"):
             say(trained)  # hardly, or stopped early
         remove_stale(out)
+        refined = not session.classes and crf_of(session, options.crf) is not None
         settings = {
-            "mirror": options.mirror, "crf": predictor.uses_crf(options.crf),
-            "memory": options.memory, "device": str(predictor.device),
+            "mirror": options.mirror, "crf": refined, "memory": options.memory,
+            "device": session.device,
             "geometry": opening.geometry, "force": options.force,
         }  # fmt: skip
-        index = predictions_json.start(model, predictor, cohort, settings, only)
+        index = predictions_json.start(model, session, cohort, settings, only)
         key = existing(cohort.root, opening.site_key, away_from=out)
-        faults = _run(jobs, predictor, out, index, options, key, enough, say, progress)
-    _end(faults, index["cases"], out, say, "classified" if predictor.classes else "outlined")
+        faults = _run(jobs, session, out, index, options, key, enough, say, progress)
+    _end(faults, index["cases"], out, say, "classified" if session.classes else "outlined")
     return index
 
 
 def _run(
     jobs: list[CaseOutputs],
-    predictor: Predictor,
+    session: Session,
     out: Path,
     index: dict[str, Any],
     options: Options,
@@ -115,7 +119,7 @@ def _run(
                 record: dict[str, Any] = {"id": job.case.id, "subject": job.case.subject}
                 tick = _Ticker(bar, enough)
                 try:
-                    record |= _predict_one(job, predictor, out, options, key, tick)
+                    record |= _predict_one(job, session, out, options, key, tick)
                     for warning in record["facts"]["warnings"]:
                         say(f"{job.case.id}: {warning}")
                     say(predictions_json.line(record))
@@ -144,15 +148,15 @@ def _run(
         index |= {"only": [case["id"] for case in index["cases"]], "left_out": left}
     index["finished"] = True
     predictions_json.write(out, index)
-    if predictor.classes:
-        table = predictions_json.class_table(index["cases"], predictor.classes)
+    if session.classes:
+        table = predictions_json.class_table(index["cases"], session.classes)
         atomic_write_text(out / predictions_json.CLASSES, table)
     return faults
 
 
 def _predict_one(
     job: CaseOutputs,
-    predictor: Predictor,
+    session: Session,
     out: Path,
     options: Options,
     key: SiteKey | None,
@@ -160,21 +164,22 @@ def _predict_one(
 ) -> dict[str, Any]:
     """Read, outline and write one case; what the index says of it."""
     started = time.perf_counter()
-    image = read_channels(job.case, predictor.channels)
+    image = read_channels(job.case, session.channels)
     known = {
-        "part": lineage.part(predictor.document, job.case, key),
-        "images": known_scans.contents(job.case, predictor.channels, image),
+        "part": lineage.part(session.document, job.case, key),
+        "images": known_scans.contents(job.case, session.channels, image),
     }
     read = time.perf_counter()
-    prediction = predictor.predict(
-        image,
-        probabilities=job.probabilities is not None,
-        mirror=options.mirror,
-        crf=predictor.uses_crf(options.crf),
-        memory_bytes=options.memory_bytes,
-        force=options.force,
-        progress=tick,
-    )
+    how: dict[str, Any] = {
+        "mirror": options.mirror, "memory_bytes": options.memory_bytes, "force": options.force
+    }  # fmt: skip
+    if session.classes:
+        prediction = classify(session, image, **how)
+    else:
+        prediction = outline(
+            session, image, probabilities=options.probabilities, crf=options.crf, progress=tick,
+            **how,
+        )  # fmt: skip
     done = time.perf_counter()
     files = _write(job, prediction, out)
     facts = {**prediction.facts, "notes": list(image.meta.get("notes", ()))}

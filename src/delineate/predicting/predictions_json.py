@@ -15,7 +15,7 @@ from delineate.data.cohort import Cohort
 from delineate.data.outputs import INDEX
 
 if TYPE_CHECKING:
-    from delineate.inference.predictor import Predictor
+    from delineate.inference.session import Session
 
 #: Where a model names classes: one row a case.
 CLASSES = "classes.csv"
@@ -25,7 +25,7 @@ _SIZES = 3
 
 def start(
     model: Path,
-    predictor: Predictor,
+    session: Session,
     cohort: Cohort,
     settings: Mapping[str, Any],
     only: Sequence[str] | None,
@@ -34,7 +34,7 @@ def start(
 
     Args:
         model: The model file.
-        predictor: Made from it.
+        session: Made from it.
         cohort: Of the scans.
         settings: How the cases are predicted.
         only: Ids of the cases asked for; None: all.
@@ -44,16 +44,16 @@ def start(
         "finished": False,
         "model": {
             "file": model.name,
-            "hash": predictor.hash,
-            "network": predictor.document["network"]["name"],
-            "card": predictor.document["card"],
-            "unlearnt": list(predictor.document.get("unlearnt", ())),
+            "hash": session.hash,
+            "network": session.document["network"]["name"],
+            "card": session.document["card"],
+            "unlearnt": list(session.document.get("unlearnt", ())),
         },
         "versions": {**run.versions(), "delineate": delineate.__version__},
         "settings": dict(settings),
-        "schema": predictor.schema.to_dict(),
-        "classes": predictor.document.get("classes"),
-        "channels": list(predictor.channels),
+        "schema": session.schema.to_dict(),
+        "classes": session.document.get("classes"),
+        "channels": list(session.channels),
         "scans": str(cohort.root),
         "layout": cohort.layout,
         "only": None if only is None else list(only),

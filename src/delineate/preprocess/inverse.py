@@ -1,13 +1,14 @@
-"""From probabilities on a prepared grid to labels on the grid of the file, some rows at a time.
+"""From maps on a prepared grid to maps on the grid of the file, some rows at a time.
 
-Probabilities are interpolated, never labels. Every voxel is computed by one arithmetic
+Maps are interpolated, never labels. Every voxel is computed by one arithmetic
 (``resample.undo_rows``) from the prepared rows that it needs, so the result does not depend, to the
-last bit, on how many rows come at once, and memory need not hold all probabilities of an image.
+last bit, on how many rows come at once, and memory need not hold a map of the whole image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,30 @@ from delineate.preprocess import crop, geometry, orient, resample
 _VOXELS = 1 << 18
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of the original image, complete in every map.
+
+    Args:
+        channel: ``(name, k)`` -> channel k of a map there; computed when it is asked for, which
+            has to be before the next rows come.
+        of: An array ``(K, *S)`` of the original grid -> the view of it that these rows are.
+    """
+
+    channel: Callable[[str, int], NDArray[Any]]
+    of: Callable[[NDArray[Any]], NDArray[Any]]
+
+
 class Inverse:
-    """Labels, and probabilities if they are wanted, on the grid that an image was read with.
+    """Brings maps onto the grid that an image was read with.
+
+    Where the image was cropped there is nothing to bring: no rows cover it.
 
     Args:
         history: Of the prepared image.
         shape: ``S'`` of the prepared image.
         original: Grid of the image before it was prepared.
-        outputs: Channels of the probabilities, background first.
         axis: Axis of ``S'`` along which rows come, in order.
-        keep: Keep the probabilities too.
 
     Raises:
         GeometryError: The history does not lead back to ``original``.
@@ -41,70 +56,45 @@ class Inverse:
         history: Sequence[Mapping[str, Any]],
         shape: Sequence[int],
         original: Grid,
-        outputs: int,
         axis: int = 0,
-        *,
-        keep: bool = False,
     ) -> None:
         geometry.check_shape(tuple(shape), history, original)
         steps = [step for step in history if step["step"] in geometry.GEOMETRY]
         self._step = steps.pop() if steps and steps[-1]["step"] == "resample" else None
         if any(step["step"] == "resample" for step in steps):
             raise GeometryError("expected resampling as the last step", code="history-grid")
-        self.grid = original
-        #: ``(*S)`` label indices; background where the image was cropped.
-        self.labels = np.zeros(original.shape, dtype=np.uint8)
-        #: ``(outputs, *S)``, or None.
-        self.probabilities: NDArray[np.float32] | None = None
-        self._into = _replayed(self.labels[None], steps)[0]
-        self._probabilities_into: NDArray[Any] | None = None
-        if keep:
-            self.probabilities = np.zeros((outputs, *original.shape), dtype=np.float32)
-            self.probabilities[0] = 1
-            self._probabilities_into = _replayed(self.probabilities, steps)
+        self._steps = steps
+        self._voxels = _replayed(np.broadcast_to(False, (1, *original.shape)), steps).size
         self._axis, self._first, self._done = axis, 0, 0
-        self._held: NDArray[Any] | None = None
+        self._held: dict[str, NDArray[Any]] = {}
         self._low, self._high = self._sources(shape[axis])
-        self._sum, self._count = 0.0, 0
 
-    @property
-    def confidence(self) -> float | None:
-        """Mean probability of the label that won, over all voxels that have one."""
-        return self._sum / self._count if self._count else None
-
-    def add(self, block: NDArray[Any]) -> None:
-        """The next finished rows, ``(outputs, rows, *rest)``; ``rest`` are the other axes."""
-        block = np.moveaxis(block, 1, self._axis + 1)
-        if self._held is not None:
-            block = np.concatenate([self._held, block], axis=self._axis + 1)
-        end = self._first + block.shape[self._axis + 1]
+    def add(self, maps: Mapping[str, NDArray[Any]]) -> Iterator[Rows]:
+        """The next finished rows, ``(K, rows, *rest)`` by name; ``rest`` are the other axes."""
+        blocks = {name: np.moveaxis(block, 1, self._axis + 1) for name, block in maps.items()}
+        if self._held:
+            blocks = {
+                name: np.concatenate([self._held[name], block], axis=self._axis + 1)
+                for name, block in blocks.items()
+            }
+        end = self._first + next(iter(blocks.values())).shape[self._axis + 1]
         stop = int(np.searchsorted(self._high, end))
-        size = max(1, _VOXELS * len(self._low) // self._into.size)
+        size = max(1, _VOXELS * len(self._low) // self._voxels)
         for start in range(self._done, stop, size):
-            self._write(block, slice(start, min(start + size, stop)))
+            yield self._finished(blocks, slice(start, min(start + size, stop)))
         self._done = stop
         still = min(int(self._low[stop]), end) if stop < len(self._low) else end
-        self._held = block[self._rows(slice(still - self._first, None))].copy()
+        rest = self._rows(slice(still - self._first, None))
+        self._held = {name: block[rest].copy() for name, block in blocks.items()}
         self._first = still
 
-    def _write(self, block: NDArray[Any], rows: slice) -> None:
-        """Finish some rows of the original (oriented and cropped) grid."""
+    def _finished(self, blocks: Mapping[str, NDArray[Any]], rows: slice) -> Rows:
+        """Some rows of the original (oriented and cropped) grid."""
         there = self._rows(rows)
-        best = self._home(block[0], rows)
-        if self._probabilities_into is not None:
-            self._probabilities_into[0][there[1:]] = best
-        index = np.zeros(best.shape, dtype=np.uint8)
-        for number in range(1, len(block)):
-            channel = self._home(block[number], rows)
-            if self._probabilities_into is not None:
-                self._probabilities_into[number][there[1:]] = channel
-            wins = channel > best
-            index[wins] = number
-            best = np.maximum(best, channel)
-        self._into[there[1:]] = index
-        inside = index > 0
-        self._sum += float(best[inside].sum(dtype=np.float64))
-        self._count += int(inside.sum())
+        return Rows(
+            lambda name, number: self._home(blocks[name][number], rows),
+            lambda array: _replayed(array, self._steps)[there],
+        )
 
     def _home(self, channel: NDArray[Any], rows: slice) -> NDArray[Any]:
         if self._step is not None:
@@ -123,7 +113,7 @@ class Inverse:
 
 
 def estimate_bytes(original: Sequence[int], outputs: int, keep: bool) -> int:
-    """Memory that an :class:`Inverse` and what becomes of its labels will need.
+    """Memory that labels coming home, and what becomes of them, will need.
 
     Args:
         original: ``S`` of the file.

@@ -18,8 +18,9 @@ from delineate.core.schema import Schema
 from delineate.data import sampling
 from delineate.data.cache import PreparedCase
 from delineate.data.sampling import Region
-from delineate.inference._walk import windows_at_once
-from delineate.inference.sliding_window import Tick, sliding_window
+from delineate.inference.runtimes import PROBABILITIES
+from delineate.inference.runtimes.torch import segmenter
+from delineate.inference.sliding_window import Tick, sliding_window, windows_at_once
 from delineate.metrics.case import structures
 from delineate.metrics.ignored import without_ignored
 from delineate.metrics.overlap import binary_counts, joint_histogram, overlap_scores
@@ -111,18 +112,17 @@ def outline(
     progress: Tick | None = None,
 ) -> NDArray[np.uint8]:
     """Label indices ``(*S)`` of a prepared case, on its prepared grid."""
-    probabilities = sliding_window(
-        network,
-        torch.from_numpy(np.array(case.image)),
+    found = sliding_window(
+        segmenter(network, device),
+        np.array(case.image),
         feed.patch,
-        outputs=outputs,
+        maps={PROBABILITIES: outputs},
         batch=windows_at_once(feed.patch, device),
         slice_axis=feed.preparation.slice_axis,
         neighbours=feed.neighbours,
-        device=device,
         progress=progress,
     )
-    indices: NDArray[np.uint8] = probabilities.argmax(0).numpy().astype(np.uint8)
+    indices: NDArray[np.uint8] = found[PROBABILITIES].argmax(0).astype(np.uint8)
     return indices
 
 

@@ -15,6 +15,8 @@ from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.engine.budget import Candidate
 from delineate.inference import classes
+from delineate.inference.runtimes import LOGITS
+from delineate.inference.runtimes.torch import classifier
 from delineate.inference.sliding_window import Tick
 from delineate.preprocess import views
 from delineate.preprocess.presets import Preparation
@@ -188,6 +190,7 @@ class Classes:
     ) -> tuple[Any, Any, list[str]]:
         """Logits ``(N, K)``, classes ``(N,)`` and subjects of all pictures of some cases."""
         logits, truth, subjects = [], [], []
+        infer = classifier(network, device)
         for case in cases:
             if tick is not None:
                 tick(1, 1)
@@ -195,7 +198,8 @@ class Classes:
             if not known:
                 continue
             some = [place for place, _ in known]
-            logits.append(classes.logits(network, case.image, self.axis, some, feed.patch, device))
+            found = classes.answers(infer, case.image, self.axis, some, feed.patch)
+            logits.append(found[LOGITS])
             truth += [class_index for _, class_index in known]
             subjects += [case.subject] * len(known)
         if not logits:

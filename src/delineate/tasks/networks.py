@@ -43,7 +43,7 @@ def networks(
     Raises:
         ConfigError: No such network or kind.
     """
-    from delineate.inference.predictor import choose_device
+    from delineate.inference.runtimes.torch import choose_device
     from delineate.networks import _listing
 
     where = choose_device(device)

@@ -26,7 +26,7 @@ from delineate.data.opening import Opening
 from delineate.engine.allowance import REPORT_SECONDS, Allotment, Clock, Costs, grace
 from delineate.engine.budget import Candidate, Choice, Pace
 from delineate.engine.loop import Loop, Outcome
-from delineate.inference.predictor import choose_device
+from delineate.inference.runtimes.torch import choose_device
 from delineate.networks._blocks import count_parameters
 from delineate.networks._transfer import Weights
 from delineate.preprocess.presets import Preparation

@@ -25,7 +25,7 @@ from delineate.data import labels
 from delineate.data.cohort import Cohort
 from delineate.engine.allowance import REPORT_SECONDS, Clock, Costs
 from delineate.engine.budget import LEAST_STEPS, MODEST_STEPS
-from delineate.inference.predictor import choose_device
+from delineate.inference.runtimes.torch import choose_device
 from delineate.networks._transfer import Weights
 from delineate.settings import RunConfig
 from delineate.targets import selection

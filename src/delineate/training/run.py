@@ -19,7 +19,7 @@ from delineate.data.outputs import refuse_inside, say_notes
 from delineate.engine.allowance import Clock
 from delineate.findings import files
 from delineate.findings.audit import passed, run_audit, without_copies
-from delineate.inference.predictor import choose_device
+from delineate.inference.runtimes.torch import choose_device
 from delineate.reports import audit as audit_page
 from delineate.targets import selection
 from delineate.training import initial_weights, preflight, resolving, run_record

@@ -23,7 +23,7 @@ from delineate.data.cache import PreparedCase
 from delineate.engine.budget import Candidate
 from delineate.engine.loop import is_memory
 from delineate.engine.update import EngineUpdate
-from delineate.inference._walk import windows_at_once
+from delineate.inference.sliding_window import windows_at_once
 from delineate.methods._plan import Plan, Stage
 from delineate.networks._cost import Counter, gmac
 from delineate.networks._transfer import Transfer, Weights, freeze

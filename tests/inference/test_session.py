@@ -16,7 +16,9 @@ from delineate.core.errors import ConfigError, InputError, ModelFileError, Resou
 from delineate.core.image import Grid, Image
 from delineate.core.quantities import parse_bytes
 from delineate.core.schema import Label, Schema
-from delineate.inference.predictor import Predictor, choose_device
+from delineate.inference.outlines import outline
+from delineate.inference.runtimes.torch import choose_device, runtime
+from delineate.inference.session import Session
 from delineate.networks import unet
 from delineate.preprocess.presets import Channel, Preparation
 
@@ -59,7 +61,7 @@ def scan(shape: tuple[int, ...] = (11, 9, 12), spacing: float = 1.0) -> Image:
 
 def test_prediction_is_in_file_values_on_the_grid_with_facts(path: Path) -> None:
     image = scan(spacing=2.0)
-    found = Predictor.load(path, "cpu").predict(image, probabilities=True)
+    found = outline(Session.open(path, "cpu"), image, probabilities=True)
     assert found.labels.shape == image.grid.shape
     assert set(np.unique(found.labels)) <= {0, 4, 255}
     assert found.grid is image.grid
@@ -85,12 +87,12 @@ def ball(radius: float = 20.0, size: int = 56) -> Image:
     return Image(array, Grid((size,) * 3, np.eye(4)))
 
 
-def least(predictor: Predictor, image: Image, **options: Any) -> int:
+def least(session: Session, image: Image, **options: Any) -> int:
     """Hardly more memory than an image needs, by what its refusal says."""
     memory = 1.0
     for _ in range(8):
         try:
-            predictor.predict(image, memory_bytes=int(memory), **options)
+            outline(session, image, memory_bytes=int(memory), **options)
             return int(memory)
         except ResourceError as error:
             said = re.search(r"allow it with --memory (\S+?)(,|$)", error.fix or "")
@@ -108,15 +110,17 @@ class Bright(torch.nn.Module):
 def test_a_ball_comes_home_round_from_a_coarser_model(tmp_path: Path) -> None:
     """Probabilities are interpolated: labels of the model's 2 mm would be stairs (0.975)."""
     coarse = dataclasses.replace(PREPARATION, spacing_mm=(2.0, 2.0, 2.0))
-    loaded = Predictor.load(
-        write_model(tmp_path / "m.safetensors", preparation=coarse.to_dict()), "cpu"
-    )
-    predictor = Predictor(loaded.document, Bright(), loaded.device)
+    path = write_model(tmp_path / "m.safetensors", preparation=coarse.to_dict())
+    session = with_network(Session.open(path, "cpu"), Bright())
     image = ball()
     truth = image.array[0] > 0
-    for options in ({}, {"memory_bytes": least(predictor, image)}):
-        mask = predictor.predict(image, **options).labels == 4
+    for options in ({}, {"memory_bytes": least(session, image)}):
+        mask = outline(session, image, **options).labels == 4
         assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.99
+
+
+def with_network(session: Session, network: torch.nn.Module) -> Session:
+    return Session(runtime(session.document, network, torch.device("cpu")))
 
 
 ASKED = [{}, {"mirror": True}, {"probabilities": True}, {"crf": True},
@@ -125,10 +129,10 @@ ASKED = [{}, {"mirror": True}, {"probabilities": True}, {"crf": True},
 
 def test_a_few_rows_at_a_time_need_less_than_all_probabilities(path: Path) -> None:
     """64 x 24 x 24 voxels, 3 outputs: their probabilities alone would be 442 kB, twice held."""
-    predictor = Predictor.load(path, "cpu")
+    session = Session.open(path, "cpu")
     image = scan((64, 24, 24))
-    few = predictor.predict(image, memory_bytes=1_100_000)
-    assert np.array_equal(few.labels, predictor.predict(image).labels)
+    few = outline(session, image, memory_bytes=1_100_000)
+    assert np.array_equal(few.labels, outline(session, image).labels)
 
 
 @pytest.mark.parametrize("options", ASKED)
@@ -148,14 +152,14 @@ def test_memory_decides_whether_never_what(
         tmp_path / "m.safetensors", input=shape, postprocess={"keep_largest": ["organ"]},
         preparation=dataclasses.replace(PREPARATION, **change).to_dict(), **network,
     )  # fmt: skip
-    predictor = Predictor.load(path, "cpu")
+    session = Session.open(path, "cpu")
     array = np.zeros((1, 34, 24, 26), np.float32)
     array[0, 5:31, 3:22, 4:20] = scan((26, 19, 16)).array[0] + 3
     affine = np.eye(4)
     affine[:3, :3] = [[0, 0.95, -0.31], [-1.1, 0, 0], [0, 0.31, 0.95]]
     image = Image(array, Grid((34, 24, 26), affine))
-    whole = predictor.predict(image, **options)
-    few = predictor.predict(image, memory_bytes=least(predictor, image, **options), **options)
+    whole = outline(session, image, **options)
+    few = outline(session, image, memory_bytes=least(session, image, **options), **options)
     assert np.array_equal(whole.labels, few.labels)
     assert len(np.unique(whole.labels)) > 1
     assert whole.facts["confidence"] == few.facts["confidence"]
@@ -169,20 +173,20 @@ def test_too_little_memory_is_said_before_the_network_runs(
     path: Path, options: dict[str, Any], word: str
 ) -> None:
     with pytest.raises(ResourceError) as caught:
-        Predictor.load(path, "cpu").predict(scan(), memory_bytes=1000, **options)
+        outline(Session.open(path, "cpu"), scan(), memory_bytes=1000, **options)
     assert caught.value.code == "memory"
     assert word in (caught.value.fix or "")
 
 
 def test_mirroring_only_along_the_axes_of_the_document(path: Path, tmp_path: Path) -> None:
-    predictor = Predictor.load(path, "cpu")
-    plain = predictor.predict(scan(), probabilities=True)
-    mirrored = predictor.predict(scan(), probabilities=True, mirror=True)
+    session = Session.open(path, "cpu")
+    plain = outline(session, scan(), probabilities=True)
+    mirrored = outline(session, scan(), probabilities=True, mirror=True)
     assert mirrored.facts["mirrored"]
     assert not np.allclose(plain.probabilities, mirrored.probabilities)
-    never = Predictor.load(write_model(tmp_path / "n.safetensors", input={"patch": [8] * 3}), "cpu")
+    never = Session.open(write_model(tmp_path / "n.safetensors", input={"patch": [8] * 3}), "cpu")
     with pytest.raises(ConfigError, match="--mirror") as caught:
-        never.predict(scan(), mirror=True)
+        outline(never, scan(), mirror=True)
     assert caught.value.code == "option-model"
 
 
@@ -191,12 +195,12 @@ def test_post_processing_follows_the_document(tmp_path: Path) -> None:
         return int(ndimage.label(labels == value, np.ones((3, 3, 3)))[1])
 
     image = scan((24, 24, 24))
-    plain = Predictor.load(write_model(tmp_path / "a.safetensors"), "cpu").predict(image).labels
+    plain = outline(Session.open(write_model(tmp_path / "a.safetensors"), "cpu"), image).labels
     name, value = max(("organ", 4), ("lesion", 255), key=lambda pair: parts(plain, pair[1]))
     other = 259 - value
     rules = {"keep_largest": [name]}
     path = write_model(tmp_path / "b.safetensors", postprocess=rules)
-    cleaned = Predictor.load(path, "cpu").predict(image).labels
+    cleaned = outline(Session.open(path, "cpu"), image).labels
     assert parts(plain, value) > 1
     assert parts(cleaned, value) == 1
     assert np.array_equal(plain == other, cleaned == other)
@@ -211,20 +215,20 @@ def test_flat_model_takes_volumes_and_single_slices(tmp_path: Path) -> None:
         preparation=preparation.to_dict(),
         input={"patch": [8, 8], "slice_axis": 2, "neighbours": 1},
     )
-    predictor = Predictor.load(path, "cpu")
+    session = Session.open(path, "cpu")
     volume = scan((10, 9, 4))
-    found = predictor.predict(volume).labels
+    found = outline(session, volume).labels
     assert found.shape == (10, 9, 4)
     thin = Image(volume.array[..., :1], Grid((10, 9, 1), volume.grid.affine))
     flat = Image(volume.array[..., 0], Grid((10, 9), volume.grid.affine))
-    assert np.array_equal(predictor.predict(flat).labels, predictor.predict(thin).labels[..., 0])
+    assert np.array_equal(outline(session, flat).labels, outline(session, thin).labels[..., 0])
 
 
 def test_spacing_outside_the_training_range_is_flagged(tmp_path: Path) -> None:
     seen = {"training_range": {"spacing_mm": {"min": [0.9, 0.9, 0.9], "max": [1.2, 1.2, 1.2]}}}
-    predictor = Predictor.load(write_model(tmp_path / "m.safetensors", provenance=seen), "cpu")
-    assert predictor.predict(scan()).facts["warnings"] == []
-    warnings = predictor.predict(scan(spacing=2.5)).facts["warnings"]
+    session = Session.open(write_model(tmp_path / "m.safetensors", provenance=seen), "cpu")
+    assert outline(session, scan()).facts["warnings"] == []
+    warnings = outline(session, scan(spacing=2.5)).facts["warnings"]
     assert warnings == [
         "voxels of 2.5 × 2.5 × 2.5 mm, where the model was trained on "
         "0.9 to 1.2 × 0.9 to 1.2 × 0.9 to 1.2 mm"
@@ -240,7 +244,7 @@ def test_spacing_outside_the_training_range_is_flagged(tmp_path: Path) -> None:
 )
 def test_images_that_do_not_fit_are_refused(path: Path, image: Image, code: str) -> None:
     with pytest.raises(InputError) as caught:
-        Predictor.load(path, "cpu").predict(image)
+        outline(Session.open(path, "cpu"), image)
     assert caught.value.code == code
 
 
@@ -268,7 +272,7 @@ def test_weights_that_do_not_fit_the_network_are_refused(
     change(tensors)
     model_file.save(path, tensors, file.document)
     with pytest.raises(ModelFileError, match=word) as caught:
-        Predictor.load(path, "cpu")
+        Session.open(path, "cpu")
     assert caught.value.code == "model-file-weights"
     assert caught.value.where == str(path)
 
@@ -289,7 +293,7 @@ def test_documents_that_name_what_is_not_there_are_refused(
     file = model_file.load(path)
     model_file.save(path, file.tensors, {**file.document, **change})
     with pytest.raises(ModelFileError) as caught:
-        Predictor.load(path, "cpu")
+        Session.open(path, "cpu")
     assert caught.value.code == code
     assert caught.value.where == str(path)
 
@@ -300,7 +304,7 @@ def test_a_document_that_names_another_module_loads_nothing(path: Path) -> None:
         network = {"name": name, "config": {}}
         model_file.save(path, file.tensors, {**file.document, "network": network})
         with pytest.raises(ModelFileError):
-            Predictor.load(path, "cpu")
+            Session.open(path, "cpu")
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "nonsense", "xpu"])
@@ -310,23 +314,23 @@ def test_devices_that_are_not_there_are_refused(name: str) -> None:
     assert caught.value.code == "device"
 
 
-def test_memory_fault_of_the_network_is_said_in_words(path: Path, monkeypatch: Any) -> None:
-    predictor = Predictor.load(path, "cpu")
+class Failing(torch.nn.Module):
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
 
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(self.why)
 
-    monkeypatch.setattr(predictor.network, "forward", fail)
+
+def test_memory_fault_of_the_network_is_said_in_words(path: Path) -> None:
+    why = "[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"
+    session = with_network(Session.open(path, "cpu"), Failing(why))
     with pytest.raises(ResourceError, match="memory ran out"):
-        predictor.predict(scan())
+        outline(session, scan())
 
 
-def test_fault_of_the_network_is_not_taken_for_a_memory_fault(path: Path, monkeypatch: Any) -> None:
-    predictor = Predictor.load(path, "cpu")
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("shapes")
-
-    monkeypatch.setattr(predictor.network, "forward", fail)
+def test_fault_of_the_network_is_not_taken_for_a_memory_fault(path: Path) -> None:
+    session = with_network(Session.open(path, "cpu"), Failing("shapes"))
     with pytest.raises(RuntimeError, match="shapes"):
-        predictor.predict(scan())
+        outline(session, scan())
