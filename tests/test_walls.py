@@ -7,6 +7,7 @@ files, so that a new one is under the rules at once.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +117,26 @@ def test_alternatives_do_not_know_each_other(room: str) -> None:
         if any(_is(name, f"{package}.{member}") for member in members)
     ]
     assert known == []
+
+
+def _contract(room: str) -> set[str]:
+    """Names that a room's ``__init__`` says its members may have."""
+    tree = ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))
+    inside = [node for one in tree.body if isinstance(one, ast.ClassDef) for node in one.body]
+    names = {node.name for node in inside if isinstance(node, ast.FunctionDef)}
+    names |= {ast.unparse(node.target) for node in inside if isinstance(node, ast.AnnAssign)}
+    return names | set(re.findall(r"``(\w+)``", ast.get_docstring(tree) or ""))
+
+
+@pytest.mark.parametrize("room", ["engine", "inference", "methods", "targets", "training"])
+def test_nothing_is_looked_for_that_no_contract_names(room: str) -> None:
+    """A hook that is not written down is one that nobody can write, or that nobody dares remove."""
+    named = set().union(*map(_contract, ("networks", "methods", "losses", "targets")))
+    looked_for = {
+        (path.name, node.args[1].value)
+        for path in sorted((SOURCE / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr")
+        if isinstance(node.args[1], ast.Constant)
+    }
+    assert {(file, name) for file, name in looked_for if name not in named} == set()
