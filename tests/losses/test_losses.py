@@ -125,10 +125,10 @@ def test_deep_supervision_weighs_by_powers_of_two() -> None:
 
     outputs = [torch.zeros(1, 3, n, n) for n in (8, 4, 2)]
     # (4 x 1 + 2 x 10 + 1 x 100) / 7
-    assert _sum.deep(one, outputs, label).item() == pytest.approx(124 / 7)
+    assert _sum.deeply_supervised(one, outputs, label).item() == pytest.approx(124 / 7)
     assert seen == [[0, 2]] * 3
-    assert _sum.deep(one, outputs[0], label).item() == 1.0
-    assert _sum.deep(one, outputs[:1], label).item() == 1.0
+    assert _sum.deeply_supervised(one, outputs[0], label).item() == 1.0
+    assert _sum.deeply_supervised(one, outputs[:1], label).item() == 1.0
 
 
 def test_class_cross_entropy_of_a_hand_worked_case() -> None:

@@ -38,7 +38,7 @@ def test_the_default_is_dice_and_cross_entropy_bit_for_bit() -> None:
             leaves = [logits(s) for s in scales]
             outputs = [leaf.to(dtype) for leaf in leaves]
             found, said = _sum.build(_sum.DEFAULT)(outputs, label())
-            wanted = _sum.deep(formula, outputs, label())
+            wanted = _sum.deeply_supervised(formula, outputs, label())
             assert torch.equal(found, wanted)
             pairs = (torch.autograd.grad(x, leaves, retain_graph=True) for x in (found, wanted))
             assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
@@ -128,7 +128,7 @@ def test_surfaces_are_looked_at_on_the_finest_output_alone() -> None:
     outputs, y = [logits(1), logits(2), logits(4)], label()
     criterion = _sum.build({"dice": 1, "cldice": 1, "boundary": {"relative": False}})
     total, said = criterion(outputs, y)
-    base = _sum.deep(dice.loss, outputs, y)
+    base = _sum.deeply_supervised(dice.loss, outputs, y)
     wanted = base + said["loss_cldice"] + said["loss_boundary"]
     assert total.item() == pytest.approx(wanted.item(), rel=1e-6)
     alone, _ = criterion(outputs[0], y)
@@ -161,5 +161,5 @@ def test_deep_leaves_labels_labels() -> None:
         seen.append(set(truth.flatten().tolist()))
         return torch.zeros(())
 
-    _sum.deep(one, [torch.zeros(1, 3, n, n) for n in (8, 4, 2)], y)
+    _sum.deeply_supervised(one, [torch.zeros(1, 3, n, n) for n in (8, 4, 2)], y)
     assert seen == [{0.0, 2.0}] * 3

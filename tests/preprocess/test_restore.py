@@ -69,7 +69,7 @@ def test_tissue_that_is_darkened_to_the_backgrounds_value_is_still_tissue() -> N
     values[:, :20] += 300
     values[:, :4] = values[:, -4:] = values[:, :, :4] = values[:, :, -4:] = 0
     image = Image(values, flat_grid((40, 40)))
-    done = restore.quiet(image, "gaussian", ["MR"], [0.0])
+    done = restore.remove_noise(image, "gaussian", ["MR"], [0.0])
     np.testing.assert_array_equal(done.array == 0, values == 0)
 
 
@@ -103,7 +103,7 @@ def test_mr_with_negative_values_has_no_bias_of_magnitudes_to_take_off() -> None
     image = head((40, 44))
     moved = Image(image.array - 200, image.grid)
     assert {noise for noise, _, _ in restore.rules("median", moved, ["MR", "MR"])} == {"additive"}
-    assert float(restore.quiet(moved, "median", ["MR", "MR"], [None, None]).array.min()) < 0
+    assert float(restore.remove_noise(moved, "median", ["MR", "MR"], [None, None]).array.min()) < 0
     with pytest.raises(InputError, match="expected magnitudes"):
         prepared(moved, bias_correction=True)
 

@@ -47,10 +47,10 @@ def draw(config: Config, batch: int, generator: torch.Generator) -> list[list[Ac
         ("inverted_gamma", config.inverted_gamma, config.gamma_range),
         ("gamma", config.gamma, config.gamma_range),
     ]
-    found: list[list[Action]] = []
+    actions_by_case: list[list[Action]] = []
     for _ in range(batch):
         chances, places = torch.rand((2, len(plans)), generator=generator).tolist()
-        found.append(
+        actions_by_case.append(
             [
                 (name, low + (high - low) * place)
                 for (name, chance, (low, high)), draw_, place in zip(
@@ -59,7 +59,7 @@ def draw(config: Config, batch: int, generator: torch.Generator) -> list[list[Ac
                 if draw_ < chance
             ]
         )
-    return found
+    return actions_by_case
 
 
 def apply(actions: list[list[Action]], image: Tensor, generator: torch.Generator) -> Tensor:
@@ -70,12 +70,12 @@ def apply(actions: list[list[Action]], image: Tensor, generator: torch.Generator
         image: ``(B, C, *S)``; not changed.
         generator: For the noise's voxels, on the CPU.
     """
-    found = []
-    for case, todo in zip(image, actions, strict=True):
-        for name, strength in todo:
+    augmented = []
+    for case, case_actions in zip(image, actions, strict=True):
+        for name, strength in case_actions:
             case = _apply_one(name, strength, case, generator)
-        found.append(case)
-    return torch.stack(found)
+        augmented.append(case)
+    return torch.stack(augmented)
 
 
 def _apply_one(name: str, strength: float, x: Tensor, generator: torch.Generator) -> Tensor:

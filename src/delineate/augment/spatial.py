@@ -59,7 +59,7 @@ def draw(
 
     size = torch.diag(torch.tensor([float(s) for s in spacing]))
     limit = math.radians(config.rotation_degrees)
-    found = []
+    matrices = []
     for _ in range(batch):
         turn, zoom, flip = torch.eye(nd), 1.0, torch.ones(nd)
         if float(uniform(0, 1, 1)) < config.probability:
@@ -71,8 +71,8 @@ def draw(
                 flip[axis] = -1
         matrix = size.inverse() @ turn @ size @ torch.diag(flip) / zoom
         shift = uniform(-config.shift, config.shift, nd)
-        found.append(torch.cat([matrix, shift[:, None]], 1))
-    return torch.stack(found)
+        matrices.append(torch.cat([matrix, shift[:, None]], 1))
+    return torch.stack(matrices)
 
 
 def _rotation(angles: Tensor, nd: int) -> Tensor:
@@ -80,10 +80,10 @@ def _rotation(angles: Tensor, nd: int) -> Tensor:
     total = torch.eye(nd)
     planes = [(0, 1), (0, 2), (1, 2)] if nd == 3 else [(0, 1)]
     for angle, (a, b) in zip(angles.tolist(), planes, strict=False):
-        one = torch.eye(nd)
-        one[a, a] = one[b, b] = math.cos(angle)
-        one[a, b], one[b, a] = -math.sin(angle), math.sin(angle)
-        total = total @ one
+        rotation = torch.eye(nd)
+        rotation[a, a] = rotation[b, b] = math.cos(angle)
+        rotation[a, b], rotation[b, a] = -math.sin(angle), math.sin(angle)
+        total = total @ rotation
     return total
 
 
@@ -124,5 +124,5 @@ def crop_centre(image: Tensor, label: Tensor, patch: Sequence[int]) -> tuple[Ten
     window: tuple[slice, ...] = tuple(
         slice((n - p) // 2, (n - p) // 2 + p) for n, p in zip(image.shape[2:], patch, strict=True)
     )
-    every = slice(None)
-    return image[(every, every, *window)], label[(every, *window)]
+    everything = slice(None)
+    return image[(everything, everything, *window)], label[(everything, *window)]

@@ -46,20 +46,20 @@ class Term:
 
 def one_hot(label: Tensor, like: Tensor) -> Tensor:
     """``(B, *S)`` indices -> ``(B, C, *S)`` of the shape and type of ``like``; 0 where ignored."""
-    seen = known(label, like)
-    index = label.unsqueeze(1).long() * (seen > 0)
-    return torch.zeros_like(like).scatter_(1, index, seen)
+    mask = annotated(label, like)
+    index = label.unsqueeze(1).long() * (mask > 0)
+    return torch.zeros_like(like).scatter_(1, index, mask)
 
 
-def known(label: Tensor, like: Tensor) -> Tensor:
+def annotated(label: Tensor, like: Tensor) -> Tensor:
     """``(B, 1, *S)`` of the type of ``like``: 1 where somebody has annotated, else 0."""
     return (label != IGNORED).unsqueeze(1).to(like.dtype)
 
 
 def mean(values: Tensor, label: Tensor) -> Tensor:
     """Mean of ``(B, C, *S)`` over channels and the voxels that count; 0 where none does."""
-    seen = known(label, values)
-    return (values * seen).sum() / (seen.sum() * values.shape[1]).clamp_min(1.0)
+    mask = annotated(label, values)
+    return (values * mask).sum() / (mask.sum() * values.shape[1]).clamp_min(1.0)
 
 
 def pooled(x: Tensor) -> tuple[int, ...]:

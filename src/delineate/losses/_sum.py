@@ -59,9 +59,9 @@ def build(losses: Losses, head: bool = False) -> Sum:
             )
         kind = getattr(module, "KIND", None)
         if kind is None or (kind == "head" and not head):
-            wanted = "segmentation losses" if kind is None else "losses that look at the logits"
+            expected = "segmentation losses" if kind is None else "losses that look at the logits"
             raise ConfigError(
-                f"expected {wanted}, got {name!r}",
+                f"expected {expected}, got {name!r}",
                 where="losses",
                 fix="leave it out" + (", or use method: supervised" if kind else ""),
                 code="not-a-term",
@@ -118,15 +118,15 @@ class Sum:
         """
         spacing = tuple(spacing_mm or (1.0,) * (label.ndim - 1))
         finest = logits if isinstance(logits, Tensor) else logits[0]
-        said: dict[str, Tensor] = {}
+        logged: dict[str, Tensor] = {}
 
         def value(name: str, output: Tensor, truth: Tensor) -> Tensor:
             module, term = self.terms[name]
-            found: Tensor = module.loss(output, truth, term, spacing)
-            said.setdefault(f"loss_{name}", found.detach())
-            return found
+            loss: Tensor = module.loss(output, truth, term, spacing)
+            logged.setdefault(f"loss_{name}", loss.detach())
+            return loss
 
-        def plain(kind: str, output: Tensor, truth: Tensor) -> Tensor:
+        def weighted(kind: str, output: Tensor, truth: Tensor) -> Tensor:
             output = output.float()  # sums over a patch need more than 8 or 11 bits
             total = output.new_zeros(())
             for name in self._now(progress, kind, relative=False):
@@ -134,17 +134,19 @@ class Sum:
                 total = total + weight * value(name, output, truth)
             return total
 
-        base = deep(partial(plain, "output"), logits, label) + plain("finest", finest, label)
+        base = deeply_supervised(partial(weighted, "output"), logits, label) + weighted(
+            "finest", finest, label
+        )
         total = base
         for kind, outputs in (("output", logits), ("finest", finest)):
             for name in self._now(progress, kind, relative=True):
-                found = deep(partial(value, name), outputs, label)
-                factor = self.terms[name][1].weight_at(progress) * _ratio(base, found, finest)
-                said[f"factor_{name}"] = factor
-                total = total + factor * found
+                scaled_loss = deeply_supervised(partial(value, name), outputs, label)
+                factor = self.terms[name][1].weight_at(progress) * _ratio(base, scaled_loss, finest)
+                logged[f"factor_{name}"] = factor
+                total = total + factor * scaled_loss
         if distances is not None:
-            total = total + plain("head", distances, label)
-        return total, said
+            total = total + weighted("head", distances, label)
+        return total, logged
 
     def _now(self, progress: float, kind: str, relative: bool) -> list[str]:
         """Terms of a kind that have joined by now."""
@@ -155,35 +157,35 @@ class Sum:
         ]
 
 
-def _ratio(base: Tensor, found: Tensor, logits: Tensor) -> Tensor:
-    """The factor that gives ``found`` as large a gradient at the logits as ``base`` has.
+def _ratio(base: Tensor, loss: Tensor, logits: Tensor) -> Tensor:
+    """The factor that gives ``loss`` as large a gradient at the logits as ``base`` has.
 
     One where there is no base, or nothing is being trained.
     """
     if not base.requires_grad:
         return base.new_ones(())
-    (wanted,) = torch.autograd.grad(base, logits, retain_graph=True)
-    (given,) = torch.autograd.grad(found, logits, retain_graph=True)
-    ratio: Tensor = wanted.float().norm() / given.float().norm().clamp_min(1e-12)
+    (base_gradient,) = torch.autograd.grad(base, logits, retain_graph=True)
+    (loss_gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    ratio: Tensor = base_gradient.float().norm() / loss_gradient.float().norm().clamp_min(1e-12)
     return ratio
 
 
-def deep(
-    one: Callable[[Tensor, Tensor], Tensor], logits: Tensor | Sequence[Tensor], label: Tensor
+def deeply_supervised(
+    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor | Sequence[Tensor], label: Tensor
 ) -> Tensor:
     """A loss over deep supervision's outputs, weights 1, 1/2, 1/4 ... normalised.
 
     Args:
-        one: Loss of one output and labels of its size.
+        loss: Loss of one output and labels of its size.
         logits: One tensor, or several with the finest first.
         label: ``(B, *S)`` indices at the finest resolution.
     """
     if isinstance(logits, Tensor):
-        return one(logits, label)
+        return loss(logits, label)
     weights = [0.5**i for i in range(len(logits))]
     total = logits[0].new_zeros(())
     for weight, output in zip(weights, logits, strict=True):
         size = output.shape[2:]
-        small = F.interpolate(label.unsqueeze(1).float(), size=size, mode="nearest")[:, 0]
-        total = total + weight / sum(weights) * one(output, small)
+        resized = F.interpolate(label.unsqueeze(1).float(), size=size, mode="nearest")[:, 0]
+        total = total + weight / sum(weights) * loss(output, resized)
     return total

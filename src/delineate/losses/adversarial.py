@@ -35,14 +35,14 @@ def segmenter_loss(fake: Tensor, kind: str = "hinge") -> Tensor:
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
-def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+def feature_distance(features: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
     """``(1/L) sum_l mean |f_l - g_l|``: SegAN's loss, which its critic maximises.
 
     Args:
-        found: Features of the guess, one tensor a layer, any shapes.
-        wanted: Features of the expert mask.
+        features: Features of the guess, one tensor a layer, any shapes.
+        reference: Features of the expert mask.
     """
-    pairs = zip(found, wanted, strict=True)
+    pairs = zip(features, reference, strict=True)
     return torch.stack([F.l1_loss(f, g) for f, g in pairs]).mean()
 
 

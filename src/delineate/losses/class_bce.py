@@ -33,5 +33,5 @@ def loss(
         spacing_mm: Not used.
     """
     logits = logits.float()
-    each = F.binary_cross_entropy_with_logits(logits, one_hot(label, logits), reduction="none")
-    return mean(each, label)
+    per_voxel = F.binary_cross_entropy_with_logits(logits, one_hot(label, logits), reduction="none")
+    return mean(per_voxel, label)

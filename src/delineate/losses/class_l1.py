@@ -34,5 +34,5 @@ def loss(
         config: Settings; there are none beside the weight.
         spacing_mm: Not used.
     """
-    guess = logits.float().softmax(1)
-    return mean((guess - one_hot(label, guess)).abs(), label)
+    probabilities = logits.float().softmax(1)
+    return mean((probabilities - one_hot(label, probabilities)).abs(), label)

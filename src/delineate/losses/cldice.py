@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
-from delineate.losses._common import Term, known, one_hot, pooled
+from delineate.losses._common import Term, annotated, one_hot, pooled
 
 KIND = "finest"
 #: Voxels added above and below the line of both shares.
@@ -51,12 +51,15 @@ def loss(
         spacing_mm: Not used: skeletons are made voxel by voxel.
     """
     config, logits = config or Config(), logits.float()
-    guess = (logits.softmax(1) * known(label, logits))[:, 1:]
+    probabilities = (logits.softmax(1) * annotated(label, logits))[:, 1:]
     truth = one_hot(label, logits)[:, 1:]
     axes = pooled(logits)
-    line, expert = soft_skeleton(guess, config.iterations), soft_skeleton(truth, config.iterations)
+    line, expert = (
+        soft_skeleton(probabilities, config.iterations),
+        soft_skeleton(truth, config.iterations),
+    )
     precision = ((line * truth).sum(axes) + _SMOOTH) / (line.sum(axes) + _SMOOTH)
-    recall = ((expert * guess).sum(axes) + _SMOOTH) / (expert.sum(axes) + _SMOOTH)
+    recall = ((expert * probabilities).sum(axes) + _SMOOTH) / (expert.sum(axes) + _SMOOTH)
     return 1 - (2 * precision * recall / (precision + recall)).mean()
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from delineate.losses._common import EPSILON, Term, known, one_hot, pooled
+from delineate.losses._common import EPSILON, Term, annotated, one_hot, pooled
 
 KIND = "output"
 
@@ -57,5 +57,5 @@ def loss(
     """
     config, logits = config or Config(), logits.float()  # sums over a patch need more than 8 bits
     target = one_hot(label, logits)
-    guess = logits.softmax(1) * known(label, logits)
-    return soft_dice(guess, target, config.background, config.pool == "case")
+    probabilities = logits.softmax(1) * annotated(label, logits)
+    return soft_dice(probabilities, target, config.background, config.pool == "case")

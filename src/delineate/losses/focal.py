@@ -53,7 +53,7 @@ def loss(
     """
     config, label = config or Config(), label.long()
     entropy = F.cross_entropy(logits.float(), label, ignore_index=IGNORED, reduction="none")
-    found = (-torch.expm1(-entropy)).clamp_min(_LEAST) ** config.gamma * entropy
+    focal = (-torch.expm1(-entropy)).clamp_min(_LEAST) ** config.gamma * entropy
     if config.alpha is not None:
-        found = torch.where(label > 0, config.alpha, 1 - config.alpha) * found
-    return mean(found.unsqueeze(1), label)
+        focal = torch.where(label > 0, config.alpha, 1 - config.alpha) * focal
+    return mean(focal.unsqueeze(1), label)

@@ -53,9 +53,11 @@ def loss(
         spacing_mm: Of the axes ``S``; ones if not given.
     """
     config, size = config or Config(), label.shape[1:]
-    guess = distances.float()
-    if guess.shape[2:] != size:
-        guess = F.interpolate(guess, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
+    predicted = distances.float()
+    if predicted.shape[2:] != size:
+        predicted = F.interpolate(
+            predicted, size=size, mode="trilinear" if len(size) == 3 else "bilinear"
+        )
     reach = _REACH * config.tau_mm
     truth = (-signed(label, distances.shape[1] + 1, spacing_mm, reach) / config.tau_mm).tanh()
-    return mean((guess.tanh() - truth).square(), label)
+    return mean((predicted.tanh() - truth).square(), label)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from delineate.core.errors import ConfigError
-from delineate.losses._common import EPSILON, Term, known, one_hot, pooled
+from delineate.losses._common import EPSILON, Term, annotated, one_hot, pooled
 
 KIND = "output"
 
@@ -47,10 +47,10 @@ def loss(
         spacing_mm: Not used.
     """
     config, logits = config or Config(), logits.float()
-    guess = (logits.softmax(1) * known(label, logits))[:, 1:]
+    probabilities = (logits.softmax(1) * annotated(label, logits))[:, 1:]
     truth = one_hot(label, logits)[:, 1:]
     axes = pooled(logits)
-    hit = (guess * truth).sum(axes)
-    false, missed = guess.sum(axes) - hit, truth.sum(axes) - hit
+    hit = (probabilities * truth).sum(axes)
+    false, missed = probabilities.sum(axes) - hit, truth.sum(axes) - hit
     total = hit + config.alpha * false + config.beta * missed
     return 1 - ((hit + EPSILON) / (total + EPSILON)).mean()

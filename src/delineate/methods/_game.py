@@ -27,7 +27,7 @@ from delineate.core.case import Batch
 from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.losses import adversarial
-from delineate.losses._common import known, one_hot
+from delineate.losses._common import annotated, one_hot
 from delineate.methods._plan import Part, Update, require_rates
 from delineate.networks import global_critic, patch_critic
 from delineate.networks._critics import Activation, CriticInput, Sees, see, seen_channels
@@ -160,7 +160,7 @@ class Game:
             expert = smooth(hot)
         elif self.rules.expert == "scaled":
             expert = scale(hot, guess.detach())
-        seen = known(batch.label, guess)  # nobody says what a mask should look like elsewhere
+        seen = annotated(batch.label, guess)  # nobody says what a mask should look like elsewhere
         return self.view(batch.image, expert * seen, guess * seen, progress)
 
     def view(

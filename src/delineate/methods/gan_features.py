@@ -155,7 +155,7 @@ class Maps:
         image, label, found = batch.image[known], batch.label[known], maps[known].float()
         real = real_maps(label, found.shape[1], batch.spacing_mm, config)
         logits = self.read_out(found)
-        seen = _common.known(label, found)
+        seen = _common.annotated(label, found)
         hot, inside = _common.one_hot(label, logits)[:, 1:], logits[:, 1:].sigmoid() * seen
         apart = _common.mean((found - real).abs(), label)
         dice = soft_dice(inside, hot, background=True)

@@ -26,7 +26,7 @@ from delineate.core.context import Context
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
 from delineate.losses import _sum
-from delineate.losses._common import known, one_hot
+from delineate.losses._common import annotated, one_hot
 from delineate.losses.adversarial import feature_distance
 from delineate.methods._game import capped, rise
 from delineate.methods._plan import Plan, Stage, Update, require_rates
@@ -174,7 +174,7 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         logits = network(batch.image)
         loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
-        guess = fine.softmax(1) * known(batch.label, fine)
+        guess = fine.softmax(1) * annotated(batch.label, fine)
         expert = one_hot(batch.label, guess)
         apart = critics.distance(batch.image, guess.detach(), expert)
         update(rival, -apart)

@@ -76,9 +76,9 @@ def _sizes(ndim: int, steps_mm: FloatArray) -> FloatArray:
 def _pieces(ndim: int) -> FloatArray:
     """Triangles' area vectors ``(256, 4, 3)``, or lines ``(16, 2, 2)``, in voxels."""
     words, unit = (_TRIANGLES.split(), 8) if ndim == 3 else (_LINES.split(), 2)
-    found = np.zeros((2 * len(words), 4 if ndim == 3 else 2, ndim))
+    table = np.zeros((2 * len(words), 4 if ndim == 3 else 2, ndim))
     for place, word in enumerate(words):
         if word != "-":
-            pieces = np.reshape([int(digit) - 4 for digit in word], (-1, ndim)) / unit
-            found[place, : len(pieces)] = found[-1 - place, : len(pieces)] = pieces
-    return found
+            vectors = np.reshape([int(digit) - 4 for digit in word], (-1, ndim)) / unit
+            table[place, : len(vectors)] = table[-1 - place, : len(vectors)] = vectors
+    return table

@@ -59,21 +59,21 @@ def calibration_statistic(
 
     def statistic(weights: FloatArray) -> dict[Any, FloatArray]:
         total = weights.sum(axis=0)
-        counts, sure, right = (inside * v @ weights for v in (1.0, confidence, correct))
-        kept = running_sums(weights, order, ends)
+        counts, confident, right = (inside * v @ weights for v in (1.0, confidence, correct))
+        covered = running_sums(weights, order, ends)
         risk = running_sums(weights, wrong, mistakes)
-        np.divide(risk, kept, out=risk, where=kept > 0)
+        np.divide(risk, covered, out=risk, where=covered > 0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found: dict[Any, FloatArray] = {
-                "ece": np.abs(sure - right).sum(axis=0) / total,
+            figures: dict[Any, FloatArray] = {
+                "ece": np.abs(confident - right).sum(axis=0) / total,
                 "brier": brier @ weights / total,
                 "log_loss": loss @ weights / total,
-                "aurc": (np.diff(kept, axis=0, prepend=0) * risk).sum(axis=0) / total,
+                "aurc": (np.diff(covered, axis=0, prepend=0) * risk).sum(axis=0) / total,
             }
             for row, b in enumerate(used.tolist()):
-                found["confidence", b] = sure[row] / counts[row]
-                found["accuracy", b] = right[row] / counts[row]
-        return found
+                figures["confidence", b] = confident[row] / counts[row]
+                figures["accuracy", b] = right[row] / counts[row]
+        return figures
 
     return statistic
 
@@ -142,8 +142,8 @@ def risk_coverage(probabilities: ArrayLike, truth: ArrayLike) -> tuple[FloatArra
     """
     table, classes = np.asarray(probabilities, np.float64), np.asarray(truth, np.intp)
     confidence, correct, _ = _binned(table, classes, BINS)
-    order, kept = _surest_first(confidence)
-    return kept / max(1, len(order)), np.cumsum(1 - correct[order])[kept - 1] / kept
+    order, covered = _surest_first(confidence)
+    return covered / max(1, len(order)), np.cumsum(1 - correct[order])[covered - 1] / covered
 
 
 def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
@@ -174,8 +174,8 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
         return float((_log_sum(scaled) - scaled[rows, classes]).mean())
 
     low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    optimum = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(optimum.x))
 
 
 def _refuse(logits: FloatArray, truth: NDArray[np.intp]) -> None:
@@ -183,11 +183,11 @@ def _refuse(logits: FloatArray, truth: NDArray[np.intp]) -> None:
         raise InputError(
             f"expected finite logits (N, K) and N classes, got {logits.shape} and {truth.shape}"
         )
-    seen = len(np.unique(truth))
+    n_classes = len(np.unique(truth))
     reason = ""
     if len(truth) < LEAST_CASES:
         reason = f"{LEAST_CASES} cases or more, got {len(truth)}"
-    elif seen < 2:
+    elif n_classes < 2:
         reason = "cases of two classes or more, got one class"
     elif (logits.argmax(axis=1) == truth).all():
         reason = "a wrong answer among the cases, got none: the best temperature would be 0"

@@ -31,16 +31,16 @@ def structures(schema: Schema, *, labels: bool = True) -> list[tuple[str, str, t
     called ``"label NAME"``, unless it is the same structure.
     """
     index = {label.name: i + 1 for i, label in enumerate(schema.labels)}
-    found = [
+    listed = [
         (name, "region", tuple(sorted(index[part] for part in parts)))
         for name, parts in schema.regions.items()
     ]
-    if labels or not found:
-        regions = {name: parts for name, _, parts in found}
+    if labels or not listed:
+        regions = {name: parts for name, _, parts in listed}
         for name, i in index.items():
             if regions.get(name) != (i,):
-                found.append((f"label {name}" if name in regions else name, "label", (i,)))
-    return found
+                listed.append((f"label {name}" if name in regions else name, "label", (i,)))
+    return listed
 
 
 def score_case(
@@ -120,10 +120,10 @@ def score_case(
 def _distances(scores: SurfaceScores, both: bool) -> dict[str, float]:
     """Distances where both have the structure, and with the penalty for missing ones."""
     names = ("hd95_mm", "hd_mm", "assd_mm")
-    found = {name: getattr(scores, name) for name in names}
+    distances = {name: getattr(scores, name) for name in names}
     return {
-        **{name: value if both else float("nan") for name, value in found.items()},
-        **{f"{name}_penalised": value for name, value in found.items()},
+        **{name: value if both else float("nan") for name, value in distances.items()},
+        **{f"{name}_penalised": value for name, value in distances.items()},
     }
 
 

@@ -67,8 +67,11 @@ def decision_statistic(truth: Indices, answers: Indices, classes: int) -> Statis
         ``specificity_macro``, ``mcc`` (Gorodkin 2004), ``kappa`` (Cohen 1960, unweighted), and
         ``(name, k)`` for precision, recall, specificity and F1 of class k.
     """
-    every = np.arange(classes)[:, None]
-    of_truth, of_answer = (truth == every).astype(float), (answers == every).astype(float)
+    class_indices = np.arange(classes)[:, None]
+    of_truth, of_answer = (
+        (truth == class_indices).astype(float),
+        (answers == class_indices).astype(float),
+    )
     hits = of_truth * of_answer
     present = of_truth.any(axis=1)
 
@@ -86,21 +89,23 @@ def decision_statistic(truth: Indices, answers: Indices, classes: int) -> Statis
             accuracy = right / total
             chance = (true * called).sum(axis=0) / total**2
             spread = (total**2 - (true**2).sum(axis=0)) * (total**2 - (called**2).sum(axis=0))
-            found: dict[Any, FloatArray] = {
+            figures: dict[Any, FloatArray] = {
                 "accuracy": accuracy,
                 "mcc": (right * total - chance * total**2)
                 / np.sqrt(np.where(spread > 0, spread, np.nan)),
                 "kappa": (accuracy - chance) / np.where(chance < 1, 1 - chance, np.nan),
             }
-        whole = np.where((true[present] > 0).all(axis=0), 1.0, np.nan)
+        undefined_unless_all = np.where((true[present] > 0).all(axis=0), 1.0, np.nan)
         for name, values in counted.items():
-            some = present.any()
-            found[f"{name}_macro"] = (
-                whole * values[present].mean(axis=0) if some else whole * np.nan
+            any_present = present.any()
+            figures[f"{name}_macro"] = (
+                undefined_unless_all * values[present].mean(axis=0)
+                if any_present
+                else undefined_unless_all * np.nan
             )
-        found["balanced_accuracy"] = found.pop("recall_macro")
-        found |= {(name, k): scores[name][k] for name in scores for k in range(classes)}
-        return found
+        figures["balanced_accuracy"] = figures.pop("recall_macro")
+        figures |= {(name, k): scores[name][k] for name in scores for k in range(classes)}
+        return figures
 
     return statistic
 
@@ -154,11 +159,11 @@ def classification_figures(
     commonest = int(supports.argmax())
 
     def statistic(weights: FloatArray) -> Mapping[Hashable, FloatArray]:
-        found = dict(every_figure(weights))
+        figures_drawn = dict(all_figures(weights))
         always = (indices == commonest) @ weights / weights.sum(axis=0)
-        return found | {"gain": found["accuracy"] - always}
+        return figures_drawn | {"gain": figures_drawn["accuracy"] - always}
 
-    every_figure = _every_figure(table, indices, specificity)
+    all_figures = _all_figures(table, indices, specificity)
     figures = bootstrap_figures(
         statistic, subjects, seed=seed, resamples=resamples, level=level, inflated=("ece",)
     )
@@ -166,7 +171,7 @@ def classification_figures(
     if figures["ece"]["value"] <= chance[1] and not np.isnan(figures["ece"]["ci_low"]):
         figures["ece"]["ci_low"] = 0.0  # perfect calibration shows as much
     constant = np.tile(np.eye(len(classes))[commonest], (len(table), 1))
-    always = _every_figure(constant, indices, specificity)(np.ones((len(table), 1)))
+    always = _all_figures(constant, indices, specificity)(np.ones((len(table), 1)))
     baseline = {str(k): float(v[0]) for k, v in always.items() if isinstance(k, str)}
     del baseline["log_loss"]  # of a probability of 0
     if len(classes) == 2:
@@ -198,7 +203,7 @@ def classification_figures(
     }
 
 
-def _every_figure(table: FloatArray, truth: Indices, specificity: float) -> Statistic:
+def _all_figures(table: FloatArray, truth: Indices, specificity: float) -> Statistic:
     """All figures of a table, those of the ranking averaged over the classes that occur."""
     size = table.shape[1]
     ranked = {
@@ -210,14 +215,14 @@ def _every_figure(table: FloatArray, truth: Indices, specificity: float) -> Stat
     trusted = calibration.calibration_statistic(table, truth)
 
     def statistic(weights: FloatArray) -> Mapping[Hashable, FloatArray]:
-        by_class = {k: one(weights) for k, one in ranked.items()}
-        found: dict[Any, FloatArray] = {
-            (m, k): one[m] for k, one in by_class.items() for m in _RANKED
+        by_class = {k: of_class(weights) for k, of_class in ranked.items()}
+        by_metric_and_class: dict[Any, FloatArray] = {
+            (m, k): figures[m] for k, figures in by_class.items() for m in _RANKED
         }
         means: dict[Any, FloatArray] = {
-            m: np.mean([found[m, k] for k in averaged], axis=0) for m in _RANKED
+            m: np.mean([by_metric_and_class[m, k] for k in averaged], axis=0) for m in _RANKED
         }
-        return {**decided(weights), **found, **means, **trusted(weights)}
+        return {**decided(weights), **by_metric_and_class, **means, **trusted(weights)}
 
     return statistic
 
@@ -232,9 +237,9 @@ def _reliability(
 
 
 def _curves(table: FloatArray, truth: Indices, classes: Sequence[str]) -> dict[str, Any]:
-    shown = [1] if len(classes) == 2 else range(len(classes))
+    class_indices = [1] if len(classes) == 2 else range(len(classes))
     roc, precision_recall = {}, {}
-    for k in (k for k in shown if (truth == k).any() and (truth != k).any()):
+    for k in (k for k in class_indices if (truth == k).any() and (truth != k).any()):
         curve = ranking.roc_curve(table[:, k], truth == k)
         roc[classes[k]] = _thin(curve.x, curve.y)
         curve = ranking.precision_recall_curve(table[:, k], truth == k)
@@ -252,10 +257,12 @@ def _thin(x: FloatArray, y: FloatArray) -> list[list[float]]:
     turns = np.ones(len(x), bool)
     step_x, step_y = np.diff(x), np.diff(y)
     turns[1:-1] = np.abs(step_x[1:] * step_y[:-1] - step_x[:-1] * step_y[1:]) > 1e-15
-    kept = np.flatnonzero(turns)
-    if len(kept) > _POINTS:
-        kept = kept[np.unique(np.linspace(0, len(kept) - 1, _POINTS).round().astype(int))]
-    return [[round(float(a), 6), round(float(b), 6)] for a, b in zip(x[kept], y[kept], strict=True)]
+    points = np.flatnonzero(turns)
+    if len(points) > _POINTS:
+        points = points[np.unique(np.linspace(0, len(points) - 1, _POINTS).round().astype(int))]
+    return [
+        [round(float(a), 6), round(float(b), 6)] for a, b in zip(x[points], y[points], strict=True)
+    ]
 
 
 def _checked(

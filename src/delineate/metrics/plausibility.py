@@ -46,34 +46,38 @@ def contradictions(row: Mapping[str, Any], rounding: float) -> list[dict[str, st
     Returns:
         ``{"claim", "arithmetic", "verdict"}`` each.
     """
-    found: list[dict[str, str]] = []
+    findings: list[dict[str, str]] = []
     method = str(row.get("method", "?"))
     precision, recall, f1 = row.get("precision"), row.get("recall"), row.get("f1")
     if precision is not None and recall is not None and f1 is not None:
         harmonic = _harmonic(precision, recall)
-        half = rounding / 2 + _TINY
-        least = _harmonic(max(0.0, precision - half), max(0.0, recall - half)) - half
-        most = _harmonic(precision + half, recall + half) + half
+        half_unit = rounding / 2 + _TINY
+        lowest = (
+            _harmonic(max(0.0, precision - half_unit), max(0.0, recall - half_unit)) - half_unit
+        )
+        highest = _harmonic(precision + half_unit, recall + half_unit) + half_unit
         arithmetic = (
             f"precision {_p(precision)} and recall {_p(recall)}: harmonic mean {_p(harmonic)}, "
             f"arithmetic mean {_p((precision + recall) / 2)}"
         )
         if f1 > most_f1(precision, recall, rounding):
-            found.append(_finding(method, "F1", f1, arithmetic, "impossible, however averaged"))
-        elif not least <= f1 <= most:
+            findings.append(_finding(method, "F1", f1, arithmetic, "impossible, however averaged"))
+        elif not lowest <= f1 <= highest:
             verdict = "not the harmonic mean; possible only as an average over unlike classes"
-            found.append(_finding(method, "F1", f1, arithmetic, verdict))
+            findings.append(_finding(method, "F1", f1, arithmetic, verdict))
     iou, dice = row.get("iou"), row.get("dice")
     if iou is not None and dice is not None and dice > most_dice(iou, rounding):
         arithmetic = f"IoU {iou:.4f} allows Dice {most_dice(iou):.4f} at most"
-        found.append(_finding(method, "Dice", dice, arithmetic, "impossible for one set of units"))
+        findings.append(
+            _finding(method, "Dice", dice, arithmetic, "impossible for one set of units")
+        )
     pixels = row.get("pixel_accuracy")
     if pixels is not None and pixels < BACKGROUND_ACCURACY:
         arithmetic = f"an answer that finds nothing has about {BACKGROUND_ACCURACY:.3f}"
-        found.append(
+        findings.append(
             _finding(method, "pixel accuracy", pixels, arithmetic, "not plain pixel accuracy")
         )
-    return found
+    return findings
 
 
 def repetitions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -85,17 +89,19 @@ def repetitions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     Returns:
         The same as ``contradictions``.
     """
-    found = []
+    findings = []
     for first, second in combinations(rows, 2):
         studies = [str(row.get("method", "?")).partition(":")[0] for row in (first, second)]
         keys = [k for k, v in first.items() if isinstance(v, float) and k in second]
-        same = [k for k in keys if first[k] == second[k]]
-        if studies[0] != studies[1] and len(keys) >= 3 and 2 * len(same) > len(keys):
-            told = ", ".join(f"{k} {_p(first[k])}" for k in same)
+        repeated = [k for k in keys if first[k] == second[k]]
+        if studies[0] != studies[1] and len(keys) >= 3 and 2 * len(repeated) > len(keys):
+            figures = ", ".join(f"{k} {_p(first[k])}" for k in repeated)
             claim = f"{first['method']} and {second['method']}, on unlike data"
             verdict = "copied rather than measured, or a coincidence in every digit"
-            found.append({"claim": claim, "arithmetic": f"the same {told}", "verdict": verdict})
-    return found
+            findings.append(
+                {"claim": claim, "arithmetic": f"the same {figures}", "verdict": verdict}
+            )
+    return findings
 
 
 def _harmonic(a: float, b: float) -> float:
@@ -107,5 +113,5 @@ def _p(value: float) -> str:
 
 
 def _finding(method: str, name: str, value: float, arithmetic: str, verdict: str) -> dict[str, str]:
-    shown = _p(value) if name == "F1" else f"{value:.4f}"
-    return {"claim": f"{method}: {name} {shown}", "arithmetic": arithmetic, "verdict": verdict}
+    figure = _p(value) if name == "F1" else f"{value:.4f}"
+    return {"claim": f"{method}: {name} {figure}", "arithmetic": arithmetic, "verdict": verdict}

@@ -104,22 +104,22 @@ def ranking_statistic(
     hits, misses = (rows[np.argsort(ranks[rows], kind="stable")]
                     for rows in (np.flatnonzero(marks), np.flatnonzero(~marks)))  # fmt: skip
     thresholds = np.unique(ranks[hits])  # no other threshold changes the sensitivity
-    found = np.searchsorted(ranks[hits], thresholds, "right")
+    detected = np.searchsorted(ranks[hits], thresholds, "right")
     above, alarms = (np.searchsorted(ranks[misses], thresholds, side) for side in _SIDES)
 
     def statistic(weights: FloatArray) -> dict[Any, FloatArray]:
-        tp, fp = running_sums(weights, hits, found), running_sums(weights, misses, alarms)
-        positives, others = weights[hits].sum(axis=0), weights[misses].sum(axis=0)
+        tp, fp = running_sums(weights, hits, detected), running_sums(weights, misses, alarms)
+        positives, negatives = weights[hits].sum(axis=0), weights[misses].sum(axis=0)
         gained = np.diff(tp, axis=0, prepend=0)
         beaten = fp if (above == alarms).all() else (fp + running_sums(weights, misses, above)) / 2
         called = tp + fp
         precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)
-        allowed = fp <= (1 - specificity) * others + _ROUNDING
+        allowed = fp <= (1 - specificity) * negatives + _ROUNDING
         reached = np.where(allowed, tp, 0).max(axis=0, initial=0)
         return {
-            "roc_auc": _share((gained * (others - beaten)).sum(axis=0), positives * others),
+            "roc_auc": _share((gained * (negatives - beaten)).sum(axis=0), positives * negatives),
             "average_precision": _share((gained * precision).sum(axis=0), positives),
-            "sensitivity_at_specificity": _share(reached * others, positives * others),
+            "sensitivity_at_specificity": _share(reached * negatives, positives * negatives),
         }
 
     return statistic
@@ -146,5 +146,5 @@ def _checked(scores: ArrayLike, positive: ArrayLike) -> tuple[FloatArray, NDArra
 
 
 def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
-    found: FloatArray = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-    return found
+    ratio: FloatArray = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return ratio

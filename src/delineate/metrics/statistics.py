@@ -48,8 +48,12 @@ def by_subject(values: ArrayLike, subjects: Sequence[str]) -> tuple[list[str], F
     if numbers.ndim != 1 or len(numbers) != len(subjects):
         raise InputError(f"expected one value a case, got {numbers.shape} for {len(subjects)}")
     defined = ~np.isnan(numbers)
-    kept = [name for name, ok in zip(subjects, defined, strict=True) if ok]
-    names, index = np.unique(kept, return_inverse=True) if kept else (np.array([]), np.array([]))
+    names_of_cases = [name for name, ok in zip(subjects, defined, strict=True) if ok]
+    names, index = (
+        np.unique(names_of_cases, return_inverse=True)
+        if names_of_cases
+        else (np.array([]), np.array([]))
+    )
     index = index.astype(np.intp)
     sums = np.bincount(index, weights=numbers[defined], minlength=len(names))
     return [str(name) for name in names], sums / np.bincount(index, minlength=len(names))
@@ -99,17 +103,17 @@ def summarise(
     _, means = by_subject(values, subjects)
     nan = float("nan")
     mean_ci, median_ci = bootstrap(means, seed=seed, resamples=resamples, level=level)
-    some = len(means) > 0
+    has_values = len(means) > 0
     return {
-        "mean": float(means.mean()) if some else nan,
+        "mean": float(means.mean()) if has_values else nan,
         "ci_low": mean_ci[0],
         "ci_high": mean_ci[1],
-        "median": float(np.median(means)) if some else nan,
+        "median": float(np.median(means)) if has_values else nan,
         "median_ci_low": median_ci[0],
         "median_ci_high": median_ci[1],
         "sd": float(means.std(ddof=1)) if len(means) > 1 else nan,
-        "min": float(means.min()) if some else nan,
-        "max": float(means.max()) if some else nan,
+        "min": float(means.min()) if has_values else nan,
+        "max": float(means.max()) if has_values else nan,
         "n_cases": int(np.count_nonzero(~np.isnan(np.asarray(values, dtype=np.float64)))),
         "n_subjects": len(means),
     }
@@ -153,17 +157,17 @@ def bootstrap_figures(
     if size < 2 or resamples < 1:
         return figures
     rng = np.random.default_rng(seed)
-    drawn: dict[Hashable, list[FloatArray]] = {key: [] for key in values}
+    resampled: dict[Hashable, list[FloatArray]] = {key: [] for key in values}
     for start in range(0, resamples, rows := max(1, _WEIGHTS // len(index))):
         count = min(rows, resamples - start)
         draw = rng.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
         times = np.bincount(draw.ravel(), minlength=count * size).reshape(count, size)
-        for key, found in statistic(times.T.astype(np.float64, order="C")[index]).items():
-            drawn[key].append(found)
-    for key, parts in drawn.items():
-        every = np.concatenate(parts)
-        defined = every[~np.isnan(every)]
-        if len(defined) < (1 - MOST_UNDEFINED) * len(every) or np.isnan(values[key]):
+        for key, figure in statistic(times.T.astype(np.float64, order="C")[index]).items():
+            resampled[key].append(figure)
+    for key, parts in resampled.items():
+        all_values = np.concatenate(parts)
+        defined = all_values[~np.isnan(all_values)]
+        if len(defined) < (1 - MOST_UNDEFINED) * len(all_values) or np.isnan(values[key]):
             continue
         if np.ptp(defined) < _SAME:
             continue
@@ -216,15 +220,15 @@ def compare_paired(
         raise InputError(f"expected the same cases for both, got {first.shape} and {second.shape}")
     _, deltas = by_subject(first - second, subjects)
     (low, high), _ = bootstrap(deltas, seed=seed, resamples=resamples, level=level)
-    some = len(deltas) > 0
+    has_values = len(deltas) > 0
     p_value = float("nan")
-    if some:
+    if has_values:
         p_value = float(wilcoxon(deltas).pvalue) if np.any(deltas != 0) else 1.0
     return {
-        "difference": float(deltas.mean()) if some else float("nan"),
+        "difference": float(deltas.mean()) if has_values else float("nan"),
         "ci_low": low,
         "ci_high": high,
-        "median_difference": float(np.median(deltas)) if some else float("nan"),
+        "median_difference": float(np.median(deltas)) if has_values else float("nan"),
         "p_value": p_value,
         "n_subjects": len(deltas),
         "wins": int(np.count_nonzero(deltas > 0)),

@@ -96,8 +96,10 @@ def surface_distances(
     """
     steps = _steps_mm(spacing_mm, truth.shape)
     box = bounding_box(prediction | truth)
-    here, there = surface(prediction[box]), surface(truth[box])
-    return _nearest(here, there, steps), _nearest(there, here, steps)
+    predicted_surface, true_surface = surface(prediction[box]), surface(truth[box])
+    return _nearest(predicted_surface, true_surface, steps), _nearest(
+        true_surface, predicted_surface, steps
+    )
 
 
 def surface_scores(
@@ -137,22 +139,22 @@ def surface_scores(
     if full == (False, False):
         return SurfaceScores(0.0, 0.0, 0.0, 1.0, 1.0)
     if not all(full):
-        far = image_diagonal_mm(whole, spacing_mm)
-        return SurfaceScores(far, far, far, 0.0, 0.0)
+        diagonal_mm = image_diagonal_mm(whole, spacing_mm)
+        return SurfaceScores(diagonal_mm, diagonal_mm, diagonal_mm, 0.0, 0.0)
     axes = _long_axes(whole)
     shape = [truth.shape[a] for a in axes]
     prediction, truth = prediction.reshape(shape), truth.reshape(shape)
     steps = _steps_mm(steps[:, axes], shape)
     box = bounding_box(prediction | truth)
     prediction, truth = prediction[box], truth[box]
-    there, back = surface_distances(prediction, truth, steps)
-    both = np.concatenate([there, back])
+    to_truth, to_prediction = surface_distances(prediction, truth, steps)
+    distances = np.concatenate([to_truth, to_prediction])
     return SurfaceScores(
-        hd_mm=float(both.max()),
-        hd95_mm=float(max(np.percentile(there, 95), np.percentile(back, 95))),
-        assd_mm=float(both.mean()),
+        hd_mm=float(distances.max()),
+        hd95_mm=float(max(np.percentile(to_truth, 95), np.percentile(to_prediction, 95))),
+        assd_mm=float(distances.mean()),
         nsd=_surface_dice(prediction, truth, steps, tolerance_mm),
-        nsd_voxels=float(np.mean(both <= tolerance_mm + ROUNDING_MM)),
+        nsd_voxels=float(np.mean(distances <= tolerance_mm + ROUNDING_MM)),
     )
 
 
@@ -173,11 +175,13 @@ def voxel_size(spacing_mm: Spacing, shape: Sequence[int]) -> float:
 def _surface_dice(
     prediction: Mask, truth: Mask, steps_mm: FloatArray, tolerance_mm: float
 ) -> float:
-    (here, ours), (there, theirs) = (surfels(mask, steps_mm) for mask in (prediction, truth))
+    (predicted_points, predicted_areas), (true_points, true_areas) = (
+        surfels(mask, steps_mm) for mask in (prediction, truth)
+    )
     limit = tolerance_mm + ROUNDING_MM
-    close = ours[_within(here, there, steps_mm, limit)].sum()
-    close += theirs[_within(there, here, steps_mm, limit)].sum()
-    return float(close / (ours.sum() + theirs.sum()))
+    close = predicted_areas[_within(predicted_points, true_points, steps_mm, limit)].sum()
+    close += true_areas[_within(true_points, predicted_points, steps_mm, limit)].sum()
+    return float(close / (predicted_areas.sum() + true_areas.sum()))
 
 
 def _within(source: Mask, target: Mask, steps_mm: FloatArray, limit_mm: float) -> Mask:
@@ -191,13 +195,13 @@ def _within(source: Mask, target: Mask, steps_mm: FloatArray, limit_mm: float) -
     field = np.pad(target, [(r, r) for r in reach])
     strides = np.array(field.strides)
     places = (np.argwhere(source) + reach) @ strides
-    hit = np.zeros(len(places), np.bool_)
-    rest = np.arange(len(places))
+    within = np.zeros(len(places), np.bool_)
+    remaining = np.arange(len(places))
     for jump in steps @ strides:
-        found = field.ravel()[places[rest] + jump]
-        hit[rest[found]] = True
-        rest = rest[~found]
-    return hit
+        is_near = field.ravel()[places[remaining] + jump]
+        within[remaining[is_near]] = True
+        remaining = remaining[~is_near]
+    return within
 
 
 def _nearest(source: Mask, target: Mask, steps_mm: FloatArray) -> FloatArray:
@@ -207,11 +211,11 @@ def _nearest(source: Mask, target: Mask, steps_mm: FloatArray) -> FloatArray:
     if points + np.count_nonzero(target) > DENSE * source.size and _is_diagonal(steps_mm):
         return np.asarray(distance_transform_edt(~target, sampling=spacing)[source])
     distances = np.zeros(points)
-    apart = ~target[source]  # a shared point is 0 mm away: no search
-    if apart.any():
+    not_shared = ~target[source]  # a shared point is 0 mm away: no search
+    if not_shared.any():
         tree = cKDTree(np.argwhere(target) @ steps_mm.T, compact_nodes=False, balanced_tree=False)
-        places = np.argwhere(source)[apart] @ steps_mm.T
-        distances[apart] = tree.query(places)[0]
+        places = np.argwhere(source)[not_shared] @ steps_mm.T
+        distances[not_shared] = tree.query(places)[0]
     return distances
 
 
@@ -221,18 +225,18 @@ def _steps_mm(spacing_mm: Spacing, shape: Sequence[int]) -> FloatArray:
     Raises:
         GeometryError: They do not fit the shape, or are not positive.
     """
-    given = np.asarray(spacing_mm, dtype=np.float64)
-    sizes = np.sqrt((given**2).sum(axis=0)) if given.ndim == 2 else given
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    sizes = np.sqrt((spacing**2).sum(axis=0)) if spacing.ndim == 2 else spacing
     if sizes.shape != (len(shape),):
         raise GeometryError(
             f"expected a spacing for each axis of {tuple(shape)}, got {sizes.size} spacings"
         )
     if not (np.isfinite(sizes) & (sizes > 0)).all():
         raise GeometryError(f"expected positive spacings in mm, got {tuple(sizes.tolist())}")
-    if given.ndim == 2:
-        cosines = given.T @ given / np.outer(sizes, sizes)
+    if spacing.ndim == 2:
+        cosines = spacing.T @ spacing / np.outer(sizes, sizes)
         if not np.allclose(cosines, np.eye(len(shape)), rtol=0, atol=SQUARE):
-            return given
+            return spacing
     return np.diag(sizes)
 
 

@@ -69,15 +69,15 @@ def pictures(
     stack = _slices(scaled, axis)
     grown = [(0, 0), *((0, max(0, SIZE - n)) for n in stack.shape[1:])]
     stack = np.pad(stack, grown, mode="symmetric")
-    found = np.empty((count, SIZE, SIZE), np.float32)
+    drawn = np.empty((count, SIZE, SIZE), np.float32)
     for place in range(count):
         for _ in range(20):
             at = generator.integers(len(stack))
             i, j = (generator.integers(n - SIZE + 1) for n in stack.shape[1:])
-            found[place] = stack[at, i : i + SIZE, j : j + SIZE]
-            if np.count_nonzero(found[place]) >= found[place].size / 2:
+            drawn[place] = stack[at, i : i + SIZE, j : j + SIZE]
+            if np.count_nonzero(drawn[place]) >= drawn[place].size / 2:
                 break
-    return found
+    return drawn
 
 
 def fit(pictures: Array, *, steps: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -120,18 +120,18 @@ def fit(pictures: Array, *, steps: int = 1000, seed: int = 0) -> dict[str, Any]:
         clean = known[torch.randint(len(known), (_BATCH,), generator=random)]
         inside = clean != 0
         added = torch.randn(clean.shape, generator=random) * inside
-        wanted = F.pad((_ALPHA + 1 / _ALPHA) * added, [-_MARGIN] * 4)
-        kept = F.pad(inside, [-_MARGIN] * 4)
-        missed = (_residual(clean + _ALPHA * added, weights) - wanted)[kept]
-        loss = missed.square().sum() / max(1, missed.numel())
+        target = F.pad((_ALPHA + 1 / _ALPHA) * added, [-_MARGIN] * 4)
+        scored = F.pad(inside, [-_MARGIN] * 4)
+        error = (_residual(clean + _ALPHA * added, weights) - target)[scored]
+        loss = error.square().sum() / max(1, error.numel())
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         adam.step()
         rate.step()
         last.append(float(loss.detach()))
-    nothing, everything = (_ALPHA + 1 / _ALPHA) ** 2, 1 + 1 / _ALPHA**2
-    removed = (nothing - sum(last) / len(last)) / (nothing - everything)
+    loss_of_none, loss_of_all = (_ALPHA + 1 / _ALPHA) ** 2, 1 + 1 / _ALPHA**2
+    removed = (loss_of_none - sum(last) / len(last)) / (loss_of_none - loss_of_all)
     flat = torch.cat([weight.detach().reshape(-1) for weight in weights]).numpy()
     return {
         "weights": base64.b64encode(flat.astype("<f4").tobytes()).decode("ascii"),
@@ -162,14 +162,16 @@ def clean(values: Array, learned: Mapping[str, Any], axis: int | None = None) ->
     weights = [torch.from_numpy(w) for w in _unpack(learned)]
     stack = _slices(values, axis)
     grown = np.pad(stack, [(0, 0), *[(_MARGIN, _MARGIN)] * 2], mode="symmetric")
-    found = np.empty_like(stack)
+    residual = np.empty_like(stack)
     batch = max(1, _PIXELS // stack[0].size)
     with torch.inference_mode():
         for start in range(0, len(stack), batch):
             part = torch.from_numpy(grown[start : start + batch, None] / np.float32(noise))
-            found[start : start + batch] = _residual(part, weights)[:, 0].numpy()
-    done = stack - np.float32(noise) * found
-    return np.ascontiguousarray(done[0] if values.ndim == 2 else np.moveaxis(done, 0, axis or 0))
+            residual[start : start + batch] = _residual(part, weights)[:, 0].numpy()
+    cleaned = stack - np.float32(noise) * residual
+    return np.ascontiguousarray(
+        cleaned[0] if values.ndim == 2 else np.moveaxis(cleaned, 0, axis or 0)
+    )
 
 
 def fingerprint(learned: Mapping[str, Any]) -> str:

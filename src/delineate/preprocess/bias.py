@@ -125,19 +125,19 @@ def smooth(
     places = tuple(slice(s // 2, None, s) for s in shrink)
     small, inside = values[places], mask[places]
     inside = inside & (small > 0) if (inside & (small > 0)).any() else small > 0
-    rest = np.log(np.where(inside, small, 1)).astype(np.float64)
+    residual = np.log(np.where(inside, small, 1)).astype(np.float64)
     weight = inside.astype(np.float64)
-    total = np.zeros_like(rest)
+    total = np.zeros_like(residual)
     for scale in scales_mm:
         sigma = [scale / (mm * s) for mm, s in zip(spacing, shrink, strict=True)]
-        middle = float(np.median(rest[inside]))
-        width = clip * 1.4826 * float(np.median(np.abs(rest[inside] - middle)))
-        held = np.where(inside, np.clip(rest - middle, -width, width), 0)
+        middle = float(np.median(residual[inside]))
+        width = clip * 1.4826 * float(np.median(np.abs(residual[inside] - middle)))
+        clipped = np.where(inside, np.clip(residual - middle, -width, width), 0)
         # Edges are filled with nothing and divided by as little: they do not pull the field.
         options: dict[str, Any] = {"sigma": sigma, "mode": "constant", "truncate": 3.0}
         amount = ndimage.gaussian_filter(weight, **options)
-        field = ndimage.gaussian_filter(held, **options) / np.maximum(amount, 1e-6)
-        rest -= field
+        field = ndimage.gaussian_filter(clipped, **options) / np.maximum(amount, 1e-6)
+        residual -= field
         total += field
     return _field(total, shrink, mask)
 
@@ -165,9 +165,9 @@ def _shrink(shape: Sequence[int], spacing: Sequence[float], coarse: float) -> li
 def _field(log_field: Array, shrink: Sequence[int], mask: Mask) -> Array:
     """The field ``(*S)`` from its logarithm on coarse voxels, the middles of their blocks."""
     grown = log_field.astype(np.float32)
-    for axis, (every, n) in enumerate(zip(shrink, mask.shape, strict=True)):
-        if every > 1:
-            where = np.clip((np.arange(n) - every // 2) / every, 0, grown.shape[axis] - 1)
+    for axis, (step, n) in enumerate(zip(shrink, mask.shape, strict=True)):
+        if step > 1:
+            where = np.clip((np.arange(n) - step // 2) / step, 0, grown.shape[axis] - 1)
             grown = resample._linear(grown, where, axis)
     grown -= np.float32(grown[mask].mean(dtype=np.float64))
     field: Array = np.exp(grown)

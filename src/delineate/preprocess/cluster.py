@@ -150,17 +150,17 @@ def _fits(
     update: str,
 ) -> dict[int, tuple[Array, float]]:
     """Centres ``(k, F)`` and mean squared distance by number of clusters, on voxels drawn."""
-    drawn = features
+    sampled = features
     if features.shape[1] > voxels:
         chosen = np.random.default_rng(seed).choice(features.shape[1], voxels, replace=False)
-        drawn = features[:, np.sort(chosen)]
+        sampled = features[:, np.sort(chosen)]
 
     def fit(n: int) -> tuple[Array, float]:
-        found = [
-            _lloyd(drawn, _first(drawn, n, generator), iterations, update)
+        candidates = [
+            _lloyd(sampled, _first(sampled, n, generator), iterations, update)
             for generator in np.random.default_rng(seed).spawn(restarts)
         ]
-        return min(found, key=lambda one: one[1])
+        return min(candidates, key=lambda candidate: candidate[1])
 
     return {n: fit(n) for n in numbers}
 
@@ -189,23 +189,23 @@ def _by_histogram(values: Array, mask: Mask | None, k: int | Literal["elbow"]) -
         counts[bins], low + width * bins.astype(np.float64), ELBOW[-1] if k == "elbow" else k
     )
     curve = {n: cuts[1][n] for n in ELBOW if n in cuts[1]} if k == "elbow" else {}
-    wanted = k if k != "elbow" else elbow(curve) if curve else 1
-    found = min(len(cuts[0]), wanted)
+    k_asked = k if k != "elbow" else elbow(curve) if curve else 1
+    k_used = min(len(cuts[0]), k_asked)
     table = np.zeros(256, np.uint8)
-    for start in cuts[0][found - 1]:
+    for start in cuts[0][k_used - 1]:
         table[bins[start] :] += 1
-    looked: Any = cv2.LUT(_levels.flat(grey), table)
-    labels: NDArray[np.uint8] = looked.reshape(grey.shape)
+    assigned: Any = cv2.LUT(_levels.flat(grey), table)
+    labels: NDArray[np.uint8] = assigned.reshape(grey.shape)
     labels = labels if mask is None else labels * mask
-    plain = _levels.flat(values)
+    flat_values = _levels.flat(values)
     shares = np.bincount(table[bins], weights=counts[bins])[1:] / counts.sum()
     if values.dtype == np.uint8:  # the bins are the values
         sums = np.bincount(table[bins], weights=counts[bins] * bins)[1:]
         centres = sums / (shares * counts.sum())
     else:
-        means = [cv2.mean(plain, _levels.flat(labels == i))[0] for i in range(1, found + 1)]
+        means = [cv2.mean(flat_values, _levels.flat(labels == i))[0] for i in range(1, k_used + 1)]
         centres = np.array(means)
-    mean, std = cv2.meanStdDev(plain, mask=None if mask is None else _levels.flat(mask))
+    mean, std = cv2.meanStdDev(flat_values, mask=None if mask is None else _levels.flat(mask))
     between = float(shares @ (centres - mean.item()) ** 2)
     inertia = max(0.0, 1 - between / (std.item() ** 2 or 1.0))
     return Clusters(labels, centres[:, None], inertia, curve)
@@ -214,18 +214,18 @@ def _by_histogram(values: Array, mask: Mask | None, k: int | Literal["elbow"]) -
 def _trimmed(values: Array, mask: Mask | None) -> tuple[float, float]:
     """Range of ``(*S)`` inside the mask without the tails, on some voxels of a large image."""
     step = -(-values.size // 500_000)
-    some = values.reshape(-1)[::step]
+    sample = values.reshape(-1)[::step]
     if mask is not None:
-        some = some[mask.reshape(-1)[::step]]
-        some = values[mask] if some.size < 1000 else some
-    low, high = np.quantile(np.sort(some), (_TAIL, 1 - _TAIL))  # sorting first halves the time
+        sample = sample[mask.reshape(-1)[::step]]
+        sample = values[mask] if sample.size < 1000 else sample
+    low, high = np.quantile(np.sort(sample), (_TAIL, 1 - _TAIL))  # sorting first halves the time
     return (float(low), float(high)) if high > low else _levels.span(values, mask)
 
 
 def _optimum(
-    counts: NDArray[np.int64], places: NDArray[np.float64], most: int
+    counts: NDArray[np.int64], places: NDArray[np.float64], largest_k: int
 ) -> tuple[list[list[int]], dict[int, float]]:
-    """Best partition of weighted places on a line into 1, 2 … ``most`` intervals.
+    """Best partition of weighted places on a line into 1, 2 … ``largest_k`` intervals.
 
     Returns:
         For each number the first place of every interval, and its inertia in units of the variance.
@@ -241,7 +241,7 @@ def _optimum(
     total = float(counts @ (places - middle) ** 2) or 1.0
     best, chosen = gain[:, 0], []
     partitions, curve = [[0]], {1: 1 - float(gain[-1, 0]) / total}
-    for number in range(2, min(most, n) + 1):
+    for number in range(2, min(largest_k, n) + 1):
         options = gain[:, 1:] + best[:-1]  # the last interval begins at 1 at the earliest
         chosen.append(options.argmax(axis=1) + 1)
         best = options[np.arange(n), chosen[-1] - 1]
@@ -284,10 +284,12 @@ def _standard(values: Array) -> NDArray[np.float32]:
 def _first(x: Array, k: int, generator: np.random.Generator) -> NDArray[np.float32]:
     """Centres by k-means++ (Arthur and Vassilvitskii 2007): far ones are likelier."""
     centres = [x[:, generator.integers(x.shape[1])]]
-    far = np.full(x.shape[1], np.inf)
+    squared_distance = np.full(x.shape[1], np.inf)
     while len(centres) < k:
-        far = np.minimum(far, ((x - centres[-1][:, None]) ** 2).sum(axis=0))
-        total = np.cumsum(far, dtype=np.float64)
+        squared_distance = np.minimum(
+            squared_distance, ((x - centres[-1][:, None]) ** 2).sum(axis=0)
+        )
+        total = np.cumsum(squared_distance, dtype=np.float64)
         if total[-1] <= 0:  # as many centres as there are different voxels
             break
         centres.append(x[:, np.searchsorted(total, generator.random() * total[-1], side="right")])
@@ -296,22 +298,22 @@ def _first(x: Array, k: int, generator: np.random.Generator) -> NDArray[np.float
 
 def _nearest(x: Array, centres: Array) -> tuple[NDArray[np.intp], float]:
     """The nearest centre of every voxel of ``(F, N)``, and the sum of squared distances."""
-    far = (centres**2).sum(axis=1)[:, None] - 2 * (centres @ x)
-    found = far.argmin(axis=0)
-    rest = np.take_along_axis(far, found[None], axis=0).sum(dtype=np.float64)
-    return found, max(0.0, float(rest) + float(np.square(x).sum(dtype=np.float64)))
+    squared_distance = (centres**2).sum(axis=1)[:, None] - 2 * (centres @ x)
+    nearest = squared_distance.argmin(axis=0)
+    total = np.take_along_axis(squared_distance, nearest[None], axis=0).sum(dtype=np.float64)
+    return nearest, max(0.0, float(total) + float(np.square(x).sum(dtype=np.float64)))
 
 
 def _lloyd(x: Array, centres: Array, iterations: int, update: str) -> tuple[Array, float]:
     """Lloyd's iterations on ``(F, N)``: the centres ``(k, F)`` and the mean squared distance."""
     k, before = len(centres), None
     for _ in range(iterations):
-        found, _ = _nearest(x, centres)
-        if before is not None and np.array_equal(found, before):
+        assigned, _ = _nearest(x, centres)
+        if before is not None and np.array_equal(assigned, before):
             break
-        before = found
-        sums = np.stack([np.bincount(found, weights=row, minlength=k) for row in x], axis=1)
-        sizes = np.bincount(found, minlength=k)[:, None]
+        before = assigned
+        sums = np.stack([np.bincount(assigned, weights=row, minlength=k) for row in x], axis=1)
+        sizes = np.bincount(assigned, minlength=k)[:, None]
         if update == "printed":
             centres = (sums / k).astype(np.float32)
         else:  # a centre that lost all its voxels stays where it was
@@ -328,16 +330,16 @@ def _ordered(
     curve: Mapping[int, float],
 ) -> Clusters:
     """Assign every voxel, drop empty clusters, and number the others from dark to bright."""
-    found = np.empty(features.shape[1], np.intp)
-    rest = 0.0
-    for start in range(0, found.size, _BLOCK):
+    assigned = np.empty(features.shape[1], np.intp)
+    inertia = 0.0
+    for start in range(0, assigned.size, _BLOCK):
         block = slice(start, start + _BLOCK)
-        found[block], more = _nearest(features[:, block], centres)
-        rest += more
-    sizes = np.bincount(found, minlength=len(centres))
+        assigned[block], inertia_of_block = _nearest(features[:, block], centres)
+        inertia += inertia_of_block
+    sizes = np.bincount(assigned, minlength=len(centres))
     inside = [channel[mask] for channel in values]
     means = np.stack(
-        [np.bincount(found, weights=row, minlength=len(centres)) for row in inside], axis=1
+        [np.bincount(assigned, weights=row, minlength=len(centres)) for row in inside], axis=1
     ) / np.maximum(sizes, 1)[:, None]  # fmt: skip
     spread = np.array([row.std(dtype=np.float64) or 1.0 for row in inside])
     key = (means / spread).mean(axis=1) if order_by is None else means[:, order_by]
@@ -345,5 +347,5 @@ def _ordered(
     table = np.zeros(len(centres), np.uint8)
     table[order] = np.arange(1, len(order) + 1)
     labels = np.zeros(mask.shape, np.uint8)
-    labels[mask] = table[found]
-    return Clusters(labels, means[order], rest / found.size, curve)
+    labels[mask] = table[assigned]
+    return Clusters(labels, means[order], inertia / assigned.size, curve)

@@ -55,10 +55,10 @@ def foreground_box(image: Image, backgrounds: Sequence[float | None]) -> Box:
         inside |= channel != value
     for axis in range(inside.ndim):
         others = tuple(a for a in range(inside.ndim) if a != axis)
-        found = np.flatnonzero(inside.any(axis=others))
-        if found.size == 0:
+        occupied = np.flatnonzero(inside.any(axis=others))
+        if occupied.size == 0:
             return whole
-        box.append((int(found[0]), int(found[-1]) + 1))
+        box.append((int(occupied[0]), int(occupied[-1]) + 1))
     return tuple(box)
 
 

@@ -44,8 +44,8 @@ def denoise(
             array[i] = back(rule(name)(forth, **parameters))
         else:
             slices = np.ascontiguousarray(np.moveaxis(forth, slice_axis, 0))
-            each = np.stack([rule(name)(one, **parameters) for one in slices], slice_axis)
-            array[i] = back(each)
+            denoised = np.stack([rule(name)(plane, **parameters) for plane in slices], slice_axis)
+            array[i] = back(denoised)
         done.append({"noise": noise, "rule": name, **parameters, **facts})
     return image.with_step("denoise", array, channels=done)
 
@@ -68,8 +68,8 @@ def median(values: Array, *, size: int = 3) -> Array:
 
     values = np.ascontiguousarray(values, np.float32)
     if values.ndim == 2 and size in (3, 5):  # all that OpenCV takes of such numbers
-        found: Array = cv2.medianBlur(values, size)
-        return found
+        fast: Array = cv2.medianBlur(values, size)
+        return fast
     slow: Array = ndimage.median_filter(values, size, mode="nearest")
     return slow
 
@@ -91,7 +91,7 @@ def non_local_means(
     noise = noise_std(values)
     if noise == 0:
         return values
-    found: Array = denoise_nl_means(
+    denoised: Array = denoise_nl_means(
         values,
         patch_size=patch,
         patch_distance=reach or (6 if values.ndim == 2 else 2),
@@ -99,7 +99,7 @@ def non_local_means(
         sigma=noise,
         fast_mode=True,
     )
-    return found.astype(np.float32)
+    return denoised.astype(np.float32)
 
 
 def wavelet(
@@ -154,8 +154,8 @@ def noise_std(values: Array) -> float:
     Coefficients of exactly 0 are taken for background that was cut away.
     """
     diagonal = np.abs(_finest(values)[1])
-    found = diagonal[diagonal > 0]
-    return float(_MAD * np.median(found)) if found.size else 0.0
+    non_zero = diagonal[diagonal > 0]
+    return float(_MAD * np.median(non_zero)) if non_zero.size else 0.0
 
 
 def _finest(values: Array) -> tuple[Array, Array]:

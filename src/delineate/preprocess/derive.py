@@ -33,13 +33,13 @@ _UNIFORM_STD = 1 / math.sqrt(12)
 
 def names(channels: Sequence[str], derived: Sequence[str], clusters: int) -> tuple[str, ...]:
     """Names of the derived channels, in order."""
-    found: list[str] = []
+    listed: list[str] = []
     for kind in derived:
         if kind != "clusters":
-            found += [f"{kind}:{channel}" for channel in channels]
+            listed += [f"{kind}:{channel}" for channel in channels]
         else:
-            found += [f"cluster:{i}" for i in range(1, clusters + 1)]
-    return tuple(found)
+            listed += [f"cluster:{i}" for i in range(1, clusters + 1)]
+    return tuple(listed)
 
 
 def tissue(
@@ -50,8 +50,8 @@ def tissue(
     """What is not background in each channel of ``(C, *S)``, by the rule of the normalisation."""
     return np.stack(
         [
-            normalise.tissue(values, background, everything)
-            for values, background, everything in zip(array, backgrounds, whole, strict=True)
+            normalise.tissue(values, background, whole_image)
+            for values, background, whole_image in zip(array, backgrounds, whole, strict=True)
         ]
     )
 
@@ -84,10 +84,10 @@ def append(
             facts[kind] = [{"rule": name, **parameters} for name, parameters in rules]
         else:
             flair = next((i for i, (n, _) in enumerate(channels) if "flair" in n.lower()), None)
-            found = _clusters(image, np.logical_or.reduce(masks), clusters, flair)
-            added += list(found.one_hot(clusters))
+            derived_clusters = _clusters(image, np.logical_or.reduce(masks), clusters, flair)
+            added += list(derived_clusters.one_hot(clusters))
             facts[kind] = {
-                "centres": found.centres.tolist(),
+                "centres": derived_clusters.centres.tolist(),
                 "ordered_by": "mean" if flair is None else channels[flair][0],
             }
     array = np.concatenate([image.array, np.stack(added).astype(np.float32)])
@@ -110,5 +110,5 @@ def _clusters(
     image: Image, mask: NDArray[np.bool_], clusters: int, flair: int | None
 ) -> cluster.Clusters:
     """K-means of what is not background; an image without any is taken whole."""
-    everything = mask.all() or not mask.any()
-    return cluster.kmeans(image.array, None if everything else mask, k=clusters, order_by=flair)
+    whole_image = mask.all() or not mask.any()
+    return cluster.kmeans(image.array, None if whole_image else mask, k=clusters, order_by=flair)

@@ -110,8 +110,8 @@ def _look_up(table: Array, index: Array) -> Array:
     if index.dtype == np.uint8 and table.dtype == np.uint8:
         whole = np.zeros(256, np.uint8)
         whole[: table.size] = table[:256]
-        found: Array = cv2.LUT(_levels.flat(index), whole).reshape(index.shape)
-        return found
+        mapped: Array = cv2.LUT(_levels.flat(index), whole).reshape(index.shape)
+        return mapped
     return np.take(table, index, mode="clip")  # voxels outside the mask may lie beyond the table
 
 
@@ -149,8 +149,8 @@ def adaptive(
     counts = [max(1, min(tiles, n // _LEAST_TILE)) for n in values.shape]
     if mask is None and values.ndim == 2:
         tool = cv2.createCLAHE(clip or 0.0, (counts[1], counts[0]))  # 0: no limit
-        found: Any = tool.apply(np.ascontiguousarray(grey))
-        return np.asarray(found, np.uint8)
+        equalised: Any = tool.apply(np.ascontiguousarray(grey))
+        return np.asarray(equalised, np.uint8)
     inside = np.ones(values.shape, dtype=bool) if mask is None else mask
     return _mix(grey, inside, _tables(grey, inside, counts, clip))
 
@@ -166,21 +166,23 @@ def _tables(grey: Array, mask: Mask, counts: Sequence[int], clip: float | None) 
     tables = np.empty((*counts, _GREYS), np.float32)
     for tile in itertools.product(*map(range, counts)):
         box = tuple(slice(t * s, (t + 1) * s) for t, s in zip(tile, sizes, strict=True))
-        found = np.bincount(grey[box][mask[box]], minlength=_GREYS)
-        tables[tile] = np.cumsum(found if clip is None else _limited(found, clip))
+        histogram_of_tile = np.bincount(grey[box][mask[box]], minlength=_GREYS)
+        tables[tile] = np.cumsum(
+            histogram_of_tile if clip is None else _limited(histogram_of_tile, clip)
+        )
     return tables
 
 
-def _limited(found: NDArray[np.intp], clip: float) -> NDArray[np.intp]:
+def _limited(histogram: NDArray[np.intp], clip: float) -> NDArray[np.intp]:
     """A histogram with no bin above the limit; what is cut off goes to all bins evenly."""
-    limit = max(1, int(clip * int(found.sum()) / _GREYS))
-    excess = int(np.maximum(found - limit, 0).sum())
-    found = np.minimum(found, limit) + excess // _GREYS
-    rest = excess % _GREYS
-    if rest:
-        step = _GREYS // rest
-        found[: rest * step : step] += 1
-    return found
+    limit = max(1, int(clip * int(histogram.sum()) / _GREYS))
+    excess = int(np.maximum(histogram - limit, 0).sum())
+    histogram = np.minimum(histogram, limit) + excess // _GREYS
+    remainder = excess % _GREYS
+    if remainder:
+        step = _GREYS // remainder
+        histogram[: remainder * step : step] += 1
+    return histogram
 
 
 def _mix(grey: Array, mask: Mask, tables: Array) -> NDArray[np.uint8]:

@@ -84,10 +84,10 @@ def stack_channels(images: Sequence[Image], names: Sequence[str] | None = None) 
     for i, image in enumerate(images[1:], start=1):
         if not image.grid.same_as(first.grid):
             off = image.grid.difference_mm(first.grid)
-            shown = [names[k] if names else str(k) for k in (0, i)]
+            names_of_pair = [names[k] if names else str(k) for k in (0, i)]
             raise GeometryError(
-                f"expected channel {shown[1]!r} on the grid of channel {shown[0]!r}, "
-                f"{first.grid.shape}, got {image.grid.shape}"
+                f"expected channel {names_of_pair[1]!r} on the grid of channel "
+                f"{names_of_pair[0]!r}, {first.grid.shape}, got {image.grid.shape}"
                 + (f", up to {off:.3g} mm away" if np.isfinite(off) else ""),
                 fix="register and resample the scans of a subject to one grid first",
                 code="channels-grid",
@@ -103,7 +103,7 @@ def stack_channels(images: Sequence[Image], names: Sequence[str] | None = None) 
 
 
 def check_shape(
-    found: tuple[int, ...], history: Sequence[Mapping[str, Any]], original: Grid
+    shape_got: tuple[int, ...], history: Sequence[Mapping[str, Any]], original: Grid
 ) -> None:
     """Refuse arrays ``(*S')`` that the history does not lead to from the original grid.
 
@@ -126,9 +126,9 @@ def check_shape(
             shape = tuple(stop - start for start, stop in step["box"])
         else:
             shape = tuple(step["shape"])
-    if found != shape:
+    if shape_got != shape:
         raise GeometryError(
-            f"expected an array (C, *{shape}) as the image was prepared, got (C, *{found})",
+            f"expected an array (C, *{shape}) as the image was prepared, got (C, *{shape_got})",
             code="history-grid",
         )
 

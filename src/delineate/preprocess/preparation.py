@@ -81,8 +81,8 @@ class Preparation:
             )
         if self.spacing_mm and any(mm is not None and not mm > 0 for mm in self.spacing_mm):
             raise ConfigError(f"expected positive spacings in mm, got {self.spacing_mm}")
-        strange = sorted(set(self.derived) - set(derive.KINDS))
-        if strange or len(set(self.derived)) != len(self.derived):
+        unknown = sorted(set(self.derived) - set(derive.KINDS))
+        if unknown or len(set(self.derived)) != len(self.derived):
             raise ConfigError(
                 f"expected each at most once of {', '.join(derive.KINDS)}, "
                 f"got {', '.join(self.derived)}",
@@ -97,17 +97,17 @@ class Preparation:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the channels that a network sees: those of the files, then the derived ones."""
-        own = tuple(channel.name for channel in self.channels)
-        return own + derive.names(own, self.derived, self.clusters)
+        measured = tuple(channel.name for channel in self.channels)
+        return measured + derive.names(measured, self.derived, self.clusters)
 
     @property
     def sources(self) -> tuple[int | None, ...]:
         """Of every output the channel that it shows, None for those that show no intensities."""
-        own = tuple(range(len(self.channels)))
-        shown: dict[str, tuple[int | None, ...]] = {
-            "equalised": own, "clahe": own, "clusters": (None,) * self.clusters,
+        measured = tuple(range(len(self.channels)))
+        sources_of_kind: dict[str, tuple[int | None, ...]] = {
+            "equalised": measured, "clahe": measured, "clusters": (None,) * self.clusters,
         }  # fmt: skip
-        return sum((shown[kind] for kind in self.derived), start=own)
+        return sum((sources_of_kind[kind] for kind in self.derived), start=measured)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

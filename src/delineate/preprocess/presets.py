@@ -90,7 +90,7 @@ def plan(
         channels.append(channel)
         reasons.append(reason)
     single, _ = _single_slices(ras)
-    ndim, slice_axis, spacing, why = _geometry(ras)
+    ndim, slice_axis, spacing, geometry_reasons = _geometry(ras)
     if bias_correction:
         reasons.append("shading of the coils taken off by N4, as was asked for")
     if denoise != "none":
@@ -103,7 +103,7 @@ def plan(
         spacing_mm=spacing,
         slice_axis=slice_axis,
         orient=oriented,
-        reasons=(*why, *reasons),
+        reasons=(*geometry_reasons, *reasons),
         derived=tuple(derived),
         clusters=clusters,
         bias_correction=bias_correction,
@@ -122,19 +122,21 @@ def _channel(
         low, high = statistics["p00_5"], statistics["p99_5"]
         parameters = {"low": low, "high": high, "mean": statistics["mean"],
                       "std": max(statistics["std"], 1e-3)}  # fmt: skip
-        why = f"clipped to {low:.0f} … {high:.0f}, the range of the outlined structures"
+        reason = f"clipped to {low:.0f} … {high:.0f}, the range of the outlined structures"
     elif statistics and modality == "PET" and statistics["p99_5"] > 100:
         rule, parameters = normalise.MODALITIES["MR"]
-        why = f"values up to {statistics['p99_5']:.0f} cannot be SUV, so each scan is scaled alone"
+        reason = (
+            f"values up to {statistics['p99_5']:.0f} cannot be SUV, so each scan is scaled alone"
+        )
     elif statistics and modality == "RGB" and not 1 < statistics["maximum"] <= 255:
         full = 65535.0 if statistics["maximum"] > 255 else 1.0
         parameters = {"low": 0.0, "high": full, "mean": full / 2, "std": full / 4}
-        why = f"values up to {statistics['maximum']:g}, so full scale is {full:g}"
+        reason = f"values up to {statistics['maximum']:g}, so full scale is {full:g}"
     elif modality in normalise.MODALITIES and modality != "unknown":
-        why = f"the usual rule for {modality}"
+        reason = f"the usual rule for {modality}"
     else:
-        why = "as for MR, since the kind of image is not known"
-    return Channel(name, modality, rule, parameters), f"channel {name}: {rule}, {why}"
+        reason = "as for MR, since the kind of image is not known"
+    return Channel(name, modality, rule, parameters), f"channel {name}: {rule}, {reason}"
 
 
 def _geometry(
@@ -149,25 +151,27 @@ def _geometry(
     coarse = int(np.argmax(target))
     others = np.delete(target, coarse)
     ratio = float(target[coarse] / others.max())
-    single, lone = _single_slices(grids)
+    single, n_single = _single_slices(grids)
     if ndim == 2:
-        slice_axis, why = None, "2D: the images are flat"
+        slice_axis, reason = None, "2D: the images are flat"
     elif single is not None:
         slice_axis = single
-        why = f"2D, slice by slice: {lone} of {len(grids)} cases are a single slice"
+        reason = f"2D, slice by slice: {n_single} of {len(grids)} cases are a single slice"
     elif not known:
         slice_axis = 2
-        why = "2D, slice by slice: the distance between slices is not known"
+        reason = "2D, slice by slice: the distance between slices is not known"
     elif ratio > resample.ANISOTROPIC and sizes[coarse] < FEW_SLICES:
         slice_axis = coarse
-        why = (
+        reason = (
             f"2D, slice by slice: {sizes[coarse]:.0f} slices of {target[coarse]:.3g} mm, "
             f"{ratio:.1f} times the pixel size"
         )
     else:
         slice_axis = None
-        why = f"3D: {ratio:.1f} times as coarse along the coarsest axis, {sizes[coarse]:.0f} slices"
-    reasons = [why]
+        reason = (
+            f"3D: {ratio:.1f} times as coarse along the coarsest axis, {sizes[coarse]:.0f} slices"
+        )
+    reasons = [reason]
     thin = sizes[coarse] * 3 < np.delete(sizes, coarse).min()
     if ndim == 3 and ratio > resample.ANISOTROPIC and thin:
         target[coarse] = max(float(np.percentile(spacings[:, coarse], 10)), others.max())
@@ -177,23 +181,25 @@ def _geometry(
     if slice_axis is not None:
         spacing[slice_axis] = None
     ndim = 2 if slice_axis is not None else ndim
-    shown = " × ".join("kept" if mm is None else f"{mm:.3g}" for mm in spacing) + " mm"
-    alike = all(
+    spacing_in_words = " × ".join("kept" if mm is None else f"{mm:.3g}" for mm in spacing) + " mm"
+    same_spacing = all(
         to is None or np.all(np.abs(spacings[:, a] / to - 1) <= resample.SAME_SPACING)
         for a, to in enumerate(spacing)
     )
     if not known:
         return ndim, slice_axis, None, [*reasons, "not resampled: the voxel size is not known"]
-    if alike and slice_axis is not None:
+    if same_spacing and slice_axis is not None:
         within = " × ".join(f"{mm:.3g}" for mm in spacing if mm is not None)
         reasons.append(
             f"every slice has {within} mm, give or take 1 %; other scans are brought to it, and "
             "their distance between slices is kept"
         )
-    elif alike:
-        reasons.append(f"every case has {shown}, give or take 1 %; other scans are brought to it")
+    elif same_spacing:
+        reasons.append(
+            f"every case has {spacing_in_words}, give or take 1 %; other scans are brought to it"
+        )
     else:
-        reasons.append(f"resampled to {shown}; the cohort has {_ranges(spacings)} mm")
+        reasons.append(f"resampled to {spacing_in_words}; the cohort has {_ranges(spacings)} mm")
     return ndim, slice_axis, tuple(spacing), reasons
 
 
@@ -204,19 +210,19 @@ def _single_slices(grids: Sequence[Grid]) -> tuple[int | None, int]:
         GeometryError: They are, but not along one axis.
     """
     thin = [[a for a, n in enumerate(grid.shape) if n == 1] for grid in grids if grid.ndim == 3]
-    lone = [axes for axes in thin if axes]
-    if 2 * len(lone) < len(grids) or not lone:
-        return None, len(lone)
-    common = set(lone[0]).intersection(*lone[1:])
+    single = [axes for axes in thin if axes]
+    if 2 * len(single) < len(grids) or not single:
+        return None, len(single)
+    common = set(single[0]).intersection(*single[1:])
     if not common:
-        count = Counter(axes[0] for axes in lone)
-        shown = ", ".join(f"{n} across axis {a}" for a, n in sorted(count.items()))
+        count = Counter(axes[0] for axes in single)
+        counts = ", ".join(f"{n} across axis {a}" for a, n in sorted(count.items()))
         raise GeometryError(
-            f"expected single slices that are cut the same way, got {shown}",
+            f"expected single slices that are cut the same way, got {counts}",
             fix="give each kind a cohort of its own",
             code="slices-mixed",
         )
-    return max(common), len(lone)
+    return max(common), len(single)
 
 
 def _ranges(spacings: NDArray[np.float64]) -> str:
@@ -248,7 +254,7 @@ def apply(preparation: Preparation, image: Image) -> Image:
     spacing = _spacing_for(preparation, image.grid)
     image, backgrounds = before_denoising(preparation, image)
     if preparation.denoise != "none":
-        image = restore.quiet(
+        image = restore.remove_noise(
             image, preparation.denoise, [c.modality for c in preparation.channels], backgrounds,
             slice_axis=preparation.slice_axis if image.grid.ndim == 3 else None,
             learned=preparation.denoiser,

@@ -34,22 +34,22 @@ def describe(
     spacing = np.array(spacing_mm or (1.0,) * labels.ndim)
     where = np.flatnonzero(labels)
     names = labels.reshape(-1)[where]
-    most = int(labels.max())
-    sizes = np.bincount(names, minlength=most + 1)
+    n_regions = int(labels.max())
+    sizes = np.bincount(names, minlength=n_regions + 1)
 
     def means(values: Array) -> NDArray[np.float64]:
         """Mean of ``(N,)`` in every region."""
-        return np.bincount(names, values, most + 1) / np.maximum(sizes, 1)
+        return np.bincount(names, values, n_regions + 1) / np.maximum(sizes, 1)
 
     places = [axis * mm for axis, mm in zip(np.unravel_index(where, labels.shape), spacing,
                                             strict=True)]  # fmt: skip
     colours = np.stack([means(row.reshape(-1)[where]) for row in values])
     whole = colours @ sizes / max(1, where.size)
     middles = np.stack([means(axis) for axis in places])
-    away = [axis - middle[names] for axis, middle in zip(places, middles, strict=True)]
-    moments = np.stack([np.stack([means(a * b) for a in away]) for b in away])
+    offset = [axis - middle[names] for axis, middle in zip(places, middles, strict=True)]
+    moments = np.stack([np.stack([means(a * b) for a in offset]) for b in offset])
     rows = []
-    for region in range(1, most + 1):
+    for region in range(1, n_regions + 1):
         row: dict[str, Any] = {"region": region, "voxels": int(sizes[region])}
         if row["voxels"]:
             mean = colours[:, region]
@@ -73,5 +73,5 @@ def render(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     palette = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS]
     table = np.zeros((3, 256), np.uint8)
     table[:, 1:] = np.resize(np.array(palette, np.uint8), (255, 3)).T
-    found: NDArray[np.uint8] = np.take(table, labels, axis=1)
-    return found
+    coloured: NDArray[np.uint8] = np.take(table, labels, axis=1)
+    return coloured

@@ -89,8 +89,8 @@ def undo_rows(
 
 def positions(old: int, new: int) -> NDArray[np.float64]:
     """Where the centres of ``new`` voxels lie among those of ``old`` over the same length."""
-    found: NDArray[np.float64] = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    return found
+    places: NDArray[np.float64] = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return places
 
 
 def _sequence(olds: Sequence[int], news: Sequence[int]) -> list[int]:

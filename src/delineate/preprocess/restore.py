@@ -84,17 +84,17 @@ def rules(name: str, image: Image, modalities: Sequence[str]) -> list[tuple[str,
 
     Magnitudes have the bias of Rician noise; where there are negative values, it was removed.
     """
-    found = []
+    listed = []
     for values, modality in zip(image.array, modalities, strict=True):
         noise, rule, parameters = denoise.MODALITIES.get(modality, denoise.MODALITIES["unknown"])
         if noise == "rician" and float(values.min()) < 0:
             noise = "additive"
-        found.append((noise, rule, parameters) if name == "auto" else
+        listed.append((noise, rule, parameters) if name == "auto" else
                      (noise, _LONG.get(name, name), {}))  # fmt: skip
-    return found
+    return listed
 
 
-def quiet(
+def remove_noise(
     image: Image,
     name: str,
     modalities: Sequence[str],
@@ -113,13 +113,13 @@ def quiet(
         slice_axis: Across which a stack is cut into slices, each treated by itself.
         learned: The autoencoder.
     """
-    wanted = rules(name, image, modalities)
+    rules_of_channels = rules(name, image, modalities)
     if learned is None:
-        return _keeping(image, denoise.denoise(image, wanted, slice_axis), backgrounds)
+        return _keeping(image, denoise.denoise(image, rules_of_channels, slice_axis), backgrounds)
     axis = across(image.grid) if slice_axis is None else slice_axis
     array = np.empty(image.array.shape, np.float32)
     done = []
-    for i, (noise, rule, _) in enumerate(wanted):
+    for i, (noise, rule, _) in enumerate(rules_of_channels):
         forth, back, facts = denoise.even_scale(np.asarray(image.array[i], np.float32), noise)
         array[i] = back(autoencoder.clean(forth, learned, axis))
         done.append({"noise": noise, "rule": rule, **facts})

@@ -46,9 +46,9 @@ def places(image: NDArray[Any], axis: int | None) -> list[int | None]:
     if axis is None:
         return [None]
     moved = np.moveaxis(np.asarray(image), axis + 1, 0)
-    content = np.array([float((one != one.flat[0]).mean()) for one in moved])
-    kept = np.flatnonzero(content >= LEAST_CONTENT * content.max())
-    return [int(k) for k in kept]
+    content = np.array([float((plane != plane.flat[0]).mean()) for plane in moved])
+    with_content = np.flatnonzero(content >= LEAST_CONTENT * content.max())
+    return [int(k) for k in with_content]
 
 
 def view_label(
@@ -56,9 +56,9 @@ def view_label(
 ) -> Tensor:
     """Label indices ``(*size)`` uint8 of what ``view`` shows; of each place the nearest voxel's."""
     array = label if axis is None or place is None else np.take(label, place, axis=axis)
-    taken = torch.from_numpy(np.array(array, order="C"))
-    shown = F.interpolate(taken[None, None].float(), tuple(size), mode="nearest-exact")
-    return shown[0, 0].to(torch.uint8)
+    plane = torch.from_numpy(np.array(array, order="C"))
+    resized = F.interpolate(plane[None, None].float(), tuple(size), mode="nearest-exact")
+    return resized[0, 0].to(torch.uint8)
 
 
 def view(image: NDArray[Any], axis: int | None, place: int | None, size: Sequence[int]) -> Tensor:
@@ -73,14 +73,14 @@ def view(image: NDArray[Any], axis: int | None, place: int | None, size: Sequenc
         size: Of the result.
     """
     array = image if axis is None or place is None else np.take(image, place, axis=axis + 1)
-    taken = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-    shape = tuple(taken.shape[1:])
+    plane = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    shape = tuple(plane.shape[1:])
     if shape == tuple(size):
-        return taken
+        return plane
     linear = "trilinear" if len(shape) == 3 else "bilinear"
     grown = tuple(max(a, b) for a, b in zip(shape, size, strict=True))
     if grown != shape:
-        taken = F.interpolate(taken[None], grown, mode=linear, align_corners=False)[0]
+        plane = F.interpolate(plane[None], grown, mode=linear, align_corners=False)[0]
     if grown != tuple(size):
-        taken = F.interpolate(taken[None], tuple(size), mode="area")[0]
-    return taken
+        plane = F.interpolate(plane[None], tuple(size), mode="area")[0]
+    return plane
