@@ -6,7 +6,7 @@ from torch import nn
 
 from delineate.core.errors import ConfigError
 from delineate.networks import global_critic, patch_critic, segan_critic
-from delineate.networks._critics import CriticInput, score_map, see, seen_channels
+from delineate.networks._critics import CriticInput, input_channels, score_map, see
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_critic_sees_what_it_is_told_to() -> None:
     product = see("product", image, mask)
     assert torch.equal(product[:, 4], image[:, 1] * mask[:, 1])
     for sees in ("mask", "joined", "branches", "product"):
-        assert see(sees, image, mask).shape[1] == seen_channels(sees, 2, 3)
+        assert see(sees, image, mask).shape[1] == input_channels(sees, 2, 3)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])

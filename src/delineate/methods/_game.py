@@ -30,7 +30,7 @@ from delineate.losses import adversarial
 from delineate.losses._common import annotated, one_hot
 from delineate.methods._plan import Part, Update, require_rates
 from delineate.networks import global_critic, patch_critic
-from delineate.networks._critics import Activation, CriticInput, Sees, see, seen_channels
+from delineate.networks._critics import Activation, CriticInput, Sees, input_channels, see
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class Game:
 
 def build_critic(rules: Rules, ndim: int, channels: int, outputs: int) -> nn.Module:
     """A fresh critic for what ``rules.sees`` of ``channels`` of image and ``outputs`` of mask."""
-    seen = seen_channels(rules.sees, channels, outputs)
+    seen = input_channels(rules.sees, channels, outputs)
     if rules.critic == "global":
         widths = tuple(2 * rules.critic_width * 2**i for i in range(4))
         return global_critic.build(
@@ -272,7 +272,7 @@ def critic_part(
         context: Of the data and the task.
         activation: What turned the segmenter's logits into the guesses that it was shown.
     """
-    seen = seen_channels(rules.sees, context.channels, context.outputs)
+    seen = input_channels(rules.sees, context.channels, context.outputs)
     given = CriticInput(rules.sees, activation)
     return Part(f"{rules.critic}_critic", cast(Any, critic).config, seen, 1, given, critic)
 

@@ -37,7 +37,7 @@ from delineate.methods import _classes
 from delineate.methods._game import Game, Rules, build_critic
 from delineate.methods._plan import Plan, Stage, Update
 from delineate.networks import global_critic
-from delineate.networks._critics import see, seen_channels
+from delineate.networks._critics import input_channels, see
 from delineate.networks._feature_gan import Generator, ReadOut
 from delineate.networks.feature_cnn import FeatureCNN
 from delineate.networks.feature_segmenter import FeatureSegmenter
@@ -280,7 +280,7 @@ def _critic(config: Config, context: Context, maps: int) -> nn.Module:
     """A critic of maps, or of image and maps."""
     if not config.falling:
         return build_critic(config, context.ndim, context.channels, maps)
-    seen = seen_channels(config.sees, context.channels, maps)
+    seen = input_channels(config.sees, context.channels, maps)
     widths = tuple(factor * config.critic_width for factor in (4, 2, 1))
     shape = global_critic.Config(context.ndim, widths, config.critic_norm, config.spectral_norm)
     return global_critic.build(shape, seen)

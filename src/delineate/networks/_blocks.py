@@ -87,10 +87,10 @@ def require_levels(size: Sequence[int], levels: int) -> None:
     Raises:
         ConfigError: Names the nearest size and, where there is one, the number of levels that work.
     """
-    most = levels
-    while most > 1 and not _halves(size, 2 ** (most - 1)):
-        most -= 1
-    if most == levels:
+    possible = levels
+    while possible > 1 and not _halves(size, 2 ** (possible - 1)):
+        possible -= 1
+    if possible == levels:
         return
     multiple = 2 ** (levels - 1)
     nearest = tuple(-(-n // multiple) * multiple for n in size)
@@ -101,7 +101,7 @@ def require_levels(size: Sequence[int], levels: int) -> None:
         expected = "more than one voxel at the coarsest level"
     raise ConfigError(
         f"expected {expected} for {levels} levels, got {tuple(size)}",
-        fix=f"pad to {nearest}" + (f", or use levels={most}" if most > 1 else ""),
+        fix=f"pad to {nearest}" + (f", or use levels={possible}" if possible > 1 else ""),
         code="size",
     )
 
@@ -238,11 +238,11 @@ class UShape(nn.Module):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of every level, finest first."""
-        found = []
+        features = []
         for stage in self.encoder.children():
             x = stage(x)
-            found.append(x)
-        return found
+            features.append(x)
+        return features
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits ``(B, outputs, *S)``; while training with several heads a list, finest first.
@@ -251,18 +251,18 @@ class UShape(nn.Module):
             ConfigError: A size that cannot be halved often enough; the nearest is named.
         """
         require_levels(x.shape[2:], len(self.up) + 1)
-        kept = self.encode(x)
-        x = self.dropout(kept.pop())
-        found: list[Tensor] = []
+        skips = self.encode(x)
+        x = self.dropout(skips.pop())
+        outputs: list[Tensor] = []
         for i in reversed(range(len(self.decoder))):
-            x, skip = self.up[i](x), kept.pop()
+            x, skip = self.up[i](x), skips.pop()
             if self.lateral is not None:
                 skip = self.lateral[i](skip, x)
             x = self.decoder[i](torch.cat([skip, x], 1) if self.skips else x)
             if i < len(self.heads) and (i == 0 or self.training):
-                found.append(self.heads[i](x))
-        found.reverse()
-        return found if self.training and len(found) > 1 else found[0]
+                outputs.append(self.heads[i](x))
+        outputs.reverse()
+        return outputs if self.training and len(outputs) > 1 else outputs[0]
 
 
 def heads(nd: int, widths: Sequence[int], outputs: int, coarser: int) -> nn.ModuleList:

@@ -96,8 +96,8 @@ class PlainClassifier(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, hidden)``."""
         require_voxels(x.shape[2:], self.config.depth)
-        found: Tensor = self.dense(self.features(x).flatten(2).mean(2))
-        return found
+        embedding: Tensor = self.dense(self.features(x).flatten(2).mean(2))
+        return embedding
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, outputs)``.

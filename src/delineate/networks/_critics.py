@@ -41,7 +41,7 @@ def see(sees: str, image: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([image, mask], 1)
 
 
-def seen_channels(sees: str, channels: int, outputs: int) -> int:
+def input_channels(sees: str, channels: int, outputs: int) -> int:
     """C' of what :func:`see` gives of ``channels`` of image and ``outputs`` of mask."""
     return {"mask": outputs, "product": channels * outputs}.get(sees, channels + outputs)
 
@@ -51,14 +51,14 @@ def activate(activation: Activation, logits: Tensor) -> Tensor:
     return logits.sigmoid() if activation == "sigmoid" else logits.softmax(1)
 
 
-def score_map(critic: nn.Module, given: CriticInput, image: Tensor, logits: Tensor) -> Tensor:
+def score_map(critic: nn.Module, inputs: CriticInput, image: Tensor, logits: Tensor) -> Tensor:
     """A critic's scores of a guess, ``(B, K, *S)``: the higher, the more like an expert's mask.
 
     Args:
         critic: A network with ``score_map``.
-        given: What its input is made of.
+        inputs: What its input is made of.
         image: ``(B, C, *S)``.
         logits: ``(B, outputs, *S)`` of the segmenter.
     """
-    seen = see(given.sees, image, activate(given.activation, logits))
-    return cast(Tensor, cast(Any, critic).score_map(seen))
+    masked = see(inputs.sees, image, activate(inputs.activation, logits))
+    return cast(Tensor, cast(Any, critic).score_map(masked))

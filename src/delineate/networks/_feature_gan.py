@@ -88,12 +88,12 @@ class Generator(nn.Module):
             ConfigError: A size that cannot be halved often enough; the nearest is named.
         """
         blocks.require_levels(x.shape[2:], len(self.down) + 1)
-        kept = []
+        skips = []
         for stage in self.down:
-            kept.append(x)
+            skips.append(x)
             x = stage(x)
         for stage in self.up:
-            x = torch.cat([stage(x), kept.pop()], 1)
+            x = torch.cat([stage(x), skips.pop()], 1)
         return torch.tanh(self.head(x))
 
 

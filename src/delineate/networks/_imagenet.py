@@ -165,8 +165,8 @@ class Vgg(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, 64 width)``."""
-        found: Tensor = self.classifier[:-1](self.avgpool(self.features(x)).flatten(1))
-        return found
+        embedding: Tensor = self.classifier[:-1](self.avgpool(self.features(x)).flatten(1))
+        return embedding
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, outputs)``."""

@@ -59,8 +59,8 @@ class LinearAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
         x = self.first(x)
-        found: Tensor = self.second(self.act(x) * self.large_kernel(x))
-        return found
+        output: Tensor = self.second(self.act(x) * self.large_kernel(x))
+        return output
 
 
 class SpatialEncoding(nn.Module):
@@ -73,8 +73,8 @@ class SpatialEncoding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
-        found: Tensor = self.mix(torch.stack([scale(x) for scale in self.scales]).sum(0))
-        return found
+        output: Tensor = self.mix(torch.stack([scale(x) for scale in self.scales]).sum(0))
+        return output
 
 
 def smooth_feed_forward(nd: int, width: int, expansion: int = 4) -> nn.Sequential:
@@ -100,8 +100,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
         scale = self.scale.view(-1, *[1] * (x.ndim - 2))
-        found: Tensor = x + scale * self.module(self.norm(x))
-        return found
+        output: Tensor = x + scale * self.module(self.norm(x))
+        return output
 
 
 def block(nd: int, width: int) -> nn.Sequential:
@@ -131,8 +131,8 @@ def plain(nd: int, before: int, after: int) -> nn.Sequential:
 
 def stages(nd: int, channels: int, widths: Sequence[int], depth: int) -> list[nn.Module]:
     """Plain convolutions, then stages of blocks, each at half the resolution of the last."""
-    found = [plain(nd, channels, widths[0])]
+    modules = [plain(nd, channels, widths[0])]
     for before, width in pairwise(widths):
         down = [nn.GroupNorm(1, before), blocks.conv(nd, before, width, 3, 2)]
-        found.append(nn.Sequential(*down, *several(nd, width, depth)))
-    return list(found)
+        modules.append(nn.Sequential(*down, *several(nd, width, depth)))
+    return list(modules)

@@ -77,13 +77,13 @@ def features(network: nn.Module, x: Tensor) -> Tensor:
     Raises:
         ConfigError: The network has no linear layer.
     """
-    known: Any = getattr(network, "embed", None)
-    if known is not None:
-        found: Tensor = known(x)
-        return found
-    caught: list[Tensor] = []
+    embed: Any = getattr(network, "embed", None)
+    if embed is not None:
+        embedding: Tensor = embed(x)
+        return embedding
+    inputs_of_linear: list[Tensor] = []
     hooks = [
-        part.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+        part.register_forward_pre_hook(lambda _, inputs: inputs_of_linear.append(inputs[0]))
         for part in network.modules()
         if isinstance(part, nn.Linear)
     ]
@@ -92,11 +92,11 @@ def features(network: nn.Module, x: Tensor) -> Tensor:
     finally:
         for hook in hooks:
             hook.remove()
-    if not caught:
+    if not inputs_of_linear:
         raise ConfigError(
             f"expected a classifier that ends in a linear layer, got {type(network).__name__}",
             where="network",
             fix="choose another classifier, for instance cnn",
             code="no-features",
         )
-    return caught[-1].flatten(1)
+    return inputs_of_linear[-1].flatten(1)

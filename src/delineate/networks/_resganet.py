@@ -50,8 +50,8 @@ class SpatialGate(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """Weights ``(B, 1, *S)`` in 0 to 1, from the mean and the maximum over the channels."""
-        seen = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        return torch.sigmoid(self.conv(seen))
+        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return torch.sigmoid(self.conv(pooled))
 
     def forward(self, x: Tensor) -> Tensor:
         """The features, weighted."""
@@ -91,8 +91,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The attended features, and ``x`` added."""
-        found: Tensor = self.activation(self.branch(x) + self.shortcut(x))
-        return found
+        output: Tensor = self.activation(self.branch(x) + self.shortcut(x))
+        return output
 
 
 def stages(
@@ -105,6 +105,6 @@ def stages(
         return [first, Block(nd, width, width, groups, norm)]
 
     stem = blocks.conv_unit(nd, channels, widths[0], norm)
-    found = [nn.Sequential(stem, *stage(widths[0], widths[0], 1))]
-    found += [nn.Sequential(*stage(before, width, 2)) for before, width in pairwise(widths)]
-    return list(found)
+    modules = [nn.Sequential(stem, *stage(widths[0], widths[0], 1))]
+    modules += [nn.Sequential(*stage(before, width, 2)) for before, width in pairwise(widths)]
+    return list(modules)

@@ -89,9 +89,9 @@ class EncoderConfig:
         if self.preset not in PRESETS:
             raise ConfigError(f"expected preset {', '.join(PRESETS)}, got {self.preset!r}")
         shape = resolve(self)
-        least = {"patch": 4, "dim": 1, "depth": 1, "heads": 1, "window": 0, "neck": 16}
-        least |= {"adapter": 0, "image_size": shape.patch}
-        for name, low in least.items():
+        lowest = {"patch": 4, "dim": 1, "depth": 1, "heads": 1, "window": 0, "neck": 16}
+        lowest |= {"adapter": 0, "image_size": shape.patch}
+        for name, low in lowest.items():
             if getattr(shape, name) < low:
                 raise ConfigError(f"expected {name} >= {low}, got {getattr(shape, name)}")
         if shape.patch not in (4, 8, 16, 32) or shape.image_size % shape.patch:
@@ -116,8 +116,8 @@ class EncoderConfig:
 
 def resolve(config: EncoderConfig) -> Shape:
     """The preset with the config's own values put in."""
-    own = {f.name: getattr(config, f.name) for f in fields(Shape)}
-    return replace(PRESETS[config.preset], **{k: v for k, v in own.items() if v is not None})
+    settings = {f.name: getattr(config, f.name) for f in fields(Shape)}
+    return replace(PRESETS[config.preset], **{k: v for k, v in settings.items() if v is not None})
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -137,8 +137,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., dim) -> (..., dim)``."""
-        found: Tensor = self.lin2(self.act(self.lin1(x)))
-        return found
+        output: Tensor = self.lin2(self.act(self.lin1(x)))
+        return output
 
 
 def relative(table: Tensor, n: int) -> Tensor:
@@ -168,8 +168,8 @@ class Attention(nn.Module):
         columns = torch.einsum("bnhwd,wkd->bnhwk", q, relative(self.rel_pos_w, w))
         bias = (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
         q, k, v = (part.flatten(2, 3) for part in (q, k, v))
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        tokens: Tensor = self.proj(found.transpose(1, 2).reshape(x.shape))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        tokens: Tensor = self.proj(attended.transpose(1, 2).reshape(x.shape))
         return tokens
 
 
@@ -202,8 +202,8 @@ class Block(nn.Module):
         y = self.norm2(x)
         if self.adapter is not None:
             y = y + self.adapter(y)
-        found: Tensor = x + self.mlp(y)
-        return found
+        output: Tensor = x + self.mlp(y)
+        return output
 
 
 class Stem(nn.Module):
@@ -257,8 +257,8 @@ class Encoder(nn.Module):
         x = x + resize_positions(self.pos_embed, x.shape[1:3])
         for block in self.blocks:
             x = block(x)
-        found: Tensor = self.neck(x.movedim(-1, 1))
-        return found
+        features: Tensor = self.neck(x.movedim(-1, 1))
+        return features
 
 
 def resize_positions(table: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
@@ -297,17 +297,21 @@ def load_sam(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
         ConfigError: The file has not the whole encoder, or one of another shape.
     """
     state, fitted, report = network.state_dict(), dict[str, Tensor](), list[str]()
-    for name, own in state.items():
-        given = tensors.get(name)
-        found = None if given is None else _fit(name, given, own.shape)
-        if found is not None and given is not None:
-            fitted[name] = found
-            same = given.shape == own.shape
-            report.append(f"loaded {name}" if same else f"resized {name}: {_change(given, own)}")
+    for name, parameter in state.items():
+        tensor_given = tensors.get(name)
+        fitting = None if tensor_given is None else _fit(name, tensor_given, parameter.shape)
+        if fitting is not None and tensor_given is not None:
+            fitted[name] = fitting
+            same_shape = tensor_given.shape == parameter.shape
+            report.append(
+                f"loaded {name}"
+                if same_shape
+                else f"resized {name}: {_change(tensor_given, parameter)}"
+            )
         elif name.startswith(ENCODER) and ".adapter." not in name:
-            came = "none" if given is None else _size(given)
+            size_given = "none" if tensor_given is None else _size(tensor_given)
             raise ConfigError(
-                f"expected a tensor {name!r} of {_size(own)}, got {came}",
+                f"expected a tensor {name!r} of {_size(parameter)}, got {size_given}",
                 fix="give the file of the SAM model that the setting 'preset' names",
                 code="sam-weights",
             )
@@ -320,19 +324,19 @@ def load_sam(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     return report
 
 
-def _fit(name: str, given: Tensor, size: torch.Size) -> Tensor | None:
+def _fit(name: str, tensor: Tensor, size: torch.Size) -> Tensor | None:
     """A tensor of the checkpoint at the network's size; None if it cannot be made to fit."""
-    if given.shape == size:
-        return given
-    if given.ndim != len(size) or not name.startswith(ENCODER):
+    if tensor.shape == size:
+        return tensor
+    if tensor.ndim != len(size) or not name.startswith(ENCODER):
         return None
-    if name.endswith("pos_embed") and given.shape[-1] == size[-1]:
-        return resize_positions(given.float(), (size[1], size[2]))
-    if name.endswith(("rel_pos_h", "rel_pos_w")) and given.shape[1] == size[1]:
-        return F.interpolate(given.float().T[None], size[0], mode="linear")[0].T
+    if name.endswith("pos_embed") and tensor.shape[-1] == size[-1]:
+        return resize_positions(tensor.float(), (size[1], size[2]))
+    if name.endswith(("rel_pos_h", "rel_pos_w")) and tensor.shape[1] == size[1]:
+        return F.interpolate(tensor.float().T[None], size[0], mode="linear")[0].T
     stem = name.endswith("patch_embed.proj.weight")
-    if stem and (given.shape[0], *given.shape[2:]) == (size[0], *size[2:]):
-        return given.mean(1, keepdim=True).expand(size) * (given.shape[1] / size[1])
+    if stem and (tensor.shape[0], *tensor.shape[2:]) == (size[0], *size[2:]):
+        return tensor.mean(1, keepdim=True).expand(size) * (tensor.shape[1] / size[1])
     return None
 
 

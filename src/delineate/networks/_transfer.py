@@ -106,13 +106,13 @@ def axes(build: Build, channels: int, outputs: int) -> tuple[dict[str, int], dic
         return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
     def growing(larger: Mapping[str, torch.Size], count: int) -> dict[str, int]:
-        found = {}
+        axis_of_tensor = {}
         for name, shape in base.items():
             other = larger.get(name, shape)
             changed = [a for a, (m, n) in enumerate(zip(shape, other, strict=False)) if m != n]
             if [(shape[a], other[a]) for a in changed] == [(count, count + 1)]:
-                found[name] = changed[0]
-        return found
+                axis_of_tensor[name] = changed[0]
+        return axis_of_tensor
 
     base = shapes(channels, outputs)
     try:
@@ -138,53 +138,55 @@ def transfer(network: nn.Module, tensors: Mapping[str, Tensor], ends: Ends) -> T
     state, modules = network.state_dict(), dict(network.named_modules())
     strip, add = rename(tensors, state)
     loaded, resized, left_out = list[str](), dict[str, str](), dict[str, str]()
-    given = dict[str, Tensor]()
+    accepted = dict[str, Tensor]()
     for name, tensor in tensors.items():
         target = add + name.removeprefix(strip)
         if not name.startswith(strip) or target not in state:
             left_out[name] = "the network has no tensor of this name"
             continue
         owner = modules[target.rpartition(".")[0]]
-        made, words = _fit(target, tensor, state[target], owner, ends)
-        if made is None:
+        fitted, words = _fit(target, tensor, state[target], owner, ends)
+        if fitted is None:
             left_out[name] = words
             continue
-        if not bool(torch.isfinite(made).all()):
+        if not bool(torch.isfinite(fitted).all()):
             raise ConfigError(
                 f"expected finite weights, got NaN or infinity in {name!r}",
                 fix="its training diverged: take an earlier checkpoint",
                 code="weights-not-finite",
             )
-        given[target] = made
+        accepted[target] = fitted
         if words:
             resized[name] = words
         else:
             loaded.append(name)
     with torch.no_grad():
-        for target, made in given.items():
-            state[target].copy_(made)
-    told = [f"{strip}… taken away"] * bool(strip) + [f"{add}… put before"] * bool(add)
-    fresh = tuple(name for name in state if name not in given)
-    return Transfer(tuple(loaded), resized, left_out, fresh, ", ".join(told))
+        for target, fitted in accepted.items():
+            state[target].copy_(fitted)
+    prefixes = [f"{strip}… taken away"] * bool(strip) + [f"{add}… put before"] * bool(add)
+    fresh = tuple(name for name in state if name not in accepted)
+    return Transfer(tuple(loaded), resized, left_out, fresh, ", ".join(prefixes))
 
 
-def rename(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, str]:
+def rename(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> tuple[str, str]:
     """The prefix to take away and the prefix to put before, so that most tensors fit.
 
     Both are empty unless another choice fits more of them. An encoder's own file, for instance, has
     ``layer1.weight`` where the network has ``encoder.layer1.weight``. Names are changed only if
     most that are changed then fit in shape too: networks have many names that are nearly alike.
     """
-    shapes = {name: tensor.shape for name, tensor in wanted.items()}
-    strips = dict.fromkeys(["", *(_head(n, parts) for parts in (1, 2) for n in given)])
-    adds = dict.fromkeys(["", *(_head(n, 1) for n in wanted)])
-    best, most = ("", ""), sum(name in wanted for name in given)
+    shapes = {name: tensor.shape for name, tensor in target.items()}
+    strips = dict.fromkeys(["", *(_head(n, parts) for parts in (1, 2) for n in source)])
+    adds = dict.fromkeys(["", *(_head(n, 1) for n in target)])
+    best, most_fitting = ("", ""), sum(name in target for name in source)
     for strip in strips:
-        rest = {n.removeprefix(strip): t.shape for n, t in given.items() if n.startswith(strip)}
+        stripped = {
+            n.removeprefix(strip): t.shape for n, t in source.items() if n.startswith(strip)
+        }
         for add in adds:
-            fitting = sum(shapes.get(add + n) == shape for n, shape in rest.items())
-            if fitting > most and 2 * fitting >= len(rest):
-                best, most = (strip, add), fitting
+            fitting = sum(shapes.get(add + n) == shape for n, shape in stripped.items())
+            if fitting > most_fitting and 2 * fitting >= len(stripped):
+                best, most_fitting = (strip, add), fitting
     return best
 
 
@@ -195,29 +197,29 @@ def _head(name: str, parts: int) -> str:
 
 
 def _fit(
-    name: str, tensor: Tensor, mine: Tensor, owner: nn.Module, ends: Ends
+    name: str, tensor: Tensor, parameter: Tensor, owner: nn.Module, ends: Ends
 ) -> tuple[Tensor | None, str]:
-    """The tensor in the shape of ``mine``, and what was done; None and why where it cannot be."""
-    given, told = tuple(tensor.shape), []
+    """The tensor in the shape of ``parameter``, and what was done; None and why where it cannot."""
+    original_shape, changes = tuple(tensor.shape), []
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
         return None, f"expected plain numbers, got {tensor.layout}, {tensor.dtype}"
-    if tensor.is_floating_point() != mine.is_floating_point():
-        return None, f"expected {mine.dtype}, got {tensor.dtype}"
+    if tensor.is_floating_point() != parameter.is_floating_point():
+        return None, f"expected {parameter.dtype}, got {tensor.dtype}"
     if tensor.ndim == 4 and isinstance(owner, nn.Conv3d | nn.ConvTranspose3d):
         tensor, words = _inflate(tensor, owner, ends.slice_axis)
-        told += words
-    if (axis := ends.channel_axis.get(name)) is not None and tensor.ndim == mine.ndim:
+        changes += words
+    if (axis := ends.channel_axis.get(name)) is not None and tensor.ndim == parameter.ndim:
         tensor, words = _channels(tensor, axis, ends)
-        told += words
-    if (axis := ends.output_axis.get(name)) is not None and tensor.ndim == mine.ndim:
-        rows = _rows(tensor, mine, axis, ends)
+        changes += words
+    if (axis := ends.output_axis.get(name)) is not None and tensor.ndim == parameter.ndim:
+        rows = _rows(tensor, parameter, axis, ends)
         if rows is None:
             return None, "no output has the meaning of one of the network's"
         tensor = rows[0]
-        told += rows[1]
-    if tensor.shape != mine.shape:
-        return None, f"expected shape {tuple(mine.shape)}, got {given}"
-    return tensor, "; ".join(told)
+        changes += rows[1]
+    if tensor.shape != parameter.shape:
+        return None, f"expected shape {tuple(parameter.shape)}, got {original_shape}"
+    return tensor, "; ".join(changes)
 
 
 def _inflate(
@@ -249,30 +251,32 @@ def _channels(tensor: Tensor, axis: int, ends: Ends) -> tuple[Tensor, list[str]]
         return tensor, []
     mean = tensor.mean(axis)
     kernels = [tensor.select(axis, old.index(n)) if n in old else mean for n in new]
-    told = f"input channels {', '.join(n for n in new if n in old)} kept"
+    change = f"input channels {', '.join(n for n in new if n in old)} kept"
     others = [n for n in new if n not in old]
     if others:
-        told += f", {', '.join(others)} from the mean of {count}"
-    return torch.stack(kernels, axis), [told]
+        change += f", {', '.join(others)} from the mean of {count}"
+    return torch.stack(kernels, axis), [change]
 
 
-def _rows(tensor: Tensor, mine: Tensor, axis: int, ends: Ends) -> tuple[Tensor, list[str]] | None:
+def _rows(
+    tensor: Tensor, parameter: Tensor, axis: int, ends: Ends
+) -> tuple[Tensor, list[str]] | None:
     """Outputs of the same name; the others stay fresh. None where no label is shared."""
     new, old = list(ends.outputs), list(ends.old_outputs or ())
     if len(old) != tensor.shape[axis]:
-        return (tensor, []) if tensor.shape == mine.shape else None
+        return (tensor, []) if tensor.shape == parameter.shape else None
     if old == new:
         return tensor, []
     shared = [name for name in new if name in old]
     if not set(shared) - {"background"}:
         return None
-    here, there = (t.shape[:axis] + t.shape[axis + 1 :] for t in (tensor, mine))
-    if here != there:  # the caller says so
+    source_shape, target_shape = (t.shape[:axis] + t.shape[axis + 1 :] for t in (tensor, parameter))
+    if source_shape != target_shape:  # the caller says so
         return tensor, []
-    made = mine.clone()
+    filled = parameter.clone()
     for name in shared:
-        made.select(axis, new.index(name)).copy_(tensor.select(axis, old.index(name)))
-    return made, [f"outputs {', '.join(shared)} kept"]
+        filled.select(axis, new.index(name)).copy_(tensor.select(axis, old.index(name)))
+    return filled, [f"outputs {', '.join(shared)} kept"]
 
 
 def freeze(network: nn.Module, prefixes: Sequence[str]) -> int:

@@ -141,8 +141,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Codes:
         """See the class."""
         pool = F.adaptive_avg_pool3d if x.ndim == 5 else F.adaptive_avg_pool2d
-        found = self.head(pool(self.layers(x), self.grid).flatten(1)).float()
-        mean, spread = found.chunk(2, 1)
+        moments = self.head(pool(self.layers(x), self.grid).flatten(1)).float()
+        mean, spread = moments.chunk(2, 1)
         means = mean.split(self.lengths, 1)
         spreads = spread.clamp(-_LOG_VARIANCE, _LOG_VARIANCE).split(self.lengths, 1)
         return Codes(*map(Normal, means, spreads))

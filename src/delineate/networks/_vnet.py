@@ -57,8 +57,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the convolutions find, added to what they see."""
-        found: Tensor = self.activation(self.layers(x) + self.shortcut(x))
-        return found
+        output: Tensor = self.activation(self.layers(x) + self.shortcut(x))
+        return output
 
 
 def _stage(config: Config, width: int, level: int) -> Stage:

@@ -71,13 +71,13 @@ class AlexNet(nn.Module):
 
     def _flat(self, x: Tensor) -> Tensor:
         imagenet.require_least(x.shape[2:], LEAST)
-        found: Tensor = self.avgpool(self.features(x)).flatten(1)
-        return found
+        features: Tensor = self.avgpool(self.features(x)).flatten(1)
+        return features
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, 64 width)``."""
-        found: Tensor = self.classifier[:-1](self._flat(x))
-        return found
+        embedding: Tensor = self.classifier[:-1](self._flat(x))
+        return embedding
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, outputs)``.

@@ -111,8 +111,8 @@ class AxialAttention(nn.Module):
         per_head = lines.reshape(len(x), self.heads, 4 * d, -1, length)
         q, k, v = torch.tensor_split(per_head, (d, 2 * d), 2)  # (B, heads, d or 2d, lines, L)
         place = torch.arange(length, device=x.device)
-        apart = (place[None] - place[:, None]).clamp(1 - self.reach, self.reach - 1)
-        relative = self.relative[:, apart + self.reach - 1]
+        distance = (place[None] - place[:, None]).clamp(1 - self.reach, self.reach - 1)
+        relative = self.relative[:, distance + self.reach - 1]
         r_q, r_k, r_v = torch.tensor_split(relative, (d, 2 * d), 0)  # (d or 2d, o, p)
         a, b, c = self.gates.unbind()
         logits = (
@@ -121,9 +121,9 @@ class AxialAttention(nn.Module):
             + torch.einsum("bhdlp,dop->bhlop", k, b * r_k)
         )
         weights = (logits * d**-0.5).softmax(-1)
-        found = torch.einsum("bhlop,bhdlp->bhdlo", weights, v)
-        found = found + torch.einsum("bhlop,dop->bhdlo", weights, c * r_v)
-        whole = found.reshape(len(x), -1, *lines.shape[2:])
+        attended = torch.einsum("bhlop,bhdlp->bhdlo", weights, v)
+        attended = attended + torch.einsum("bhlop,dop->bhdlo", weights, c * r_v)
+        whole = attended.reshape(len(x), -1, *lines.shape[2:])
         return whole.movedim(-1, 2 + self.axis)
 
 
@@ -148,5 +148,5 @@ class AxialBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What attention found, and ``x`` added."""
-        found: Tensor = self.activation(self.branch(x) + x)
-        return found
+        output: Tensor = self.activation(self.branch(x) + x)
+        return output

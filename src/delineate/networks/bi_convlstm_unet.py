@@ -133,10 +133,10 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, before, *S)`` -> the last block's ``(B, width, *S)``."""
-        found: list[Tensor] = []
+        features: list[Tensor] = []
         for block in self.blocks:
-            x = block(torch.cat(found, 1) if found else x)
-            found.append(x)
+            x = block(torch.cat(features, 1) if features else x)
+            features.append(x)
         return x
 
 

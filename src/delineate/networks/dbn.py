@@ -90,7 +90,9 @@ class DeepBelief(nn.Module):
         return logits
 
 
-def contrast(network: DeepBelief, level: int, seen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def contrast(
+    network: DeepBelief, level: int, visible_bias: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor]:
     """Contrastive divergence of one machine with one step (CD-1), as a loss to be minimised.
 
     The free energy of what the machine sees less that of what it makes of it. Its gradient is the
@@ -100,7 +102,7 @@ def contrast(network: DeepBelief, level: int, seen: Tensor, x: Tensor) -> tuple[
     Args:
         network: The machines below are left alone.
         level: Index of the machine.
-        seen: Biases of the units that the machine sees, flat; only needed here.
+        visible_bias: Biases of the units that the machine sees, flat; only needed here.
         x: Images ``(B, C, *S)``.
 
     Returns:
@@ -111,11 +113,11 @@ def contrast(network: DeepBelief, level: int, seen: Tensor, x: Tensor) -> tuple[
     with torch.no_grad():
         below = network.hidden(x, level).float()
         up = torch.sigmoid(F.linear(below, weight, bias))
-        down = torch.sigmoid(F.linear(torch.bernoulli(up), weight.T, seen)).float()
+        down = torch.sigmoid(F.linear(torch.bernoulli(up), weight.T, visible_bias)).float()
 
     def energy(visible: Tensor) -> Tensor:
         hidden = F.softplus(F.linear(visible, weight, bias).float()).sum(1)
-        return -(visible @ seen) - hidden
+        return -(visible @ visible_bias) - hidden
 
     loss = (energy(below) - energy(down)).mean()
     return loss, (below - down).square().mean()

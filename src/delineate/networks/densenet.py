@@ -101,8 +101,8 @@ class DenseLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """New features alone."""
         x = self.conv1(torch.relu(self.norm1(x)))
-        found: Tensor = self.conv2(torch.relu(self.norm2(x)))
-        return found
+        features: Tensor = self.conv2(torch.relu(self.norm2(x)))
+        return features
 
 
 class DenseBlock(nn.Module):

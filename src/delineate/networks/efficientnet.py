@@ -128,8 +128,8 @@ class Bottleneck(nn.Module):
         if not self.shortcut:
             return y
         if self.training and self.skipped:
-            kept = torch.rand((len(y), 1, 1, 1), device=y.device) >= self.skipped
-            y = y * kept / (1 - self.skipped)
+            survives = torch.rand((len(y), 1, 1, 1), device=y.device) >= self.skipped
+            y = y * survives / (1 - self.skipped)
         return x + y
 
 
@@ -177,8 +177,8 @@ class EfficientNet(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, F)``."""
-        found: Tensor = self.features(x).mean((2, 3))
-        return found
+        embedding: Tensor = self.features(x).mean((2, 3))
+        return embedding
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, outputs)``."""

@@ -84,11 +84,11 @@ class Path(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features ``(B, width_i, *S/2^i)``."""
-        found: list[Tensor] = []
+        features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
             x = stage(self.pool(x) if i else x)
-            found.append(x)
-        return found
+            features.append(x)
+        return features
 
 
 class MultiPathFCN(nn.Module):
@@ -103,10 +103,10 @@ class MultiPathFCN(nn.Module):
         *finer, last = widths
         self.bottom = vgg.unit(nd, channels * last, last, kernel=1, norm=norm)
         self.up = nn.ModuleList(
-            blocks.up_conv(nd, below, here) for here, below in zip(finer, widths[1:], strict=True)
+            blocks.up_conv(nd, below, width) for width, below in zip(finer, widths[1:], strict=True)
         )
         self.decoder = nn.ModuleList(
-            vgg.unit(nd, (channels + 1) * here, here, norm=norm) for here in finer
+            vgg.unit(nd, (channels + 1) * width, width, norm=norm) for width in finer
         )
         self.head = blocks.conv(nd, config.width, outputs, 1)
         blocks.initialise(self)
@@ -120,8 +120,8 @@ class MultiPathFCN(nn.Module):
         """
         vgg.require_size(x.shape[2:], divisor(self.config))
         single = torch.split(x, 1, dim=1)
-        found = [path(channel) for path, channel in zip(self.paths, single, strict=True)]
-        *finer, coarsest = [torch.cat(level, 1) for level in zip(*found, strict=True)]
+        features = [path(channel) for path, channel in zip(self.paths, single, strict=True)]
+        *finer, coarsest = [torch.cat(level, 1) for level in zip(*features, strict=True)]
         x = self.bottom(coarsest)
         for skip, up, decode in reversed(list(zip(finer, self.up, self.decoder, strict=True))):
             x = decode(torch.cat([skip, up(x)], 1))

@@ -74,13 +74,13 @@ class FeatureCNN(nn.Module):
         super().__init__()
         self.config = config
         self.generator = family.Generator(config, channels, config.features)
-        seen = config.features + channels * config.sees_image
-        self.classifier = _cnn.PlainClassifier(config.cnn(), seen, outputs)
+        input_channels = config.features + channels * config.sees_image
+        self.classifier = _cnn.PlainClassifier(config.cnn(), input_channels, outputs)
 
     def classify(self, features: Tensor, image: Tensor) -> Tensor:
         """Logits ``(B, outputs)`` of feature maps ``(B, R, *S)`` and the image they are of."""
-        seen = torch.cat([features, image], 1) if self.config.sees_image else features
-        logits: Tensor = self.classifier(seen)
+        inputs = torch.cat([features, image], 1) if self.config.sees_image else features
+        logits: Tensor = self.classifier(inputs)
         return logits
 
     def forward(self, x: Tensor) -> Tensor:

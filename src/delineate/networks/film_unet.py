@@ -87,8 +87,8 @@ class Stage(nn.Module):
         x = self.second(self.first(x))
         film = self.film(F.silu(self.hidden(code)))
         factor, offset = film.view(*film.shape, *(1,) * (x.ndim - 2)).chunk(2, 1)
-        found: Tensor = self.activation(x * (1 + factor) + offset)
-        return found
+        output: Tensor = self.activation(x * (1 + factor) + offset)
+        return output
 
 
 class FilmUNet(nn.Module):
@@ -132,19 +132,19 @@ class FilmUNet(nn.Module):
             ConfigError: A size that cannot be halved often enough; the nearest is named.
         """
         blocks.require_levels(x.shape[2:], self.config.levels)
-        kept = []
+        skips = []
         for stage in self.encoder:
             x = stage(x)
-            kept.append(x)
+            skips.append(x)
         x = self.bottleneck(x, code)
-        found: list[Tensor] = []
+        logits: list[Tensor] = []
         for i in reversed(range(len(self.decoder))):
-            joined, stage = torch.cat([kept.pop(), self.up[i](x)], 1), self.decoder[i]
+            joined, stage = torch.cat([skips.pop(), self.up[i](x)], 1), self.decoder[i]
             x = stage(joined, code) if isinstance(stage, Stage) else stage(joined)
             if i < len(self.heads) and (i == 0 or self.training):
-                found.append(self.heads[i](x))
-        found.reverse()
-        return found if self.training and len(found) > 1 else found[0]
+                logits.append(self.heads[i](x))
+        logits.reverse()
+        return logits if self.training and len(logits) > 1 else logits[0]
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits as ``segment`` gives them, by the image's own code."""

@@ -69,13 +69,13 @@ class Inception(nn.Module):
 
     def __init__(self, before: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        one, reduce3, three, reduce5, five, pooled = widths
+        width1, reduce3, width3, reduce5, width5, pooled = widths
         unit = imagenet.Unit
-        self.branch1 = unit(before, one)
-        self.branch2 = nn.Sequential(unit(before, reduce3), unit(reduce3, three, 3, padding=1))
-        self.branch3 = nn.Sequential(unit(before, reduce5), unit(reduce5, five, 3, padding=1))
+        self.branch1 = unit(before, width1)
+        self.branch2 = nn.Sequential(unit(before, reduce3), unit(reduce3, width3, 3, padding=1))
+        self.branch3 = nn.Sequential(unit(before, reduce5), unit(reduce5, width5, 3, padding=1))
         self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), unit(before, pooled))
-        self.after = one + three + five + pooled
+        self.after = width1 + width3 + width5 + pooled
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, before, H, W) -> (B, after, H, W)``."""
@@ -112,15 +112,15 @@ class GoogLeNet(nn.Module):
         self.conv2 = imagenet.Unit(width, width)
         self.conv3 = imagenet.Unit(width, before, 3, padding=1)
         self.pool = imagenet.HalvingPool(3)
-        found: dict[str, int] = {}
+        width_after: dict[str, int] = {}
         for name, channels_of in MODULES.items():
             widths = tuple(imagenet.scaled(c, width, 64) for c in channels_of)
             module = Inception(before, widths)
             self.add_module(f"inception{name}", module)
-            before = found[name] = module.after
+            before = width_after[name] = module.after
         self.aux = _TAPPED if config.auxiliary else ()
         for i, name in enumerate(self.aux, 1):
-            self.add_module(f"aux{i}", Head(found[name], width, outputs))
+            self.add_module(f"aux{i}", Head(width_after[name], width, outputs))
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(before, outputs)
         heads = [part.fc2 for part in self.children() if isinstance(part, Head)]
@@ -130,12 +130,12 @@ class GoogLeNet(nn.Module):
         """What each module gives, in order."""
         x = self.pool(self.conv1(x))
         x = self.pool(self.conv3(self.conv2(x)))
-        found = {}
+        maps = {}
         for name in MODULES:
-            x = found[name] = self.get_submodule(f"inception{name}")(x)
+            x = maps[name] = self.get_submodule(f"inception{name}")(x)
             if name in _POOLED:
                 x = imagenet.HalvingPool(_POOLED[name])(x)
-        return found
+        return maps
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, F)``."""

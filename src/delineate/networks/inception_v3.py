@@ -158,12 +158,12 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, before, H, W) -> (B, after, H', W')``."""
-        found: dict[tuple[str, ...], Tensor] = {(): x}
+        outputs: dict[tuple[str, ...], Tensor] = {(): x}
         for branch in self.branches:
             for i, name in enumerate(branch):
-                if branch[: i + 1] not in found:
-                    found[branch[: i + 1]] = self.get_submodule(name)(found[branch[:i]])
-        return torch.cat([found[branch] for branch in self.branches], 1)
+                if branch[: i + 1] not in outputs:
+                    outputs[branch[: i + 1]] = self.get_submodule(name)(outputs[branch[:i]])
+        return torch.cat([outputs[branch] for branch in self.branches], 1)
 
 
 def _layer(

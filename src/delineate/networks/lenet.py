@@ -91,24 +91,24 @@ class LeNet(nn.Module):
     def __init__(self, config: Config, channels: int, outputs: int) -> None:
         super().__init__()
         self.config = config
-        one, two = config.filters
-        three, four = config.hidden
+        first, second = config.filters
+        third, fourth = config.hidden
         self.features = nn.Sequential(
-            nn.Conv2d(channels, one, 5), nn.ReLU(), _pool(config.pool, one),
-            nn.Conv2d(one, two, 5), nn.ReLU(), _pool(config.pool, two),
+            nn.Conv2d(channels, first, 5), nn.ReLU(), _pool(config.pool, first),
+            nn.Conv2d(first, second, 5), nn.ReLU(), _pool(config.pool, second),
             nn.AdaptiveAvgPool2d(5),
         )  # fmt: skip
         self.dense = nn.Sequential(
-            nn.Linear(25 * two, three), nn.ReLU(), nn.Linear(three, four), nn.ReLU()
+            nn.Linear(25 * second, third), nn.ReLU(), nn.Linear(third, fourth), nn.ReLU()
         )
-        self.head = nn.Linear(four, outputs)
+        self.head = nn.Linear(fourth, outputs)
         imagenet.initialise(self, self.head)
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, 84)``."""
         imagenet.require_least(x.shape[2:], LEAST)
-        found: Tensor = self.dense(self.features(x).flatten(1))
-        return found
+        embedding: Tensor = self.dense(self.features(x).flatten(1))
+        return embedding
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, outputs)``.

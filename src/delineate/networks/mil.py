@@ -88,10 +88,10 @@ class Mil(nn.Module):
         Raises:
             ConfigError: One pixel of a slice would be left in the last block.
         """
-        apart = x.movedim(2 + self.config.axis, 1)
-        family.require_voxels(apart.shape[3:], self.config.depth)
-        found = self.dense(self.features(apart.flatten(0, 1)).flatten(2).mean(2))
-        bags: Tensor = found.unflatten(0, apart.shape[:2])
+        by_slice = x.movedim(2 + self.config.axis, 1)
+        family.require_voxels(by_slice.shape[3:], self.config.depth)
+        features = self.dense(self.features(by_slice.flatten(0, 1)).flatten(2).mean(2))
+        bags: Tensor = features.unflatten(0, by_slice.shape[:2])
         return bags
 
     def embed(self, x: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ class Mil(nn.Module):
         bags = self.slices(x)
         if self.pool is None:
             return bags.mean(1)
-        found: Tensor = self.pool(bags)
-        return found
+        embedding: Tensor = self.pool(bags)
+        return embedding
 
     def slice_weights(self, x: Tensor) -> Tensor | None:
         """What every slice counts, ``(B, K)``, summing to 1; None where the pooling does not say.

@@ -120,12 +120,12 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of each resolution, finest (half) first."""
-        found = []
+        features = []
         for i, block in enumerate(self.features):
             x = block(x)
             if i in self.last:
-                found.append(x)
-        return found
+                features.append(x)
+        return features
 
 
 class InvertedResidual(nn.Module):
@@ -147,8 +147,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, before, *S) -> (B, after, *S / stride)``."""
-        found: Tensor = self.conv(x)
-        return x + found if self.shortcut else found
+        output: Tensor = self.conv(x)
+        return x + output if self.shortcut else output
 
 
 def _scaled(channels: int, width: int) -> int:

@@ -125,8 +125,8 @@ class PatchCritic(nn.Module):
             scores = F.pad(scores, (1,) * 2 * nd, "replicate")
         mode = "trilinear" if nd == 3 else "bilinear"
         fine = F.interpolate(scores, scale_factor=2.0**self.config.layers, mode=mode)
-        rest = [n - m for n, m in zip(x.shape[2:], fine.shape[2:], strict=True)]
-        return F.pad(fine, [end for n in reversed(rest) for end in (0, n)], "replicate")
+        missing = [n - m for n, m in zip(x.shape[2:], fine.shape[2:], strict=True)]
+        return F.pad(fine, [end for n in reversed(missing) for end in (0, n)], "replicate")
 
 
 class Branches(nn.Module):

@@ -77,14 +77,14 @@ class Res2Block(nn.Module):
 
     def hierarchy(self, x: Tensor) -> list[Tensor]:
         """What each group found: the first passes, each other sees the one before it too."""
-        first, *rest = self.split(x).chunk(len(self.convs) + 1, 1)
-        found = [first]
-        for i, (conv, part) in enumerate(zip(self.convs, rest, strict=True)):
-            found.append(conv(part + found[-1] if i else part))
-        return found
+        first, *others = self.split(x).chunk(len(self.convs) + 1, 1)
+        outputs = [first]
+        for i, (conv, part) in enumerate(zip(self.convs, others, strict=True)):
+            outputs.append(conv(part + outputs[-1] if i else part))
+        return outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """The groups fused, and ``x`` added."""
         fused = self.fuse(torch.cat(self.hierarchy(x), 1))
-        found: Tensor = self.activation(fused + self.shortcut(x))
-        return found
+        output: Tensor = self.activation(fused + self.shortcut(x))
+        return output

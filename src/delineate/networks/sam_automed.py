@@ -84,8 +84,8 @@ class Squeeze(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
-        found: Tensor = x * self.gate(x.mean((2, 3), keepdim=True))
-        return found
+        output: Tensor = x * self.gate(x.mean((2, 3), keepdim=True))
+        return output
 
 
 class Inverted(nn.Module):
@@ -111,8 +111,8 @@ class Inverted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, before, H, W) -> (B, after, H/stride, W/stride)``."""
-        found: Tensor = self.branch(x)
-        return x + found if self.same else found
+        output: Tensor = self.branch(x)
+        return x + output if self.same else output
 
 
 class Positions(nn.Module):
@@ -155,11 +155,11 @@ class PromptGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Dense prompt ``(B, h w, neck)``, sparse ``(B, 4, neck)``, places ``(h w, neck)``."""
-        found = self.features(x)
-        grid = centres(found.shape[2], found.shape[3], x.device)
-        dense = self.dense(found).flatten(2).mT + self.no_mask_embed.weight
-        share = self.where(found).flatten(2).float().softmax(-1)  # (B, 4, h w)
-        content = share @ self.content(found).flatten(2).float().mT
+        features = self.features(x)
+        grid = centres(features.shape[2], features.shape[3], x.device)
+        dense = self.dense(features).flatten(2).mT + self.no_mask_embed.weight
+        share = self.where(features).flatten(2).float().softmax(-1)  # (B, 4, h w)
+        content = share @ self.content(features).flatten(2).float().mT
         kinds = torch.cat([kind.get_parameter("weight") for kind in self.point_embeddings])
         places = (share[..., None] * grid).sum(2)  # (B, 4, 2)
         return dense, self.pe_layer(places) + kinds + content, self.pe_layer(grid)
@@ -184,8 +184,8 @@ class CrossAttention(nn.Module):
         """What each query finds."""
         parts = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
-        found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.out_proj(found)  # type: ignore[no-any-return]
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.out_proj(attended)  # type: ignore[no-any-return]
 
 
 class TwoWayBlock(nn.Module):
@@ -211,11 +211,11 @@ class TwoWayBlock(nn.Module):
             named = tokens + names
             tokens = self.norm1(tokens + self.self_attn(named, named, tokens))
         placed = image + places
-        seen = self.cross_attn_token_to_image(tokens + names, placed, image)
-        tokens = self.norm2(tokens + seen)
+        attended = self.cross_attn_token_to_image(tokens + names, placed, image)
+        tokens = self.norm2(tokens + attended)
         tokens = self.norm3(tokens + self.mlp(tokens))
-        seen = self.cross_attn_image_to_token(placed, tokens + names, tokens)
-        return tokens, self.norm4(image + seen)
+        attended = self.cross_attn_image_to_token(placed, tokens + names, tokens)
+        return tokens, self.norm4(image + attended)
 
 
 class TwoWay(nn.Module):
@@ -232,8 +232,8 @@ class TwoWay(nn.Module):
         tokens = names
         for layer in self.layers:
             tokens, image = layer(tokens, image, names, places)
-        seen = self.final_attn_token_to_image(tokens + names, image + places, image)
-        return self.norm_final_attn(tokens + seen), image
+        attended = self.final_attn_token_to_image(tokens + names, image + places, image)
+        return self.norm_final_attn(tokens + attended), image
 
 
 class ClassMlps(nn.Module):
@@ -275,8 +275,8 @@ class MaskDecoder(nn.Module):
         """Features ``(B, dim, h, w)`` -> logits ``(B, outputs, 4h, 4w)``."""
         size, outputs = image.shape[2:], len(self.class_tokens)
         names = torch.cat([self.class_tokens.expand(len(image), -1, -1), sparse], 1)
-        tokens, seen = self.transformer(names, image.flatten(2).mT, places)
-        fine = self.output_upscaling(seen.mT.unflatten(2, size))
+        tokens, attended = self.transformer(names, image.flatten(2).mT, places)
+        fine = self.output_upscaling(attended.mT.unflatten(2, size))
         return torch.einsum("bod,bdhw->bohw", self.class_mlps(tokens[:, :outputs]), fine)
 
 

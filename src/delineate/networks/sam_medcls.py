@@ -65,8 +65,8 @@ class DualAttention(nn.Module):
         gate = self.channels(x.mean((2, 3))) + self.channels(x.amax((2, 3)))
         x = x * gate.sigmoid()[..., None, None]
         summary = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        found: Tensor = x * self.places(summary).sigmoid()
-        return found
+        output: Tensor = x * self.places(summary).sigmoid()
+        return output
 
 
 class SamMedCls(nn.Module):

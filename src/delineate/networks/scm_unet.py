@@ -83,8 +83,8 @@ class SimilarityConnection(nn.Module):
             part.flatten(2).transpose(1, 2)
             for part in (self.query(x), self.key(pooled), self.value(pooled))
         )
-        found = F.scaled_dot_product_attention(query, key, value)
-        gathered: Tensor = self.out(found.transpose(1, 2).reshape(x.shape[0], -1, *size))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        gathered: Tensor = self.out(attended.transpose(1, 2).reshape(x.shape[0], -1, *size))
         return x + gathered
 
 

@@ -86,10 +86,10 @@ class SeganCritic(nn.Module):
                 fix=f"pad to {nearest}, or use fewer layers",
                 code="size",
             )
-        found = [x]
+        outputs = [x]
         for layer in self.layers:
-            found.append(layer(found[-1]))
-        return found
+            outputs.append(layer(outputs[-1]))
+        return outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """All features in one vector ``(B, 1, F)``."""

@@ -58,8 +58,8 @@ def build(config: Config, channels: int, outputs: int) -> SegNet:
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """Maxima of ``(B, C, *S)`` over 2 x 2 (x 2), and their places: both ``(B, C, *S/2)``."""
     largest = F.max_pool3d if x.ndim == 5 else F.max_pool2d
-    found, places = largest(x, 2, return_indices=True)
-    return found, places
+    maxima, places = largest(x, 2, return_indices=True)
+    return maxima, places
 
 
 def unpool(x: Tensor, places: Tensor, size: torch.Size) -> Tensor:
@@ -99,13 +99,13 @@ class SegNet(nn.Module):
             ConfigError: A spatial size is no multiple of ``divisor``.
         """
         blocks.require_multiple(x.shape[2:], divisor(self.config))
-        kept: list[tuple[Tensor, torch.Size]] = []
+        pooled: list[tuple[Tensor, torch.Size]] = []
         for stage in self.encoder:
             x = stage(x)
             size = x.shape
             x, places = pool(x)
-            kept.append((places, size))
-        for stage, (places, size) in zip(reversed(self.decoder), reversed(kept), strict=True):
+            pooled.append((places, size))
+        for stage, (places, size) in zip(reversed(self.decoder), reversed(pooled), strict=True):
             x = stage(unpool(x, places, size))
         logits: Tensor = self.head(x)
         return logits

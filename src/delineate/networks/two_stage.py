@@ -179,8 +179,8 @@ class Detector(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, C, *S)`` -> ``(B, outputs, *cells)`` and ``(B, nd, *cells)``."""
-        found = self.trunk(x)
-        return self.heat(found), self.size(found)
+        features = self.trunk(x)
+        return self.heat(features), self.size(features)
 
 
 class Segmenter(nn.Module):
@@ -246,17 +246,17 @@ class TwoStage(nn.Module):
             )
         logits, correction = (part.float() for part in self.detector(x))
         heat = 1 - logits.softmax(1)[:, 0]
-        found = box_of(heat)
+        box = box_of(heat)
         space = tuple(range(1, heat.ndim))
         share = heat / (heat.sum(space, keepdim=True) + 1e-8)
         change = (correction * share[:, None]).flatten(2).sum(2).tanh() * math.log(_CORRECTION)
-        half = self.config.margin * found.half * change.exp()
+        half = self.config.margin * box.half * change.exp()
         half = half - (half - 1).relu().detach()  # 1 at most, and still it can learn to shrink
-        centre = found.centre.clamp(half - 1, 1 - half)  # the crop stays within the image
+        centre = box.centre.clamp(half - 1, 1 - half)  # the crop stays within the image
         # how much there is to find decides between that box and the whole image
         warmest = heat.amax(space)[:, None]
-        sure = ((warmest - _NOTHING) / (_SOMETHING - _NOTHING)).clamp(0, 1)
-        return logits, Box(sure * centre, 1 - sure * (1 - half))
+        certainty = ((warmest - _NOTHING) / (_SOMETHING - _NOTHING)).clamp(0, 1)
+        return logits, Box(certainty * centre, 1 - certainty * (1 - half))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits ``(B, outputs, *S)``; in training a list of them and of stage 1's, enlarged."""

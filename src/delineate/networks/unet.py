@@ -133,8 +133,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, before, *S) -> (B, after, *S / stride)``."""
-        found: Tensor = self.activation(self.body(x) + self.shortcut(x))
-        return found
+        output: Tensor = self.activation(self.body(x) + self.shortcut(x))
+        return output
 
 
 class ConcurrentSqueeze(nn.Module):

@@ -94,12 +94,12 @@ class UNetPlusPlus(nn.Module):
         finest = grid[0][::-1]
         if self.training and len(self.heads) > 1:
             return [head(y) for head, y in zip(self.heads, finest, strict=False)]
-        found: Tensor = self.heads[0](finest[0])
-        return found
+        logits: Tensor = self.heads[0](finest[0])
+        return logits
 
     def _node(self, i: int, j: int, lateral: list[Tensor], below: Tensor) -> Tensor:
         up = self.up[f"{i}_{j}"](below)
         if self.config.attention:
             lateral = [self.gates[f"{i}_{j}_{k}"](y, up) for k, y in enumerate(lateral)]
-        found: Tensor = self.nodes[f"{i}_{j}"](torch.cat([*lateral, up], 1))
-        return found
+        output: Tensor = self.nodes[f"{i}_{j}"](torch.cat([*lateral, up], 1))
+        return output

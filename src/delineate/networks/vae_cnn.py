@@ -80,8 +80,8 @@ class VaeCnn(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Features before the last layer, ``(B, hidden)``."""
-        found: Tensor = self.dense(self.branches.code(x))
-        return found
+        embedding: Tensor = self.dense(self.branches.code(x))
+        return embedding
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, outputs)``."""

@@ -68,8 +68,8 @@ class GuidedSkip(nn.Module):
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:
         """``skip`` and ``x`` ``(B, width, *S)`` -> ``(B, width, *S)``."""
-        found = guided_filter(skip, x, self.radius, self.eps)
-        return found * self.gate.weights(skip, x)
+        filtered = guided_filter(skip, x, self.radius, self.eps)
+        return filtered * self.gate.weights(skip, x)
 
 
 def guided_filter(guide: Tensor, x: Tensor, radius: int = 1, eps: float = 1e-2) -> Tensor:
@@ -97,5 +97,5 @@ def guided_filter(guide: Tensor, x: Tensor, radius: int = 1, eps: float = 1e-2) 
 
     middle, level = mean(guide), mean(x)
     slope = (mean(guide * x) - middle * level) / (F.relu(mean(guide**2) - middle**2) + eps)
-    found = mean(slope) * guide + mean(level - slope * middle)
-    return found.to(kind)
+    filtered = mean(slope) * guide + mean(level - slope * middle)
+    return filtered.to(kind)
