@@ -11,6 +11,6 @@ A file without ``KIND`` is a brick of methods, no term of a sum. What is named h
 anybody's own too.
 """
 
-from delineate.losses._common import Term, known, mean, one_hot
+from delineate.losses._common import Term, annotated, mean, one_hot
 
-__all__ = ["Term", "known", "mean", "one_hot"]
+__all__ = ["Term", "annotated", "mean", "one_hot"]
