@@ -276,3 +276,14 @@ def test_what_is_read_is_a_copy() -> None:
     assert chosen.image.min() == 1
     assert chosen.label is not None
     assert chosen.label.max() <= 1
+
+
+@pytest.mark.parametrize("axis", [None, 2])
+def test_an_image_beside_the_case_is_read_at_the_same_place(axis: int | None) -> None:
+    prepared = case((9, 8, 7), channels=1)
+    region = Region((12, 4) if axis else (12, 4, 4), axis, neighbours=1 if axis else 0)
+    patch, _ = sampling.read(prepared, (4, 5, 3), region)
+    beside = sampling.read_like(2 * prepared.image, (4, 5, 3), region)
+    middle = patch[1:2] if axis else patch
+    np.testing.assert_array_equal(np.nan_to_num(beside), 2 * middle)
+    np.testing.assert_array_equal(np.isnan(beside), middle == 0)  # where the region leaves the case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,7 @@ class Batch:
     """What one training step sees: samples of the labelled pool and, for some methods, of others.
 
     Of a sample that is not labelled nothing but the image can be known: whatever was given as its
-    label or class is ``IGNORED`` here.
+    label or class is ``IGNORED`` here, and as its target NaN.
 
     Args:
         image: ``(B, C, *S)`` float32.
@@ -107,6 +108,8 @@ class Batch:
         weight: ``(B,)`` what each image counts, where they do not count alike.
         labelled: ``(B,)`` bool, of whom it is known what the model is to say; by default of all.
         subject: ``(B,)`` int64, a number for each subject, so that nothing is chosen across them.
+        target: ``(B, K, *S)`` float32, the image to be given, where images are learned; NaN where
+            it is not known.
     """
 
     image: Tensor
@@ -116,6 +119,7 @@ class Batch:
     weight: Tensor | None = None
     labelled: Tensor = None  # type: ignore[assignment]  # a default that depends on the image
     subject: Tensor | None = None
+    target: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.spacing_mm:
@@ -130,6 +134,9 @@ class Batch:
         if self.class_index is not None:
             known = self.class_index.masked_fill(others, IGNORED)
             object.__setattr__(self, "class_index", known)
+        if self.target is not None:
+            unknown = others.view(-1, *(1,) * (self.target.ndim - 1))
+            object.__setattr__(self, "target", self.target.masked_fill(unknown, math.nan))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     FOLDER/<key>/image.npy     (C, *S) float32
                  label.npy     (*S) uint8 indices, where the case is labelled
+                 target.npy    (K, *S) float32 in units of the file, where images are to be given
                  samples.npz   up to 10,000 voxel coordinates of every foreground label, and of
                                all that is annotated where some of the case is not
                  case.json     grid, history, subject, facts, and size and sha256 of the other files
@@ -62,6 +63,7 @@ class PreparedArrays:
         original: Grid of the first image file.
         grid: Grid of ``image``.
         meta: Whatever else should be kept; plain data for JSON.
+        target: ``(K, *S)`` float32, the image that a model is to give, in the units of its file.
     """
 
     image: NDArray[np.float32]
@@ -70,6 +72,7 @@ class PreparedArrays:
     original: Grid
     grid: Grid
     meta: Mapping[str, Any] = field(default_factory=dict)
+    target: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,7 @@ class PreparedCase:
         grid: Grid of ``image``.
         meta: What the preparation kept.
         class_name: Class of the case as the cohort gives it now; never kept in the cache.
+        targets: Channels of ``target``, 0 where there is none.
     """
 
     id: str
@@ -99,12 +103,13 @@ class PreparedCase:
     grid: Grid
     meta: Mapping[str, Any]
     class_name: str | None = None
+    targets: int = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes that image and label take on disk."""
+        """Bytes that image, label and target take on disk."""
         voxels = math.prod(self.shape[1:])
-        return voxels * (4 * self.shape[0] + self.labelled)
+        return voxels * (4 * (self.shape[0] + self.targets) + self.labelled)
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -115,6 +120,11 @@ class PreparedCase:
     def label(self) -> NDArray[np.uint8] | None:
         """``(*S)`` label indices, read-only, mapped from disk."""
         return _open(self.folder / "label.npy") if self.labelled else None
+
+    @property
+    def target(self) -> NDArray[np.float32] | None:
+        """``(K, *S)`` in the units of the file, read-only, mapped from disk."""
+        return _open(self.folder / "target.npy") if self.targets else None
 
     @cached_property
     def samples(self) -> dict[int, NDArray[np.int32]]:
@@ -285,6 +295,7 @@ def _load(entry: Path, verify: bool) -> PreparedCase | None:
             original=_grid_from(facts["original"]),
             grid=_grid_from(facts["grid"]),
             meta=facts["meta"],
+            targets=facts.get("targets", 0),
         )
         return case if case.image.shape == case.shape else None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
@@ -339,6 +350,8 @@ def _write(entry: Path, case: Case, arrays: PreparedArrays, prints: Mapping[str,
     }
     if arrays.label is not None:
         contents["label.npy"] = np.ascontiguousarray(arrays.label, dtype=np.uint8)
+    if arrays.target is not None:
+        contents["target.npy"] = np.ascontiguousarray(arrays.target, dtype=np.float32)
     files = {}
     for name, array in contents.items():
         with atomic_path(entry / name, array.nbytes) as temporary:
@@ -355,6 +368,7 @@ def _write(entry: Path, case: Case, arrays: PreparedArrays, prints: Mapping[str,
         "shape": list(arrays.image.shape), "history": list(arrays.history),
         "original": _grid_to(arrays.original), "grid": _grid_to(arrays.grid),
         "meta": dict(arrays.meta), "sources": dict(prints), "files": files,
+        "targets": 0 if arrays.target is None else len(arrays.target),
     }  # fmt: skip
     body = json.dumps(facts, ensure_ascii=False, indent=1)
     seal = hashlib.sha256(body.encode()).hexdigest()

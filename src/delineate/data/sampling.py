@@ -154,17 +154,8 @@ def read(
     Returns:
         ``(C', *size)`` and ``(*size)``; ``C' = C (2 neighbours + 1)`` for 2D networks on volumes.
     """
-    channels, *shape = case.shape
-    position, axis = list(centre), region.slice_axis
-    slices: list[int] = []
-    if axis is not None and len(shape) == 3:
-        last, centre_slice = shape.pop(axis) - 1, position.pop(axis)
-        around = range(centre_slice - region.neighbours, centre_slice + region.neighbours + 1)
-        slices = [min(max(k, 0), last) for k in around]
-    source, target = _window(shape, position, region)
-    places: list[tuple[slice | int, ...]] = [source]
-    if slices:
-        places = [(*source[:axis], k, *source[axis:]) for k in slices]
+    channels = case.shape[0]
+    places, target = _places(case.shape[1:], centre, region)
     image, label = case.image, case.label
     patch = np.zeros((channels * len(places), *region.size), np.float32)
     for i, place in enumerate(places):
@@ -174,6 +165,34 @@ def read(
     if label is not None:
         mask[target] = label[places[len(places) // 2]]
     return patch, mask
+
+
+def read_like(array: NDArray[Any], centre: Sequence[int], region: Region) -> NDArray[np.float32]:
+    """Read the same region of an array ``(K, *S)`` on the case's grid: ``(K, *size)``.
+
+    Of several slices the middle one; NaN where the region leaves the case.
+    """
+    places, target = _places(array.shape[1:], centre, region)
+    patch = np.full((len(array), *region.size), np.nan, np.float32)
+    patch[(slice(None), *target)] = array[(slice(None), *places[len(places) // 2])]
+    return patch
+
+
+def _places(
+    spatial: Sequence[int], centre: Sequence[int], region: Region
+) -> tuple[list[tuple[slice | int, ...]], tuple[slice, ...]]:
+    """Where each slice of the region lies in the case, and where that part lies in the region."""
+    shape, position, axis = list(spatial), list(centre), region.slice_axis
+    slices: list[int] = []
+    if axis is not None and len(shape) == 3:
+        last, centre_slice = shape.pop(axis) - 1, position.pop(axis)
+        around = range(centre_slice - region.neighbours, centre_slice + region.neighbours + 1)
+        slices = [min(max(k, 0), last) for k in around]
+    source, target = _window(shape, position, region)
+    places: list[tuple[slice | int, ...]] = [source]
+    if slices:
+        places = [(*source[:axis], k, *source[axis:]) for k in slices]
+    return places, target
 
 
 def _window(

@@ -50,6 +50,21 @@ def apply_label(label: Image, like: Image) -> NDArray[Any]:
     return np.ascontiguousarray(array[0])
 
 
+def apply_image(array: NDArray[Any], like: Image) -> NDArray[np.float32]:
+    """Bring channels that were read with an image onto its prepared grid, interpolated as it was.
+
+    Args:
+        array: ``(K, *S)``, on the grid of the image before it was prepared.
+        like: The prepared image.
+
+    Returns:
+        ``(K, *S')``; values are left as they are.
+    """
+    for step in _steps(like.history):
+        array = _replay(array, step, order=None)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
 def cropped_away(label: Image, like: Image) -> int:
     """Number of labelled voxels of ``(1, *S)`` that lie outside what was kept of the image."""
     array = label.array
@@ -59,12 +74,12 @@ def cropped_away(label: Image, like: Image) -> int:
     return int(np.count_nonzero(label.array)) - int(np.count_nonzero(array))
 
 
-def _replay(array: NDArray[Any], step: Mapping[str, Any]) -> NDArray[Any]:
+def _replay(array: NDArray[Any], step: Mapping[str, Any], order: int | None = 1) -> NDArray[Any]:
     if step["step"] == "orient":
         return orient.replay(array, step)
     if step["step"] == "crop":
         return crop.replay(array, step)
-    return resample.replay(array, step, order=1)
+    return resample.replay(array, step, order)
 
 
 def _grid_before(step: Mapping[str, Any], like: Grid) -> Grid:

@@ -53,6 +53,8 @@ class Preparation:
         denoiser: The autoencoder, where that does it.
         elbow: Mean inertia of the training cases by number of clusters, where it chose them.
         single_slices: The cases are stacks of one slice, which has no neighbours to be shown with.
+        target: The channel that a model is to give, which is then none of those that it sees. Only
+            its geometry is prepared, see ``rescale``.
     """
 
     channels: tuple[Channel, ...]
@@ -69,6 +71,7 @@ class Preparation:
     denoiser: Mapping[str, Any] | None = None
     elbow: Mapping[str, float] = field(default_factory=dict)
     single_slices: bool = False
+    target: Channel | None = None
 
     def __post_init__(self) -> None:
         restore.check(
@@ -113,6 +116,8 @@ class Preparation:
         """Plain data for JSON."""
         data = dataclasses.asdict(self)
         lists = {k: list(v) for k, v in data.items() if isinstance(v, tuple)}
+        if self.target is None:  # so that what was prepared without one is found again
+            del data["target"]
         return {**data, **lists, "channels": [dataclasses.asdict(c) for c in self.channels]}
 
     @staticmethod
@@ -126,7 +131,8 @@ class Preparation:
         """
         data = {**_ADDED, **data}
         _same_keys(data, Preparation)
-        for channel in data["channels"]:
+        target = data["target"]
+        for channel in [*data["channels"], *([target] if target else [])]:
             _same_keys(channel, Channel)
         spacing = data["spacing_mm"]
         return Preparation(
@@ -136,14 +142,15 @@ class Preparation:
                 "spacing_mm": None if spacing is None else tuple(spacing),
                 "reasons": tuple(data["reasons"]),
                 "derived": tuple(data["derived"]),
+                "target": Channel(**target) if target else None,
             }
         )
 
 
-#: What older versions did not write.
+#: What older versions did not write, or is left out.
 _ADDED: dict[str, Any] = {
     "derived": (), "clusters": 3, "bias_correction": False, "denoise": "none", "denoiser": None,
-    "elbow": {}, "single_slices": False,
+    "elbow": {}, "single_slices": False, "target": None,
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from delineate.core.errors import GeometryError, InputError
 from delineate.core.image import Grid, Image
 from delineate.preprocess import crop, derive, normalise, orient, resample, restore
 from delineate.preprocess.geometry import (
+    apply_image,
     apply_label,
     cropped_away,
     stack_channels,
@@ -27,8 +28,8 @@ from delineate.preprocess.inverse import Inverse
 from delineate.preprocess.preparation import Channel, Preparation
 
 __all__ = [
-    "Channel", "Inverse", "Preparation", "apply", "apply_label", "cropped_away", "plan",
-    "stack_channels",
+    "Channel", "Inverse", "Preparation", "apply", "apply_image", "apply_label", "cropped_away",
+    "plan", "stack_channels",
 ]  # fmt: skip
 
 #: Goes up when the same preparation would give other numbers.
@@ -50,6 +51,7 @@ def plan(
     clusters: int = 3,
     bias_correction: bool = False,
     denoise: str = "none",
+    target: str | None = None,
 ) -> Preparation:
     """Decide how a cohort is prepared, and say why.
 
@@ -67,6 +69,7 @@ def plan(
         clusters: How many, where they are derived.
         bias_correction: Take the shading of MR off (N4).
         denoise: Member of ``restore.NAMES``; the autoencoder has to be learned first.
+        target: Name of the channel that a model is to give instead of being shown it.
 
     Raises:
         ConfigError: Nothing that can be derived or take noise off is called so, or N4 for
@@ -83,11 +86,14 @@ def plan(
         )
     oriented = all(grid.oriented for grid in grids)
     ras = [orient.ras_grid(grid) for grid in grids] if oriented else grids
-    channels, reasons = [], []
+    channels, reasons, wanted = list[Channel](), list[str](), None
     for i, modality in enumerate(modalities):
         name = names[i] if names else str(i)
-        channel, reason = _channel(name, modality, (statistics or {}).get(i))
-        channels.append(channel)
+        if name == target:
+            wanted, reason = _target(name, modality, (statistics or {}).get(i))
+        else:
+            channel, reason = _channel(name, modality, (statistics or {}).get(i))
+            channels.append(channel)
         reasons.append(reason)
     single, _ = _single_slices(ras)
     ndim, slice_axis, spacing, geometry_reasons = _geometry(ras)
@@ -109,7 +115,19 @@ def plan(
         bias_correction=bias_correction,
         denoise=denoise,
         single_slices=single is not None,
+        target=wanted,
     )
+
+
+def _target(
+    name: str, modality: str, statistics: Mapping[str, float] | None
+) -> tuple[Channel, str]:
+    """The channel that a model is to give, never clipped, and whether it has units of its own."""
+    channel, _ = _channel(name, modality, statistics if modality == "PET" else None)
+    why = "every scan is scaled alone, for its values have no unit"
+    if channel.rule != "zscore":
+        why = "all scans on one scale, that of their unit"
+    return channel, f"target {name}: {why} ({modality})"
 
 
 def _channel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from delineate.core import case_failures, threads
 from delineate.core.case import Case
@@ -23,7 +25,7 @@ from delineate.data.channels import read_channels
 from delineate.data.cohort import Cohort
 from delineate.data.labels import read_indices
 from delineate.inference import _contract
-from delineate.preprocess import presets
+from delineate.preprocess import presets, rescale
 from delineate.preprocess.presets import Preparation
 from delineate.training import learned_preparation
 
@@ -46,6 +48,7 @@ def plan_preparation(
     clusters: int | Literal["auto"] = 3,
     bias_correction: bool = False,
     denoise: str = "none",
+    target: str | None = None,
 ) -> Preparation:
     """Look at every case's header, and at some images where something is measured, and plan.
 
@@ -58,6 +61,7 @@ def plan_preparation(
         clusters: How many, where they are derived; ``auto``: the elbow of the training cases.
         bias_correction: Take the shading of MR off.
         denoise: Member of ``preprocess.restore.NAMES``.
+        target: The channel that the model is to give; it is not among those that it sees.
 
     Raises:
         ConfigError: Nothing that can be derived or take noise off is called so, or N4 for
@@ -89,7 +93,9 @@ def plan_preparation(
         clusters=3 if clusters == "auto" else clusters,
         bias_correction=bias_correction,
         denoise="none" if denoise == "autoencoder" else denoise,
+        target=target,
     )
+    names = [channel.name for channel in plan.channels]
     some = _some(cohort, _LEARNED)
     return learned_preparation.complete(
         plan, lambda: (read_channels(case, names) for case in some), len(some),
@@ -151,13 +157,19 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
         GeometryError: Channels, or image and label, on different grids.
         LabelError: Values that the schema does not declare.
     """
-    image = read_channels(case, [channel.name for channel in preparation.channels])
+    names = [channel.name for channel in preparation.channels]
+    if preparation.target is not None:
+        names.append(preparation.target.name)
+    image = read_channels(case, names)
+    image, wanted = _split(image, len(preparation.channels))
     prepared = presets.apply(preparation, image)
-    label = None
+    label, target = None, None
     facts: dict[str, Any] = {
         "notes": list(image.meta.get("notes", ())), "intensity": _contract.measure(image)
     }  # fmt: skip
-    if case.label is not None:
+    if preparation.target is not None:  # what is outlined, if anything, is not asked for
+        target, facts["target"] = rescale.prepare(wanted[0], preparation.target, prepared)
+    elif case.label is not None:
         full = read_indices(case, schema, image.grid)
         indices = full.array
         label = presets.apply_label(full, prepared)
@@ -167,7 +179,17 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
         facts["voxels_cropped"] = presets.cropped_away(drawn, prepared)
         facts["voxels"] = dict(zip(names, before.tolist(), strict=True))
     original = image.grid
-    return PreparedArrays(prepared.array, label, prepared.history, original, prepared.grid, facts)
+    return PreparedArrays(
+        prepared.array, label, prepared.history, original, prepared.grid, facts, target
+    )
+
+
+def _split(image: Image, inputs: int) -> tuple[Image, NDArray[Any]]:
+    """What a model sees of an image that was read, and the channels that come after it."""
+    if image.channels == inputs:
+        return image, image.array[:0]
+    meta = {**image.meta, "modalities": image.meta["modalities"][:inputs]}
+    return dataclasses.replace(image, array=image.array[:inputs], meta=meta), image.array[inputs:]
 
 
 def _some(cohort: Cohort, most: int) -> Sequence[Case]:

@@ -1,0 +1,130 @@
+"""The scale of an image that a model is to give, and the way back to the units of the scans.
+
+A prepared target keeps its own values; ``prepare`` says where those of its tissue lie, and a
+``Scale`` brings all of a training set together. Two kinds of image come home in two ways:
+
+- What has units of its own (Hounsfield units, SUV, the 0 to 255 of photographs) is shifted and
+  stretched alike in every scan, so that the way back is exact.
+- MR has none: every scan has a gain that no input tells. Each training scan is scaled by the mean
+  and standard deviation of its own tissue, and predictions get those of a typical training scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delineate.core.errors import InputError
+from delineate.core.image import Image
+from delineate.preprocess import crop, normalise, orient
+from delineate.preprocess.geometry import apply_image
+from delineate.preprocess.preparation import Channel
+
+#: ``mean``, ``std`` and ``outside`` of a prepared target.
+Facts = Mapping[str, float | None]
+
+
+def prepare(
+    values: NDArray[Any], channel: Channel, like: Image
+) -> tuple[NDArray[np.float32], Facts]:
+    """A target on the grid of its prepared inputs, and what a ``Scale`` is made from.
+
+    Args:
+        values: ``(*S)``, on the grid of the inputs before they were prepared.
+        channel: What it is.
+        like: The prepared inputs.
+
+    Returns:
+        ``(1, *S')`` in the values of the file; ``mean`` and ``std`` of the tissue, and
+        ``outside``, the median of what was cropped away (None where nothing was).
+
+    Raises:
+        InputError: A voxel that is no number, or one single value in every voxel.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)) or low == high:
+        raise InputError(
+            f"channel {channel.name}: expected an image of finite numbers to learn from, got "
+            f"{'one single value' if low == high else 'voxels that are NaN or infinite'}",
+            fix="check that the file is what its name says, or leave the case out: --exclude FILE",
+            code="target-values",
+        )
+    tissue = values[normalise.tissue(values, crop.background(values), whole=False)]
+    outside = _cropped_away(values[None], like)
+    facts: Facts = {
+        "mean": float(tissue.mean(dtype=np.float64)),
+        "std": float(tissue.std(dtype=np.float64)) or 1.0,
+        "outside": float(np.median(outside)) if outside.size else None,
+    }
+    return apply_image(values[None], like), facts
+
+
+def _cropped_away(array: NDArray[Any], like: Image) -> NDArray[Any]:
+    """The values of ``(1, *S)`` that are not on the prepared grid."""
+    for step in like.history:
+        if step["step"] == "orient":
+            array = orient.replay(array, step)
+        elif step["step"] == "crop":
+            away = np.ones(array.shape, bool)
+            crop.replay(away, step)[...] = False
+            return array[away]
+    return array[:0]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the values of a target are brought to zero mean and unit variance, and home again.
+
+    Args:
+        channel: Name of the target.
+        units: ``"scan"``: the values mean the same in every scan, and the way back is exact;
+            ``"typical"``: they have no unit, and what comes home has the mean and standard
+            deviation of a typical training scan.
+        mean: Of the tissue, median over the training scans.
+        std: Likewise.
+        outside: Value where the preparation cropped; likewise.
+    """
+
+    channel: str
+    units: str
+    mean: float
+    std: float
+    outside: float
+
+    @staticmethod
+    def of(channel: Channel, training: Sequence[Facts]) -> Scale:
+        """The scale of a training set.
+
+        Args:
+            channel: The target.
+            training: What ``prepare`` said of each training case.
+        """
+        mean, std = (
+            float(np.median([facts[name] for facts in training])) for name in ("mean", "std")
+        )
+        outside = [facts["outside"] for facts in training if facts["outside"] is not None]
+        return Scale(
+            channel.name,
+            "typical" if channel.rule == "zscore" else "scan",
+            mean,
+            std,
+            float(np.median(outside)) if outside else 0.0,
+        )
+
+    def apply(self, values: Any, facts: Facts) -> Any:
+        """Bring values of a case (an array or a tensor) to the scale that a network learns on."""
+        if self.units == "scan":
+            return (values - self.mean) / self.std
+        return (values - facts["mean"]) / facts["std"]
+
+    def undo(self, values: Any) -> Any:
+        """Give what a network says (an array or a tensor) its units."""
+        return values * self.std + self.mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; ``Scale(**data)`` is its inverse."""
+        return asdict(self)
