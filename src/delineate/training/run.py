@@ -20,7 +20,9 @@ from delineate.engine.allowance import Clock
 from delineate.findings import files
 from delineate.findings.audit import passed, run_audit, without_copies
 from delineate.inference.runtimes.torch import choose_device
+from delineate.networks._transfer import Weights
 from delineate.reports import audit as audit_page
+from delineate.settings import RunConfig
 from delineate.targets import selection
 from delineate.training import initial_weights, preflight, resolving, run_record
 from delineate.training.job import Invocation, Job
@@ -54,27 +56,9 @@ def train(
         DelineateError: See ``delineate.train``.
     """
     say, progress = invocation.say, invocation.progress
-    chosen, document = resolving.read(config, given, invocation.opening, say)
-    for line in (*catalog.shadowed("networks"), *catalog.shadowed("methods")):
-        say(line)
-    choose_device(chosen.device)  # a device that is not here is told before any work
-    start, place = initial_weights.start(chosen), resolving.Place(document)
-    known = start.document if start else None
-    resolving.check(chosen, place, known)
-    if chosen.drop_duplicates and not audit:
-        raise ConfigError(
-            "expected an audit, which is what finds duplicates, got --no-audit",
-            where="--drop-duplicates",
-            fix="leave out one of the two",
-        )
+    opened = open_run(given, config, invocation, out, audit)
+    chosen, cohort, start = opened.chosen, opened.cohort, opened.weights
     invocation = dataclasses.replace(invocation, opening=chosen.opening)
-    cohort = colour.harmonise(chosen.opening.cohort(invocation.source, say, out))
-    say_notes(cohort.notes, say)
-    chosen = selection.complete(chosen, cohort)
-    resolving.check(chosen, place, known)  # now that the target is known
-    selection.usable(chosen.target, cohort)
-    chosen = initial_weights.derive(chosen, start)
-    refuse_inside(out, cohort.root)
     writable_folder(out)
     cache = Path(cache) if cache else out / "cache"
     with folder_lock(out):
@@ -90,11 +74,69 @@ def train(
         record |= tried
         with run_record.ending(out, record):
             job = Job(chosen, cohort, out, record, invocation, start)
-            job.cohort = _audited(cohort, out, audit, chosen.drop_duplicates, invocation)
+            job.cohort = audited(cohort, out, audit, chosen.drop_duplicates, invocation)
             return job.run(cache, finish)
 
 
-def _audited(
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """What was asked of a run, complete and checked against its data.
+
+    Args:
+        chosen: Settings.
+        cohort: All cases.
+        weights: To start from.
+    """
+
+    chosen: RunConfig
+    cohort: Cohort
+    weights: Weights | None
+
+
+def open_run(
+    given: Mapping[str, Any],
+    config: Path | None,
+    invocation: Invocation,
+    out: Path,
+    audit: bool,
+) -> Opened:
+    """Read settings and data, and refuse what does not go together; nothing is written.
+
+    Args:
+        given: Settings that were given by hand; None: not given.
+        config: A YAML file with others.
+        invocation: How the run was called, and who waits for it.
+        out: Folder of the results.
+        audit: Whether the data are going to be audited.
+
+    Raises:
+        DelineateError: See ``delineate.train``.
+    """
+    say = invocation.say
+    chosen, document = resolving.read(config, given, invocation.opening, say)
+    for line in (*catalog.shadowed("networks"), *catalog.shadowed("methods")):
+        say(line)
+    choose_device(chosen.device)  # a device that is not here is told before any work
+    start, place = initial_weights.start(chosen), resolving.Place(document)
+    known = start.document if start else None
+    resolving.check(chosen, place, known)
+    if chosen.drop_duplicates and not audit:
+        raise ConfigError(
+            "expected an audit, which is what finds duplicates, got --no-audit",
+            where="--drop-duplicates",
+            fix="leave out one of the two",
+        )
+    cohort = colour.harmonise(chosen.opening.cohort(invocation.source, say, out))
+    say_notes(cohort.notes, say)
+    chosen = selection.complete(chosen, cohort)
+    resolving.check(chosen, place, known)  # now that the target is known
+    selection.usable(chosen.target, cohort)
+    chosen = initial_weights.derive(chosen, start)
+    refuse_inside(out, cohort.root)
+    return Opened(chosen, cohort, start)
+
+
+def audited(
     cohort: Cohort, out: Path, wanted: bool, drop_duplicates: bool, invocation: Invocation
 ) -> Cohort:
     """Look for faults once a run; blocking ones stop it. What is left out is written down."""
