@@ -231,7 +231,7 @@ def test_a_class_that_was_never_collected_is_named(tmp_path: Path) -> None:
 
 
 def test_batches_without_classes_are_refused() -> None:
-    batch = dataclasses.replace(pictures(0, 0, 1), klass=None)
+    batch = dataclasses.replace(pictures(0, 0, 1), class_index=None)
     for stage in build().stages:
         with pytest.raises(ConfigError, match="class"):
             stage.step(batch, None)  # type: ignore[arg-type]

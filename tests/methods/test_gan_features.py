@@ -258,6 +258,6 @@ def test_other_networks_and_cohorts_are_refused() -> None:
     for wrong in ({"share": 1.0}, {"tau_mm": 0.0}, {"joint_weight": -0.1}):
         with pytest.raises(ConfigError, match="expected"):
             method.Config(**wrong)
-    batch = dataclasses.replace(discs(0, 0, 1), klass=None)
+    batch = dataclasses.replace(discs(0, 0, 1), class_index=None)
     with pytest.raises(ConfigError, match="a class for every image"):
         _classes.cross_entropy(torch.zeros(8, 2), batch)

@@ -55,21 +55,22 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "m.safetensors", crop=False)
 
 
-def teach(model: Path, data: Path, *names: str) -> None:
+def teach(model: Path, data: Path, *names: str, part: str = "train") -> None:
     """Note in the model file that it learnt from some cases."""
     file = model_file.load(model)
-    parts = {"train": Cohort.open(data).subset(names).cases}
+    parts = {part: Cohort.open(data).subset(names).cases}
     subjects = lineage.subjects(None, lineage.marks(parts, find(data)))
     document = {**file.document, "provenance": subjects}
     model_file.save(model, file.tensors, document)
 
 
+@pytest.mark.parametrize("part", ["train", "unlabelled"])
 def test_scores_of_cases_that_taught_the_model_say_so(
-    tmp_path: Path, data: Path, model: Path
+    tmp_path: Path, data: Path, model: Path, part: str
 ) -> None:
-    teach(model, data, "case0", "case2")
+    teach(model, data, "case0", "case2", part=part)
     index = predict(model, data, tmp_path / "masks")
-    assert [case["part"] for case in index["cases"]] == ["train", None, "train", None]
+    assert [case["part"] for case in index["cases"]] == [part, None, part, None]
     said: list[str] = []
     summary = evaluate(tmp_path / "masks", data, tmp_path / "scores", say=said.append)
     assert summary["taught"] == ["case0", "case2"]

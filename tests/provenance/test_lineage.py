@@ -45,6 +45,15 @@ def test_subjects_of_the_old_model_are_known_again(tmp_path: Path) -> None:
     # called alike, but of another cohort: files of another size
     assert not lineage.leaks(parent, marks(8, train="ef", test="abd"))
     assert not lineage.leaks(parent_of(None), marks(test="abd"))
+    # who taught by images alone is known again too
+    given = marks(train="a", unlabelled="b", test="c")
+    kept = lineage.subjects(None, given)
+    parts = {c.subject: lineage.part({"provenance": kept}, c, KEY) for c in cases(tmp_path, "abc")}
+    assert parts == {"a": "train", "b": "unlabelled", "c": "test"}
+    assert "1 of the held-out" in lineage.leaks(parent_of(kept), marks(train="x", test="by"))[0]
+    assert (
+        "1 of the training" in lineage.leaks(parent_of(kept), marks(train="x", unlabelled="c"))[0]
+    )
     # what grandparents learnt from is not forgotten
     child = lineage.subjects(parent, marks(train="x", test="z"))
     grand = parent_of(child)

@@ -22,7 +22,7 @@ _SHOWN = 12
 
 
 #: Parts of a model's data on which its figures flatter it.
-TAUGHT = ("train", "validation", "earlier")
+TAUGHT = ("train", "validation", "unlabelled", "earlier")
 #: Stands for the part where that cannot be told.
 UNTOLD = "untold"
 
@@ -129,7 +129,7 @@ def leaks(weights: Weights, new: Marks) -> list[str]:
         notes.append(
             f"{count} of the held-out subjects trained the old model: the figures flatter the new"
         )
-    if count := shared(("train", "validation"), ("test",)):
+    if count := shared(("train", "validation", "unlabelled"), ("test",)):
         notes.append(
             f"{count} of the training subjects tested the old model: "
             "its figures cannot be held against the new one's"
@@ -170,8 +170,9 @@ def part(document: Mapping[str, Any], case: Case, key: SiteKey | None) -> str | 
         key: Of the site that it belongs to, if it has one.
 
     Returns:
-        ``train``, ``validation``, ``earlier`` (taught a model whose weights this one took),
-        ``test``, None, or ``UNTOLD`` where the model's subjects are marked with another key.
+        ``train``, ``validation``, ``unlabelled`` (taught it by images alone), ``earlier`` (taught a
+        model whose weights this one took), ``test``, None, or ``UNTOLD`` where the model's subjects
+        are marked with another key.
     """
     provenance = document.get("provenance", {})
     if not isinstance(provenance.get("subjects"), Mapping):

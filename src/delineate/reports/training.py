@@ -109,6 +109,9 @@ def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
         start += f" ({plain(run['method'])})"
     if cases:
         start += f" on {plural(cases, 'case')} of {plural(subjects, 'subject')}"
+    others, subjects = _part(folder, "unlabelled")
+    if others:
+        start += f", and {plural(others, 'unlabelled case')} of {plural(subjects, 'subject')}"
     sentences = [f"{start}.", *figures]
     if folder.split.get("leaky"):
         sentences.append(_LEAKY)

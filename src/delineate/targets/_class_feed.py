@@ -17,6 +17,7 @@ from delineate.augment import intensity, spatial
 from delineate.core.case import Batch
 from delineate.core.errors import InputError
 from delineate.core.schema import IGNORED
+from delineate.data import sampling
 from delineate.data.cache import PreparedCase
 from delineate.data.labels import presence
 from delineate.preprocess import views
@@ -30,7 +31,7 @@ class Sample:
     Args:
         case: Index of its case.
         place: Slice, None for the whole.
-        class_index: Index of its class.
+        class_index: Index of its class, ``IGNORED`` where nobody has named it.
     """
 
     case: int
@@ -52,6 +53,7 @@ class ClassFeed:
         batch: Pictures of a whole step.
         mirror_axes: Axes of the picture that may be mirrored.
         across: Axis of the picture that is not turned, zoomed or shifted: that of its slices.
+        unlabelled: Prepared cases without a class, from which half of a batch comes.
     """
 
     cases: Sequence[PreparedCase]
@@ -63,6 +65,7 @@ class ClassFeed:
     batch: int
     mirror_axes: tuple[int, ...]
     across: int | None = None
+    unlabelled: Sequence[PreparedCase] = ()
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -88,10 +91,24 @@ class ClassFeed:
         return found
 
     @cached_property
+    def _others(self) -> list[Sample]:
+        """Every picture of the cases without a class, which are counted behind the others."""
+        return [
+            Sample(i, place, IGNORED)
+            for i, case in enumerate(self.unlabelled, len(self.cases))
+            for place in views.places(case.image, self.axis)
+        ]
+
+    @cached_property
+    def _both(self) -> list[PreparedCase]:
+        """The cases of both pools."""
+        return [*self.cases, *self.unlabelled]
+
+    @cached_property
     def _subjects(self) -> list[int]:
         """Number of the subject of every case."""
-        order = {name: k for k, name in enumerate(sorted({case.subject for case in self.cases}))}
-        return [order[case.subject] for case in self.cases]
+        order = {name: k for k, name in enumerate(sorted({case.subject for case in self._both}))}
+        return [order[case.subject] for case in self._both]
 
     @cached_property
     def _by_class(self) -> list[NDArray[np.int64]]:
@@ -102,18 +119,22 @@ class ClassFeed:
         """See ``delineate.engine.loop.Batches``."""
         size = max(1, self.batch // split)
         moment = step * self.chosen.loop.accumulate * split + micro
+        named, others, _ = sampling.share(size, moment) if self.unlabelled else (size, 0, moment)
         rng = np.random.default_rng((self.chosen.seed, moment, 0, 0xC1A))
-        drawn = [self.samples[i] for i in self._draw(size, rng)]
+        drawn = [self.samples[i] for i in self._draw(named, rng)]
+        rng = np.random.default_rng((self.chosen.seed, moment, 1, 0xC1A))
+        drawn += [self._others[int(rng.integers(len(self._others)))] for _ in range(others)]
         image = torch.stack([self._read(sample) for sample in drawn])
         label = torch.stack([self._outline(sample) for sample in drawn])
         class_index = torch.tensor([sample.class_index for sample in drawn])
         if self.chosen.augment:
             image, label = self._augment(image, label, moment)
         weight = self._weights(class_index) if self.chosen.balance == "weights" else None
-        mapped = torch.tensor([self.cases[sample.case].label is not None for sample in drawn])
-        label[~mapped] = IGNORED
+        cases = [self._both[sample.case] for sample in drawn]
+        label[torch.tensor([case.label is None for case in cases])] = IGNORED
         subject = torch.tensor([self._subjects[sample.case] for sample in drawn])
-        return Batch(image, label, self._spacing, class_index, weight, subject=subject)
+        labelled = class_index != IGNORED
+        return Batch(image, label, self._spacing, class_index, weight, labelled, subject)
 
     def _draw(self, size: int, rng: np.random.Generator) -> list[int]:
         """Pictures of a batch: classes in turn, or every picture as likely as any other."""
@@ -124,16 +145,18 @@ class ClassFeed:
         return [int(members[rng.integers(len(members))]) for members in turns]
 
     def _weights(self, class_index: Tensor) -> Tensor:
-        """Inverse frequency of each class, 1 on average over the pictures."""
+        """Inverse frequency of each class, 1 on average over the pictures and where it is none."""
         counts = torch.tensor([len(members) for members in self._by_class], dtype=torch.float32)
-        return (counts.sum() / len(counts) / counts)[class_index]
+        weight = torch.ones(IGNORED + 1)
+        weight[: len(counts)] = counts.sum() / len(counts) / counts
+        return weight[class_index]
 
     def _read(self, sample: Sample) -> Tensor:
-        return views.view(self.cases[sample.case].image, self.axis, sample.place, self.patch)
+        return views.view(self._both[sample.case].image, self.axis, sample.place, self.patch)
 
     def _outline(self, sample: Sample) -> Tensor:
         """Label indices ``(*patch)`` of a picture; ``IGNORED`` where the case has no label map."""
-        label = self.cases[sample.case].label
+        label = self._both[sample.case].label
         if label is None:
             return torch.full(self.patch, IGNORED, dtype=torch.uint8)
         return views.view_label(label, self.axis, sample.place, self.patch)

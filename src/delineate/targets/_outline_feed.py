@@ -43,6 +43,7 @@ class Feed:
         batch: Patches of a whole step.
         mirror_axes: Axes of the patch that may be mirrored.
         neighbours: Slices to each side that join as channels.
+        unlabelled: Prepared cases without a label, from which half of a batch comes.
     """
 
     cases: Sequence[PreparedCase]
@@ -52,6 +53,7 @@ class Feed:
     batch: int
     mirror_axes: tuple[int, ...]
     neighbours: int
+    unlabelled: Sequence[PreparedCase] = ()
 
     def __call__(self, step: int, micro: int, split: int) -> Batch:
         """See ``delineate.engine.loop.Batches``."""
@@ -65,19 +67,25 @@ class Feed:
             self.neighbours,
             patch=self.patch,
         )
-        drawn = sampling.draw(self.cases, size, chosen.seed, moment, foreground=chosen.foreground)
-        pairs = [sampling.read(self.cases[d.case], d.centre, region) for d in drawn]
+        drawn = sampling.draw(
+            self.cases, size, chosen.seed, moment, foreground=chosen.foreground,
+            unlabelled=self.unlabelled,
+        )  # fmt: skip
+        pools = {True: self.cases, False: self.unlabelled}
+        pairs = [sampling.read(pools[d.labelled][d.case], d.centre, region) for d in drawn]
+        labelled = torch.tensor([d.labelled for d in drawn])
         image = torch.from_numpy(np.stack([pair[0] for pair in pairs]))
         label = torch.from_numpy(np.stack([pair[1] for pair in pairs]))
         spacing = tuple(s for a, s in enumerate(self.cases[0].grid.spacing_mm) if a != axis)
         if not chosen.augment:
-            return Batch(*spatial.crop_centre(image, label, self.patch), spacing)
+            image, label = spatial.crop_centre(image, label, self.patch)
+            return Batch(image, label, spacing, labelled=labelled)
         key = (chosen.seed * 1_000_003 + moment) * 1009
         generator = torch.Generator().manual_seed(key)
         ranges = spatial.Config(chosen.rotation(len(self.patch), whole=False), chosen.scale)
         matrices = spatial.draw(ranges, size, spacing, self.mirror_axes, generator)
         image, label = spatial.apply(matrices, image, label, self.patch)
-        return Batch(self._repaint(image, generator), label, spacing)
+        return Batch(self._repaint(image, generator), label, spacing, labelled=labelled)
 
     def _repaint(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Intensity augmentation of every sequence apart, a slice and its neighbours alike.

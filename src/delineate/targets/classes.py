@@ -110,7 +110,12 @@ class Classes:
         seen = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
         return [sorted(column)[len(column) // 2] for column in zip(*seen, strict=True)]
 
-    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> ClassFeed:
+    def feed(
+        self,
+        candidate: Candidate,
+        cases: Sequence[PreparedCase],
+        unlabelled: Sequence[PreparedCase] = (),
+    ) -> ClassFeed:
         """Whole pictures with their classes."""
         mirror = sizes.mirror_axes(self.schema, self.preparation)
         stack = self.preparation.slice_axis
@@ -120,7 +125,7 @@ class Classes:
         across = None if self.ndim == 2 else stack if self.bag is None else self.bag
         return ClassFeed(
             cases, self.chosen, self.target, tuple(self.outputs), self.axis, candidate.patch,
-            candidate.batch, mirror, across,
+            candidate.batch, mirror, across, unlabelled,
         )  # fmt: skip
 
     def look(

@@ -77,12 +77,17 @@ class Outlines:
             many *= len(window_starts(n, size, OVERLAP))
         return many
 
-    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> Feed:
+    def feed(
+        self,
+        candidate: Candidate,
+        cases: Sequence[PreparedCase],
+        unlabelled: Sequence[PreparedCase] = (),
+    ) -> Feed:
         """Patches with their labels."""
         mirror = sizes.mirror_axes(self.schema, self.preparation)
         return Feed(
             cases, self.chosen, self.preparation, candidate.patch, candidate.batch, mirror,
-            self.neighbours,
+            self.neighbours, unlabelled,
         )  # fmt: skip
 
     def look(

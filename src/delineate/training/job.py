@@ -171,11 +171,13 @@ class Job:
         target = selection.of(self.chosen.target, self.chosen, self.cohort, self.preparation)
         self.bench = Bench(self.chosen, target, self.preparation, self.weights, self.fabric)
         self.bench.check()
-        return split, {
+        prepared = {
             name: prepare_cohort(parts[name], self.preparation, cache, progress=self.progress)
-            for name in ("train", "validation")
+            for name in ("train", "validation", splits.UNLABELLED)
             if name in parts
         }
+        self.bench.unlabelled = prepared.get(splits.UNLABELLED, ())
+        return split, prepared
 
     def _split(self, cache: Path) -> splits.Split:
         return splitting.take(

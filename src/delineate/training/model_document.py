@@ -70,6 +70,7 @@ def describe(
     transfer = record.get("transfer")
     unlearnt = list(record.get("unlearnt", ()))
     own = resolved.own()
+    others = record.get("unlabelled")
     return {
         "network": _entry(resolved.chosen.network, resolved.network),
         "channels": [channel.name for channel in preparation.channels],
@@ -84,6 +85,7 @@ def describe(
             "hashes": {name: value for name, value in record["hashes"].items() if name != "model"},
             "steps": steps,
             "training_cases": training_cases,
+            **({"unlabelled_cases": others["cases"]} if others else {}),
             **subjects,
             **({"own": own} if own else {}),
             **({"transfer": lineage.brief(transfer)} if transfer else {}),
@@ -98,7 +100,9 @@ def describe(
         "card": {
             "name": record["name"],
             "intended_use": "Research use only; not a medical device.",
-            "trained_on": f"{training_cases} cases, layout {cohort.layout}",
+            "trained_on": f"{training_cases} cases"
+            + (f" and {others['cases']} without labels" if others else "")
+            + f", layout {cohort.layout}",
             **({"does_not_find": ", ".join(unlearnt)} if unlearnt else {}),
             **({"weights": lineage.sentence(transfer)} if transfer else {}),
             **({"training": trained} if (trained := record["trained"]["sentence"]) else {}),

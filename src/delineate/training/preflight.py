@@ -29,7 +29,7 @@ from delineate.inference.runtimes.torch import choose_device
 from delineate.networks._transfer import Weights
 from delineate.settings import RunConfig
 from delineate.targets import selection
-from delineate.training import devices
+from delineate.training import devices, splitting
 from delineate.training.preparing import plan_preparation, prepare_cohort
 from delineate.training.trial import Bench
 
@@ -185,6 +185,7 @@ def estimate(
     _settle_threads(chosen, device, say)
     usable = selection.usable(chosen.target, cohort)
     held_out = held_out_cases(chosen, usable)
+    others = len(cohort) - len(usable) if splitting.uses_unlabelled(chosen) else 0
     tried = usable.with_cases(_some(chosen, usable))
     lap = _Lap()
     tried.subset([tried.cases[0].id]).hash()
@@ -216,7 +217,7 @@ def estimate(
     return Estimate(
         start=clock.spent,
         audit=(hashed / len(tried) + audited) * len(cohort),
-        preparation=prepared * max(0, len(usable) - held_out - cached),
+        preparation=prepared * max(0, len(usable) + others - held_out - cached),
         step=step,
         measuring=measured,
         costs=Costs(network, prepared, scored),

@@ -7,17 +7,20 @@ not scored as if it were; for one that no held-out case shows there are no figur
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from delineate.core import run
+from delineate.core import catalog, run
 from delineate.core.errors import InputError
-from delineate.core.progress import Progress, Say
-from delineate.data import splits, structures
+from delineate.core.progress import Progress, Say, silent
+from delineate.data import splits, structures, unlabelled
 from delineate.data.cohort import Cohort
 from delineate.settings import RunConfig
 from delineate.targets import selection
+
+#: Cases that are told by name.
+_NAMED = 8
 
 
 def take(
@@ -35,7 +38,8 @@ def take(
         chosen: Settings of the run.
         cohort: All its cases.
         out: The run folder.
-        record: Of the run; gets ``unlearnt`` and ``split_notes``, and the hash of the split.
+        record: Of the run; gets ``unlearnt`` and ``split_notes``, the hash of the split and, where
+            the method learns from cases without labels too, ``unlabelled``.
         cache: Folder where it is remembered what label files show.
         say: Told of the parts, and of what they leave out.
         progress: Shows how far the reading of label files is.
@@ -44,7 +48,8 @@ def take(
         AuditError: A subject in two parts.
         InputError: Nothing to learn from, too few subjects, or a class that no training case has.
     """
-    usable = selection.usable(chosen.target, cohort, say)
+    both = uses_unlabelled(chosen)
+    usable = selection.usable(chosen.target, cohort, silent if both else say)
     shown = _shown(chosen.target, usable, cache, progress)
     kept = run.read_json(out / "split.json")
     if kept:
@@ -56,6 +61,10 @@ def take(
             usable, chosen.seed, test_share=chosen.holdout, validation_share=chosen.validation,
             folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky, structures=shown,
         )  # fmt: skip
+    refused: tuple[str, ...] = ()
+    if both:
+        split, refused = unlabelled.join(split, cohort, usable)
+        record["unlabelled"] = _used(split, cohort, refused)
     splits.check(cohort, split, allow_leaky=chosen.leaky)
     run.write_json(out / "split.json", split.to_dict())
     record["hashes"]["split"] = split.hash()
@@ -73,9 +82,40 @@ def take(
         )
     record["unlearnt"] = list(lost)
     record["split_notes"] = _notes(split, usable, shown, lost)
+    record["split_notes"] += _notes_on_unlabelled(split, refused) if both else []
     for note in record["split_notes"]:
         say(note)
     return split
+
+
+def uses_unlabelled(chosen: RunConfig) -> bool:
+    """Whether the method of a run learns from cases without labels too."""
+    return splits.UNLABELLED in getattr(catalog.load("methods", chosen.method), "USES", ())
+
+
+def _used(split: splits.Split, cohort: Cohort, refused: Sequence[str]) -> dict[str, Any]:
+    """What the record says of cases without labels."""
+    used = cohort.subset(split.parts.get(splits.UNLABELLED, ()))
+    return {
+        "cases": len(used),
+        "subjects": len({case.subject for case in used}),
+        "not_used": list(refused),
+    }
+
+
+def _notes_on_unlabelled(split: splits.Split, refused: Sequence[str]) -> list[str]:
+    notes = []
+    if splits.UNLABELLED not in split.parts:
+        notes.append(
+            "there is no case without a label to learn from: labelled cases alone teach the model"
+        )
+    if refused:
+        shown = ", ".join(refused[:_NAMED]) + (" …" if len(refused) > _NAMED else "")
+        notes.append(
+            f"{len(refused)} cases without a label are not learnt from, because their subjects "
+            f"choose or judge the model, or the data declare them for that: {shown}"
+        )
+    return notes
 
 
 def _shown(

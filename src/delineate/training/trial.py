@@ -62,6 +62,8 @@ class Bench:
     preparation: Preparation
     weights: Weights | None
     fabric: Fabric
+    #: Prepared cases without labels, where the method learns from them too.
+    unlabelled: Sequence[PreparedCase] = ()
     #: What the last network that was built took from the weights, and how much of it is frozen.
     transfer: Transfer | None = None
     frozen: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -222,7 +224,7 @@ class Bench:
 
     def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> AnyFeed:
         """Batches for a candidate."""
-        return self.target.feed(candidate, cases)
+        return self.target.feed(candidate, cases, self.unlabelled)
 
     def measure(
         self,
