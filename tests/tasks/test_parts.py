@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from delineate.core import model_file
+from delineate.core.errors import ConfigError
 from delineate.phantoms.generate import generate
+from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 
 TINY = "width: 4\npatch: [16, 16, 16]\nbatch: 2\nvalidation: 0\nholdout: 0\n"
@@ -54,3 +58,27 @@ def test_who_starts_from_such_a_model_starts_from_its_predictor(
     )  # fmt: skip
     count = len(model_file.load(model).tensors)
     assert any(f"{count} of {count} tensors" in line for line in said), said
+
+
+def test_the_critic_s_map_lies_on_the_scan(model: Path, brains: Path, tmp_path: Path) -> None:
+    scan = next(p for p in sorted(brains.iterdir()) if p.is_dir())
+    index = predict(
+        model, brains, tmp_path / "out", only=[scan.name], maps=["critic"], device="cpu"
+    )
+    (case,) = index["cases"]
+    assert case["files"]["critic"] == f"{scan.name}_critic.nii.gz"
+    found = nibabel.load(tmp_path / "out" / case["files"]["critic"])
+    mask = nibabel.load(tmp_path / "out" / case["files"]["labels"][0])
+    assert found.shape == mask.shape
+    assert np.array_equal(found.affine, mask.affine)
+    scores = np.asarray(found.dataobj)
+    head = np.asarray(nibabel.load(scan / "flair.nii.gz").dataobj) > 0
+    assert len(np.unique(scores[head])) > 1000
+
+
+def test_a_map_that_there_is_not_is_refused_before_any_work(
+    model: Path, brains: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="critic"):
+        predict(model, brains, tmp_path / "out", maps=["critc"], device="cpu")
+    assert not (tmp_path / "out").exists()

@@ -11,8 +11,8 @@ from delineate.core.errors import ModelFileError
 FORMAT = 2
 #: The part that every model file has: the network that predicts.
 PREDICTOR = "predictor"
-#: What the predictor's own map is called; a part of this name would have another.
-PROBABILITIES = "probabilities"
+#: What predictions call things of their own; a part of such a name would be taken for them.
+_TAKEN = (PREDICTOR, "probabilities", "labels")
 AGAIN = "copy the file again from where it was trained, or train anew"
 
 _REQUIRED: dict[str, type] = {
@@ -64,9 +64,9 @@ def _check_network(network: Any, path: Path) -> None:
 
 
 def _check_part(name: str, part: Any, path: Path) -> None:
-    if not name.isidentifier() or name in (PREDICTOR, PROBABILITIES):
-        taken = f"{PREDICTOR!r} and {PROBABILITIES!r}"
-        raise _wrong(f"a part's name of letters, digits and _, other than {taken}", name, path)
+    if not name.isidentifier() or name in _TAKEN:
+        taken = ", ".join(_TAKEN)
+        raise _wrong(f"a part's name of letters, digits and _, and none of {taken}", name, path)
     if not isinstance(part, dict) or not isinstance(part.get("sees"), dict):
         raise _wrong("a part as {network, channels, outputs, sees}", part, path)
     _check_network(part.get("network"), path)

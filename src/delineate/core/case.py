@@ -149,6 +149,7 @@ class Prediction:
         probabilities: ``(C, *S)`` float32, background first, or None.
         class_probabilities: Class name -> probability, or None.
         facts: Seconds, peak memory, confidence and whatever else belongs to the case.
+        maps: ``(K, *S)`` float32 by name: scores of a critic, and whatever else was asked for.
     """
 
     labels: NDArray[Any] | None
@@ -156,3 +157,4 @@ class Prediction:
     probabilities: NDArray[np.float32] | None = None
     class_probabilities: Mapping[str, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +33,16 @@ class CaseOutputs:
 
     case: Case
     masks: tuple[Path, ...]
-    probabilities: Path | None
+    maps: Mapping[str, Path]
     stack: bool
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """All files of the case."""
-        return (*self.masks, *([self.probabilities] if self.probabilities else []))
+        return (*self.masks, *self.maps.values())
 
 
-def plan(cases: Sequence[Case], out: Path, probabilities: bool) -> list[CaseOutputs]:
+def plan(cases: Sequence[Case], out: Path, maps: Sequence[str]) -> list[CaseOutputs]:
     """The output files of every case, all unlike each other."""
     jobs, taken = [], set()
     for case in cases:
@@ -62,8 +62,8 @@ def plan(cases: Sequence[Case], out: Path, probabilities: bool) -> list[CaseOutp
         else:
             kept = ".nii.gz" if isinstance(source, tuple) else extension
             masks = (out / f"{name}{kept}",)
-        extra = out / f"{name}_probabilities.nii.gz" if probabilities else None
-        jobs.append(CaseOutputs(case, masks, extra, stack))
+        beside = {one: out / f"{name}_{one}.nii.gz" for one in maps}
+        jobs.append(CaseOutputs(case, masks, beside, stack))
     return jobs
 
 

@@ -1,8 +1,10 @@
-"""From a model file to a network with its weights."""
+"""From a model file to networks with their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,15 +13,29 @@ from torch import nn
 
 from delineate.core import catalog, config
 from delineate.core.errors import DelineateError, ModelFileError
+from delineate.core.model_file import ModelFile
 from delineate.core.schema import Schema
+from delineate.networks._critics import CriticInput
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A critic that a model file keeps.
+
+    Args:
+        network: It gives ``score_map``.
+        sees: What its input is made of.
+        outputs: Scores at each voxel.
+    """
+
+    network: nn.Module
+    sees: CriticInput
+    outputs: int
 
 
 def build(document: Mapping[str, Any]) -> nn.Module:
-    """The network that the document names, with fresh weights."""
-    name = document["network"]["name"]
-    try:
-        module = catalog.stored("networks", document["network"])
-        settings = config.from_dict(document["network"]["config"], module.Config)
+    """The network that predicts, with fresh weights."""
+    with _explained(document["network"]):
         schema = Schema.from_dict(document["schema"])
         shape = document["input"]
         neighbours = shape.get("neighbours", 0)
@@ -27,20 +43,54 @@ def build(document: Mapping[str, Any]) -> nn.Module:
         channels = len(shape.get("channels", document["channels"])) * (2 * neighbours + 1)
         classes = document.get("classes", {}).get("names")
         outputs = len(classes) if classes else schema.num_outputs
-        network: nn.Module = module.build(settings, channels, outputs)
+        return _fresh(document["network"], channels, outputs)
+
+
+def critic(file: ModelFile, name: str) -> Critic:
+    """A part beside the predictor, with its weights; of any other kind than critics none has a map.
+
+    Raises:
+        ModelFileError: A network that is not known here, has no map, or has other weights.
+    """
+    part = file.document["parts"][name]
+    with _explained(part["network"]):
+        network = _fresh(part["network"], part["channels"], part["outputs"])
+        sees = config.from_dict(part["sees"], CriticInput)
+    if not hasattr(network, "score_map"):
+        raise ModelFileError(
+            f"expected a part with a map, got {name!r}: {part['network']['name']} gives no "
+            "score_map",
+            fix="ask for no such map",
+            code="model-file-part",
+        )
+    fill(network, file.parts[name], name)
+    return Critic(network, sees, part["outputs"])
+
+
+def _fresh(entry: Mapping[str, Any], channels: int, outputs: int) -> nn.Module:
+    module = catalog.stored("networks", entry)
+    settings = config.from_dict(entry["config"], module.Config)
+    network: nn.Module = module.build(settings, channels, outputs)
+    return network
+
+
+@contextmanager
+def _explained(entry: Mapping[str, Any]) -> Iterator[None]:
+    """What goes wrong in making a network is told as a fault of the file."""
+    try:
+        yield
     except ModelFileError:
         raise
     except (DelineateError, KeyError, TypeError) as error:
         message = error.message if isinstance(error, DelineateError) else repr(error)
         raise ModelFileError(
-            f"expected a network of this version of Delineate, got {name!r}: {message}",
+            f"expected a network of this version of Delineate, got {entry['name']!r}: {message}",
             fix="install the version that trained it, see provenance in the file",
             code="model-file-network",
         ) from error
-    return network
 
 
-def fill(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
+def fill(network: nn.Module, tensors: Mapping[str, NDArray[Any]], part: str = "network") -> None:
     """Load weights; every name and shape must fit."""
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     given = {name: tuple(array.shape) for name, array in tensors.items()}
@@ -54,8 +104,8 @@ def fill(network: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
     if problems:
         shown = "; ".join(sorted(problems)[:4]) + (" …" if len(problems) > 4 else "")
         raise ModelFileError(
-            f"expected the {len(wanted)} tensors of the network, got others: {shown}",
-            fix="this file was not written for this network; train anew or fetch it again",
+            f"expected the {len(wanted)} tensors of the {part}, got others: {shown}",
+            fix="this file was not written for this {part}; train anew or fetch it again",
             code="model-file-weights",
         )
     network.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,7 @@ def outline(
     probabilities: bool = False,
     mirror: bool = False,
     crf: bool | None = None,
+    maps: Sequence[str] = (),
     memory_bytes: int = 8 << 30,
     force: bool = False,
     progress: Tick | None = None,
@@ -44,6 +47,7 @@ def outline(
         mirror: Average over mirrored passes, along the axes that the model allows.
         crf: Refine with a fully connected CRF; None: where the model's file says so. Labels,
             confidence and probabilities are then all of the CRF.
+        maps: Names of those to keep beside, of the parts that the session was opened with.
         memory_bytes: An image that needs more is refused; what comes out does not depend on it.
         force: Take images of another modality, or in other units, than in training; a warning
             says so.
@@ -58,18 +62,21 @@ def outline(
     warnings = require_fit(session, image, force)
     outputs = session.schema.num_outputs
     settings = crf_of(session, crf)
+    beside = {name: session.maps[name] for name in maps}
     request = Request(
+        maps=(PROBABILITIES, *maps),
         mirror=mirror,
         crf=settings,
         memory_bytes=memory_bytes,
-        beside=inverse.estimate_bytes(image.grid.shape, outputs, probabilities),
-        without=("probabilities",) * probabilities,
+        beside=inverse.estimate_bytes(image.grid.shape, outputs, probabilities)
+        + 4 * sum(beside.values()) * math.prod(image.grid.shape),
+        without=(*["probabilities"] * probabilities, *maps),
         progress=progress,
     )
     seconds: dict[str, float] = {}
     with memory_faults(memory_bytes):
         started = time.perf_counter()
-        home = Labels(image.grid, outputs, keep=probabilities)
+        home = Labels(image.grid, outputs, keep=probabilities, maps=beside)
         for rows in session.rows(image, request, seconds):
             home.add(rows)
         index = {label.name: i for i, label in enumerate(session.schema.labels, start=1)}
@@ -87,7 +94,7 @@ def outline(
             "warnings": warnings,
         }
         labels = session.schema.to_values(indices)
-    return Prediction(labels, image.grid, home.probabilities, None, facts)
+    return Prediction(labels, image.grid, home.probabilities, None, facts, home.maps)
 
 
 class Labels:
@@ -97,9 +104,12 @@ class Labels:
         grid: Of the image.
         outputs: Channels of the probabilities, background first.
         keep: Keep the probabilities too.
+        maps: Name -> K of others to keep.
     """
 
-    def __init__(self, grid: Grid, outputs: int, *, keep: bool = False) -> None:
+    def __init__(
+        self, grid: Grid, outputs: int, *, keep: bool = False, maps: Mapping[str, int] | None = None
+    ) -> None:
         self.outputs = outputs
         #: ``(*S)`` label indices; background where the image was cropped.
         self.labels = np.zeros(grid.shape, dtype=np.uint8)
@@ -108,6 +118,11 @@ class Labels:
         if keep:
             self.probabilities = np.zeros((outputs, *grid.shape), dtype=np.float32)
             self.probabilities[0] = 1
+        #: ``(K, *S)`` by name; 0 where the image was cropped.
+        self.maps = {
+            name: np.zeros((many, *grid.shape), dtype=np.float32)
+            for name, many in (maps or {}).items()
+        }
         self._sum, self._count = 0.0, 0
 
     @property
@@ -130,6 +145,10 @@ class Labels:
             index[wins] = number
             best = np.maximum(best, channel)
         rows.of(self.labels[None])[0] = index
+        for name, whole in self.maps.items():
+            place = rows.of(whole)
+            for number in range(len(whole)):
+                place[number] = rows.channel(name, number)
         inside = index > 0
         self._sum += float(best[inside].sum(dtype=np.float64))
         self._count += int(inside.sum())

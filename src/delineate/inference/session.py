@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -101,22 +101,28 @@ class Session:
             ) from error
 
     @staticmethod
-    def open(path: str | os.PathLike[str], device: str = "auto", runtime: str = "torch") -> Session:
+    def open(
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        runtime: str = "torch",
+        parts: Sequence[str] = (),
+    ) -> Session:
         """Read a model file and make its network ready.
 
         Args:
             path: A model file that Delineate wrote.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
             runtime: What computes the network, a member of ``inference.runtimes``.
+            parts: Of the model, beside its predictor, whose maps are wanted too.
 
         Raises:
-            ConfigError: No such runtime.
+            ConfigError: No such runtime, or no such part.
             ModelFileError: Foreign or damaged file, unknown network, weights that do not fit it.
             ResourceError: No such device.
         """
         module = catalog.load("inference.runtimes", runtime)
         try:
-            return Session(module.load(path, device))
+            return Session(module.load(path, device, parts))
         except ModelFileError as error:
             error.where = error.where or os.fspath(path)
             raise
@@ -135,6 +141,11 @@ class Session:
     def peak_bytes(self) -> int:
         """Most memory of the device that was in use so far; 0 where it has none of its own."""
         return self.runtime.peak_bytes()
+
+    @property
+    def maps(self) -> Mapping[str, int]:
+        """Name -> K of every map that there is for every voxel."""
+        return self.runtime.maps
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -185,7 +196,7 @@ class Session:
         """
         seconds = prepared.seconds
         image, axis, _ = self._laid_out(prepared)
-        maps = {name: self.runtime.maps[name] for name in request.maps}
+        maps = {name: self.maps[name] for name in request.maps}
         spare = self._spare(prepared, request)
         refine = _crf(prepared, self, request.crf, spare) if request.crf else None
         shape = self.document["input"]
@@ -233,7 +244,7 @@ class Session:
         """
         image, axis, _ = self._laid_out(prepared)
         spatial, first = list(image.shape[1:]), axis or 0
-        outputs = sum(self.runtime.maps[name] for name in request.maps)
+        outputs = sum(self.maps[name] for name in request.maps)
         need = request.beside + estimate_bytes(
             [spatial[first], *spatial[:first], *spatial[first + 1 :]],
             self.document["input"]["patch"],
@@ -271,7 +282,7 @@ def _crf(prepared: Prepared, session: Session, settings: Crf, spare: int) -> Any
     started = time.perf_counter()
     image = prepared.image
     own = image.array[: len(session.channels)]  # what follows is derived from them
-    outputs = session.runtime.maps[PROBABILITIES]
+    outputs = session.maps[PROBABILITIES]
     try:
         refine = crf.for_image(own, image.grid.spacing_mm, outputs, settings, spare)
     except ResourceError as error:

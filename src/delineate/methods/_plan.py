@@ -17,8 +17,8 @@ it are the averaged weights from then on; between, the stage leaves it alone. ``
 ``modules`` alone: after a crash it may be called again.
 
 What was trained beside the predictor and should travel with it in the model file (a critic) is a
-kept ``Part``. Its weights are those of the last step, not averaged: a critic is right about the
-guesses that it was shown last, and a mean of critics of many games is a critic of none.
+kept ``Part``. Its weights are those of the last step: averaged ones told experts from guesses no
+better (docs/LOG.md).
 """
 
 from __future__ import annotations

@@ -70,13 +70,13 @@ def predict_batch(
     """
     cohort = opening.cohort(scans, say, out)
     chosen = cohort.subset(only) if only else cohort
-    session = Session.open(model, options.device)
+    session = Session.open(model, options.device, parts=options.maps)
     chosen = colour.as_trained(chosen, [c.modality for c in session.preparation.channels])
     require(session, probabilities=options.probabilities, mirror=options.mirror, crf=options.crf)
     if session.classes:
-        jobs = [CaseOutputs(case, (), None, False) for case in chosen.cases]
+        jobs = [CaseOutputs(case, (), {}, False) for case in chosen.cases]
     else:
-        jobs = plan(chosen.cases, out, options.probabilities)
+        jobs = plan(chosen.cases, out, [*["probabilities"] * options.probabilities, *options.maps])
     refuse_inputs(cohort, out, jobs)
     writable_folder(out)
     with folder_lock(out):
@@ -88,7 +88,7 @@ def predict_batch(
         settings = {
             "mirror": options.mirror, "crf": refined, "memory": options.memory,
             "device": session.device,
-            "geometry": opening.geometry, "force": options.force,
+            "geometry": opening.geometry, "force": options.force, "maps": list(options.maps),
         }  # fmt: skip
         index = predictions_json.start(model, session, cohort, settings, only)
         key = existing(cohort.root, opening.site_key, away_from=out)
@@ -177,7 +177,8 @@ def _predict_one(
         prediction = classify(session, image, **how)
     else:
         prediction = outline(
-            session, image, probabilities=options.probabilities, crf=options.crf, progress=tick,
+            session, image, probabilities=options.probabilities, crf=options.crf,
+            maps=options.maps, progress=tick,
             **how,
         )  # fmt: skip
     done = time.perf_counter()
@@ -195,7 +196,7 @@ def _predict_one(
 
 
 def _write(job: CaseOutputs, prediction: Prediction, out: Path) -> dict[str, Any]:
-    """Write masks and probabilities; their names relative to ``out``."""
+    """Write masks and maps; their names relative to ``out``."""
     labels = prediction.labels
     if labels is None:
         return {}
@@ -207,10 +208,12 @@ def _write(job: CaseOutputs, prediction: Prediction, out: Path) -> dict[str, Any
     else:
         readers.write(job.masks[0], Image(labels[None], prediction.grid))
     files: dict[str, Any] = {"labels": [p.relative_to(out).as_posix() for p in job.masks]}
-    if job.probabilities is not None and prediction.probabilities is not None:
-        rounded = np.round(prediction.probabilities, 3)  # what makes it small once compressed
-        readers.write(job.probabilities, Image(rounded, prediction.grid))
-        files["probabilities"] = job.probabilities.relative_to(out).as_posix()
+    maps = dict(prediction.maps)
+    if prediction.probabilities is not None:
+        maps["probabilities"] = np.round(prediction.probabilities, 3)  # small once compressed
+    for name, path in job.maps.items():
+        readers.write(path, Image(maps[name], prediction.grid))
+        files[name] = path.relative_to(out).as_posix()
     return files
 
 

@@ -23,6 +23,7 @@ class Options:
         device: To compute on.
         overwrite: Replace predictions that are there already.
         force: Predict scans of another kind than in training.
+        maps: Names of maps of the model's parts to write too.
     """
 
     probabilities: bool = False
@@ -32,6 +33,7 @@ class Options:
     device: str = "auto"
     overwrite: bool = False
     force: bool = False
+    maps: tuple[str, ...] = ()
 
     @property
     def memory_bytes(self) -> int:

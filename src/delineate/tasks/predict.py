@@ -29,6 +29,7 @@ def predict(
     site_key: Path | None = None,
     only: Sequence[str] | None = None,
     probabilities: bool = False,
+    maps: Sequence[str] = (),
     mirror: bool = False,
     crf: bool | None = None,
     memory: str = "8G",
@@ -64,6 +65,9 @@ def predict(
         only: Ids of the cases to outline; all by default.
         probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals; of models
             that outline.
+        maps: Write ``ID_NAME.nii.gz`` of these too: ``probabilities``, or a part that the method
+            kept in the model (``delineate model show`` lists them). Of a ``critic``: its score of
+            the outline, the higher, the more it is like an expert's; 0 where a scan was cropped.
         mirror: Average over mirrored passes: slower, often a little better; of models that may be
             mirrored.
         crf: Refine outlines with a fully connected CRF (true or false); by default as the model
@@ -93,7 +97,9 @@ def predict(
     from delineate.predicting.batch import predict_batch
 
     parse_bytes(memory)  # told before a model is read
-    options = Options(probabilities, mirror, crf, memory, device, overwrite, force)
+    parts = tuple(dict.fromkeys(name for name in maps if name != "probabilities"))
+    probabilities |= "probabilities" in maps
+    options = Options(probabilities, mirror, crf, memory, device, overwrite, force, parts)
     opening = Opening(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
         site_key=site_key,

@@ -1,7 +1,8 @@
-"""What computes a network: one file a runtime, each with ``load(path, device) -> Runtime``.
+"""What computes a network: one file a runtime, each with ``load(path, device, parts) -> Runtime``.
 
 All else in the room works on arrays and knows no torch. A runtime gives *named maps*, as they are
-to be averaged: the activation is its own business.
+to be averaged: the activation is its own business. ``parts`` are those beside the predictor (a
+critic) whose maps are wanted too; no other is built.
 """
 
 from __future__ import annotations

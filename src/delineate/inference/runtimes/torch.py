@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,55 +12,97 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from delineate.core import model_file
-from delineate.core.errors import ModelFileError, ResourceError
+from delineate.core.errors import ConfigError, ModelFileError, ResourceError
+from delineate.core.model_file import ModelFile
 from delineate.core.schema import Schema
-from delineate.inference._loading import build, fill
+from delineate.inference._loading import Critic, build, critic, fill
 from delineate.inference.runtimes import ATTENTION, LOGITS, PROBABILITIES, Infer, Runtime
+from delineate.networks._critics import score_map
 
 #: From what the last layer gives to the map of that name.
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     PROBABILITIES: lambda logits: torch.softmax(logits.float(), 1),
     LOGITS: lambda logits: logits.float(),
 }
+_NONE: Mapping[str, Critic] = {}
 
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Runtime:
+def load(path: str | os.PathLike[str], device: str = "auto", parts: Sequence[str] = ()) -> Runtime:
     """Read a model file and build its network.
 
     Args:
         path: A ``.safetensors`` file that Delineate wrote.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        parts: Beside the predictor, whose maps are wanted too.
 
     Raises:
+        ConfigError: The model does not have such a part.
         ModelFileError: Foreign or damaged file, unknown network, weights that do not fit it.
         ResourceError: No such device.
     """
     where = choose_device(device)
     file = model_file.load(path)
     try:
+        _require_parts(file, parts)
         network = build(file.document)
         fill(network, file.tensors)
+        critics = {name: critic(file, name) for name in parts}
     except ModelFileError as error:
         error.where = os.fspath(path)
         raise
-    return runtime(file.document, network.to(where), where)
+    for one in critics.values():
+        one.network.to(where).eval()
+    return runtime(file.document, network.to(where), where, critics)
 
 
-def runtime(document: Mapping[str, Any], network: nn.Module, device: torch.device) -> Runtime:
+def _require_parts(file: ModelFile, parts: Sequence[str]) -> None:
+    if lost := [name for name in parts if name not in file.parts]:
+        have = [*([] if file.document.get("classes") else [PROBABILITIES]), *file.parts]
+        raise ConfigError(
+            f"expected maps that the model has ({', '.join(have) or 'none'}), "
+            f"got {', '.join(lost)}",
+            where=file.path,
+            fix="choose among these, or leave maps out; a model has a critic where its method "
+            "trained and kept one, as adversarial does",
+            code="map-unknown",
+        )
+
+
+def runtime(
+    document: Mapping[str, Any],
+    network: nn.Module,
+    device: torch.device,
+    critics: Mapping[str, Critic] = _NONE,
+) -> Runtime:
     """A network that is built already, with the document that describes it."""
     if document.get("classes"):
         infer = classifier(network, device, attention=True)
         return Runtime(document, infer, {}, str(device), _peak(device))
     outputs = Schema.from_dict(document["schema"]).num_outputs
-    infer = segmenter(network, device)
-    return Runtime(document, infer, {PROBABILITIES: outputs}, str(device), _peak(device))
+    infer = segmenter(network, device, critics)
+    maps = {PROBABILITIES: outputs, **{name: one.outputs for name, one in critics.items()}}
+    return Runtime(document, infer, maps, str(device), _peak(device))
 
 
-def segmenter(network: nn.Module, device: torch.device | str) -> Infer:
-    """Maps of a network that gives logits ``(B, K, *patch)``: ``probabilities``."""
+def segmenter(
+    network: nn.Module, device: torch.device | str, critics: Mapping[str, Critic] = _NONE
+) -> Infer:
+    """Maps of a network that gives logits ``(B, K, *patch)``: ``probabilities``, and scores of it.
+
+    Args:
+        network: In ``eval`` from the first call on.
+        device: Where it is.
+        critics: By the name of their map; on the same device, in ``eval``.
+    """
 
     def infer(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        return {PROBABILITIES: _activated(PROBABILITIES, network(_tensor(windows, device)))}
+        shown = _tensor(windows, device)
+        logits = network(shown)
+        found = {PROBABILITIES: _activated(PROBABILITIES, logits)}
+        for name, one in critics.items():
+            scores = score_map(one.network, one.sees, shown, logits.float())
+            found[name] = scores.cpu().numpy()
+        return found
 
     return _ready(network, infer)
 
