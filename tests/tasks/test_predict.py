@@ -69,12 +69,10 @@ THRESHOLD = types.SimpleNamespace(
 
 @pytest.fixture(autouse=True)
 def threshold_network(monkeypatch: Any) -> None:
-    load = catalog.load
-
-    def with_threshold(room: str, name: str) -> Any:
-        return THRESHOLD if (room, name) == ("networks", "threshold") else load(room, name)
-
-    monkeypatch.setattr(catalog, "load", with_threshold)
+    within = catalog._within
+    more = {"networks": ["threshold"]}
+    monkeypatch.setattr(catalog, "_within", lambda room: [*within(room), *more.get(room, [])])
+    monkeypatch.setitem(sys.modules, "delineate.networks.threshold", THRESHOLD)
 
 
 def write_model(
