@@ -12,26 +12,26 @@ from delineate.core.quantities import parse_duration
 from delineate.data.opening import Opening
 from delineate.engine.settings import Settings
 
-#: Classes of a slice, by whether anything is outlined in it.
-PRESENCE = ("absent", "present")
-
 
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run. What is null is derived from the data and the budget."""
 
     TITLE: ClassVar = "a run"
-    HINT: ClassVar = "those of a part go below method_settings or network_settings"
+    HINT: ClassVar = "those of a part go below target_settings, method_settings or network_settings"
 
     budget: str | None = field(default="40m", metadata={"help": "wall-clock time, all included"})
     steps: int | None = field(default=None, metadata={"help": "fixed number of steps instead"})
     seed: int = field(default=0, metadata={"help": "of the split, the weights and the sampling"})
-    target: Literal["auto", "outline", "class", "presence"] = field(
+    target: str = field(
         default="auto",
         metadata={
             "help": "outline: a label for every voxel; class: the class of a case; presence: "
             "whether a slice shows any structure; auto: outline where there are label maps"
         },
+    )
+    target_settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "settings of that target"}
     )
     method: str = field(
         default="auto",
@@ -160,11 +160,6 @@ class RunConfig:
             raise ConfigError(f"expected a layer_rate above 0, at most 1, got {self.layer_rate}")
         if self.budget is None and self.steps is None:
             raise ConfigError("expected a budget or a number of steps, got neither")
-        if self.opening.class_column is not None and self.target not in ("auto", "class"):
-            raise ConfigError(
-                f"expected --target class beside a class column, got {self.target}",
-                fix="leave out one of the two",
-            )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"expected a seed of 0 or more, below 2^32, got {self.seed}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from delineate.core import model_file
+from delineate.core import catalog, model_file
 from delineate.core.errors import ConfigError, InputError
 from delineate.core.image import Grid, Image
 from delineate.data.cohort import Cohort
@@ -19,11 +19,11 @@ from delineate.data.readers import write
 from delineate.phantoms.generate import generate
 from delineate.settings import RunConfig
 from delineate.targets._class_feed import ClassFeed
-from delineate.targets.selection import complete
 from delineate.tasks.benchmark import benchmark
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
+from delineate.training.resolving import complete
 
 SMALL = "network: cnn\nwidth: 4\npatch: [24, 24]\nbatch: 8\nvalidation: 0.2\n"
 FLAT = Grid((24, 24), np.diag([-1.0, -1.0, 1.0, 1.0]), oriented=False, spacing_known=False)
@@ -235,10 +235,13 @@ class Case:
         self.grid, self.subject = FLAT, class_name
 
 
+PICTURES = catalog.load("targets", "class")._pictures
+
+
 def feed(balance: str) -> ClassFeed:
     cases = [Case("rare", 1.0)] + [Case("common", 0.0)] * 9
     chosen = RunConfig(steps=1, balance=balance, augment=False)
-    return ClassFeed(cases, chosen, "class", ("common", "rare"), None, (8, 8), 8, ())  # type: ignore[arg-type]
+    return ClassFeed(cases, chosen, PICTURES, ("common", "rare"), None, (8, 8), 8, ())  # type: ignore[arg-type]
 
 
 def test_balance_by_sampling_shows_every_class_as_often():
@@ -275,6 +278,6 @@ def test_a_class_column_asks_for_classes_even_where_there_are_masks(slices: Path
     column = Opening(class_column="gender")
     assert complete(RunConfig(opening=column), cohort).target == "class"
     with pytest.raises(ConfigError, match="--target class beside a class column"):
-        RunConfig(target="presence", opening=column)
+        complete(RunConfig(target="presence", opening=column), cohort)
     with pytest.raises(ConfigError, match="no class column where presence is learned"):
         benchmark("s0-s2", data=slices, class_column="gender", out=tmp_path / "b")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from delineate.core import model_file
+from delineate.core import catalog, model_file
 from delineate.core.image import Grid, Image
 from delineate.data.readers import write
 from delineate.phantoms.generate import generate
 from delineate.settings import RunConfig
-from delineate.targets import sizes
+from delineate.targets import _sizes
 from delineate.targets._class_feed import ClassFeed
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.predict import predict
@@ -115,15 +115,15 @@ def test_stacks_of_slices_need_no_more_than_the_name(tmp_path: Path) -> None:
 
 
 def test_a_bag_is_planned_as_its_slices_are() -> None:
-    flat = sizes.candidates((240, 200), 2, whole=True)
-    options = sizes.candidates((240, 200, 155), 3, whole=True, bag=2)
+    flat = _sizes.candidates((240, 200), 2, whole=True)
+    options = _sizes.candidates((240, 200, 155), 3, whole=True, bag=2)
     assert {c.patch[:2] for c in options} <= {c.patch for c in flat}
     assert {c.patch[2] for c in options} == {32}
     assert options[0].width < options[-1].width
     assert options[0].patch < options[-1].patch
-    few = sizes.candidates((9, 240, 200), 3, whole=True, bag=0)
+    few = _sizes.candidates((9, 240, 200), 3, whole=True, bag=0)
     assert {c.patch[0] for c in few} == {9}
-    fixed = sizes.candidates((9, 240, 200), 3, patch=(8, 64, 64), batch=1, whole=True, bag=0)
+    fixed = _sizes.candidates((9, 240, 200), 3, patch=(8, 64, 64), batch=1, whole=True, bag=0)
     assert {(c.patch, c.batch) for c in fixed} == {((8, 64, 64), 1)}
 
 
@@ -140,10 +140,13 @@ class Case:
         self.grid, self.subject, self.meta = Grid(tuple(shape), np.diag([*spacing, 1.0])), "s", {}
 
 
+PICTURES = catalog.load("targets", "class")._pictures
+
+
 def fed(across: int | None, axis: int = 2, spacing: tuple[float, ...] = (1, 1, 1)) -> torch.Tensor:
     chosen = RunConfig(steps=1, rotation_degrees=40.0, scale=(1.0, 1.0), balance="none")
     feed = ClassFeed(
-        [Case(axis, spacing)], chosen, "class", ("a",), None, (12, 12, 12), 8, (), across,  # type: ignore[list-item]
+        [Case(axis, spacing)], chosen, PICTURES, ("a",), None, (12, 12, 12), 8, (), across,  # type: ignore[list-item]
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     image = torch.stack([feed._read(sample) for sample in feed.samples * 8])

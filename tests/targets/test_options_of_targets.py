@@ -12,8 +12,8 @@ from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
 from delineate.settings import RunConfig
-from delineate.targets import selection
 from delineate.tasks.evaluate import evaluate
+from delineate.training.resolving import complete
 
 SCHEMA = Schema(labels=(Label("x", 1),), classes=("a", "b"))
 
@@ -23,16 +23,16 @@ SCHEMA = Schema(labels=(Label("x", 1),), classes=("a", "b"))
 def test_a_classifier_is_given_no_settings_of_outlines(target: Any, given: dict[str, Any]) -> None:
     cohort = Cohort(Path("/data"), "table", (), SCHEMA)
     with pytest.raises(ConfigError, match=next(iter(given))) as caught:
-        selection.complete(RunConfig(target=target, **given), cohort)
+        complete(RunConfig(target=target, **given), cohort)
     assert caught.value.code == "setting-target"
-    assert selection.complete(RunConfig(target="outline", **given), cohort).target == "outline"
+    assert complete(RunConfig(target="outline", **given), cohort).target == "outline"
 
 
 def test_an_outliner_is_given_no_settings_of_classes() -> None:
     cohort = Cohort(Path("/data"), "table", (), SCHEMA)
     with pytest.raises(ConfigError, match="balance"):
-        selection.complete(RunConfig(target="outline", balance="weights"), cohort)
-    assert selection.complete(RunConfig(target="class", balance="weights"), cohort).balance
+        complete(RunConfig(target="outline", balance="weights"), cohort)
+    assert complete(RunConfig(target="class", balance="weights"), cohort).balance
 
 
 @pytest.mark.parametrize(

@@ -126,13 +126,13 @@ def test_the_clean_up_is_judged_where_there_is_a_truth() -> None:
     assert choose_rules([guess], [given], SCHEMA)["gains"]["a"] == 0
 
 
-def test_a_look_at_cases_without_annotation_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_cases_without_annotation_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outline, "outline", lambda *_: truth())
     target: Any = SimpleNamespace(schema=SCHEMA, outputs=["background", "a", "b"])
     blank, whole = (SimpleNamespace(label=a) for a in (np.full(SHAPE, IGNORED), truth()))
-    look = outline.Outlines.look
-    assert look(target, None, [blank], None, "cpu") == {}
-    assert look(target, None, [blank, whole], None, "cpu") == {"val_dice": 1.0}
+    validate = outline.LearningOutlines.validate
+    assert validate(target, None, [blank], None, "cpu") == {}
+    assert validate(target, None, [blank, whole], None, "cpu") == {"val_dice": 1.0}
 
 
 def test_presence_is_known_where_it_was_looked_for() -> None:

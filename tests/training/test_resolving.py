@@ -284,4 +284,4 @@ def test_a_setting_of_a_part_at_the_top_is_told_where_such_settings_go(tmp_path:
         train(tmp_path, config=file, out=tmp_path / "run")
     assert "expected a setting of a run" in caught.value.message
     assert caught.value.where == f"{file}:2"
-    assert "below method_settings or network_settings" in str(caught.value.fix)
+    assert "below target_settings, method_settings or network_settings" in str(caught.value.fix)

@@ -17,9 +17,9 @@ from delineate.core.errors import InputError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
 from delineate.settings import RunConfig
-from delineate.targets.selection import complete
 from delineate.tasks.train import train
 from delineate.training import splitting
+from delineate.training.resolving import complete
 
 ORGAN, CYST = 1, 2
 

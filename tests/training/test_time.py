@@ -25,7 +25,7 @@ from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate
 from delineate.inference import sliding_window
 from delineate.phantoms.generate import generate
-from delineate.targets import sizes
+from delineate.targets import _sizes
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 from delineate.training import devices, held_out, preflight, status
@@ -107,10 +107,10 @@ class FakeBench:
         self.device = torch.device("cpu")
 
     def candidates(self, cases: Any) -> list[Candidate]:
-        return sizes.candidates((960, 999), 2)
+        return _sizes.candidates((960, 999), 2)
 
     def smaller(self, first: Candidate, cases: Any) -> list[Candidate]:
-        return sizes.smaller(first, (960, 999), 2)
+        return _sizes.smaller(first, (960, 999), 2)
 
     def measure(self, candidate: Candidate, cases: Any, limit: float) -> float:
         cost = self.seconds * candidate.work / (8 * 8 * 128**2)
@@ -145,14 +145,14 @@ def test_measuring_takes_a_tenth_of_the_budget_at_most(seconds: float) -> None:
 
 
 def test_given_steps_are_of_a_size_for_the_machine_and_the_same_each_time() -> None:
-    options = sizes.candidates((960, 999), 2)
+    options = _sizes.candidates((960, 999), 2)
     gmac = FakeBench(1.0, None).gmac
-    assert sizes.sized(options, gmac, None) == sizes.default(options)
-    assert sizes.sized(options, gmac, 64) == sizes.default(options)
-    two = sizes.sized(options, gmac, 2)
-    assert two.work < sizes.default(options).work
+    assert _sizes.sized(options, gmac, None) == _sizes.default(options)
+    assert _sizes.sized(options, gmac, 64) == _sizes.default(options)
+    two = _sizes.sized(options, gmac, 2)
+    assert two.work < _sizes.default(options).work
     assert gmac(two) <= 24
-    assert sizes.sized(options, lambda _: 1e9, 2) == options[0]
+    assert _sizes.sized(options, lambda _: 1e9, 2) == options[0]
 
 
 def test_the_machine_is_the_cores_that_the_process_was_granted(
@@ -170,13 +170,13 @@ def test_the_machine_is_the_cores_that_the_process_was_granted(
 
 
 def test_smaller_candidates_keep_what_the_user_fixed() -> None:
-    first = sizes.candidates((960, 999), 2)[0]
-    small = sizes.smaller(first, (960, 999), 2)
+    first = _sizes.candidates((960, 999), 2)[0]
+    small = _sizes.smaller(first, (960, 999), 2)
     assert [c.work for c in small] == sorted(c.work for c in small)
     assert small[-1].work < first.work
     assert small[0].work * 16 == first.work
-    fixed = sizes.candidates((40, 40, 40), 3, patch=(16, 16, 16), batch=2)[0]
-    assert sizes.smaller(fixed, (40, 40, 40), 3, patch=(16, 16, 16), batch=2) == []
+    fixed = _sizes.candidates((40, 40, 40), 3, patch=(16, 16, 16), batch=2)[0]
+    assert _sizes.smaller(fixed, (40, 40, 40), 3, patch=(16, 16, 16), batch=2) == []
 
 
 def test_fewer_threads_are_taken_where_they_are_clearly_faster() -> None:
@@ -339,13 +339,13 @@ def test_control_c_stops_at_once_but_training_after_its_step() -> None:
     assert stop()
 
 
-@pytest.mark.parametrize("phase", ["look", "settle", "predict", "evaluate"])
+@pytest.mark.parametrize("phase", ["validate", "select", "predict", "evaluate"])
 def test_control_c_in_whatever_comes_after_the_plan_keeps_the_model(
     phase: str, brains: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from delineate.predicting import batch
     from delineate.scoring import outlines
-    from delineate.targets import selection
+    from delineate.targets.outline import LearningOutlines
 
     asked: list[int] = []
 
@@ -354,12 +354,12 @@ def test_control_c_in_whatever_comes_after_the_plan_keeps_the_model(
         signal.raise_signal(signal.SIGINT)
         return before(*given, **named)
 
-    if phase in ("look", "settle"):
-        before = getattr(selection.Outlines, phase)
-        where: Any = selection.Outlines
+    if phase in ("validate", "select"):
+        before = getattr(LearningOutlines, phase)
+        where: Any = LearningOutlines
 
         def pressed(*given: Any, **named: Any) -> Any:
-            nothing = phase == "settle" and not given[2]
+            nothing = phase == "select" and not given[2]
             return before(*given, **named) if nothing else press(*given, **named)
 
         monkeypatch.setattr(where, phase, pressed)
@@ -375,7 +375,7 @@ def test_control_c_in_whatever_comes_after_the_plan_keeps_the_model(
     assert record["scored"]["cases"] == 0
     model_file.load(tmp_path / "model.safetensors")
     assert (tmp_path / "report.html").exists()
-    assert (record["trained"]["share"] < 1) == (phase == "look")
+    assert (record["trained"]["share"] < 1) == (phase == "validate")
 
 
 def test_work_that_takes_too_long_is_given_up_between_windows() -> None:

@@ -26,8 +26,7 @@ from delineate.engine.budget import Candidate
 from delineate.networks._blocks import count_parameters
 from delineate.networks._cost import gmac
 from delineate.settings import RunConfig
-from delineate.targets import sizes
-from delineate.targets.classes import Classes
+from delineate.targets import _sizes
 from delineate.training.job import Invocation, Job
 
 #: Start, scoring and report of one training run, in seconds, before the first has been seen.
@@ -117,7 +116,7 @@ def measure(
     for arm, job, seen, wanted in progress.track(
         fitting, "measuring a step of every arm", len(fitting)
     ):
-        patch = sizes.round_to(wanted.patch, common[wanted])
+        patch = _sizes.round_to(wanted.patch, common[wanted])
         candidate = job.bench.fitting(dataclasses.replace(wanted, patch=patch))
         try:
             entries.append(_entry(arm, job, candidate, seen))
@@ -170,14 +169,8 @@ def share_out(entries: Sequence[Entry], budget: float) -> tuple[list[Entry], lis
 
 def _candidate(suite: Suite, job: Job, cases: Sequence[PreparedCase]) -> Candidate:
     """Width, patch and batch that the suite wants for images of these dimensions."""
-    chosen, target = job.chosen, job.bench.target
-    nd = target.ndim
-    if isinstance(target, Classes):
-        cap = suite.patch_voxels[nd if target.bag is None else 2]
-        patch = sizes.view_size(target.shape(cases), cap, nd, target.bag)
-    else:
-        shape = sizes.median_shape([case.shape[1:] for case in cases], job.preparation)
-        patch = sizes.patch_size(shape, suite.patch_voxels[nd], nd)
+    chosen, learning = job.chosen, job.bench.learning
+    nd, patch = learning.ndim, learning.patch(cases, suite.patch_voxels)
     return Candidate(
         chosen.width or suite.width[nd], chosen.patch or patch, chosen.batch or suite.batch[nd]
     )

@@ -25,9 +25,8 @@ from delineate.core.tables import table
 from delineate.core.threads import cores
 from delineate.data import readers, splits
 from delineate.data.cohort import Cohort
-from delineate.data.labels import presence, read_indices
+from delineate.data.labels import PRESENCE, presence, read_indices
 from delineate.data.layouts._listing import modality
-from delineate.settings import PRESENCE
 
 _COLUMNS = ("id", "subject", "site", "class", "split", "label")
 #: Splits that part what belongs together.

@@ -13,6 +13,9 @@ from delineate.core.image import Grid, Image
 from delineate.core.schema import IGNORED, Schema
 from delineate.data import readers
 
+#: Names of ``presence``, by index.
+PRESENCE = ("absent", "present")
+
 
 def read_indices(case: Case, schema: Schema, grid: Grid | None = None) -> Image:
     """The label of a case as indices ``(1, *S)``; voxels that nobody annotated are ``IGNORED``.

@@ -1,1 +1,343 @@
-"""Things that can be asked of a model: outlines of structures, classes of cases."""
+"""What can be asked of a model, one file a target: this is the contract that each of them keeps.
+
+A member of this room is a file with ``Config``, a frozen dataclass of the settings that are its
+own (``NoSettings`` where there are none), and ``build(config) -> Target``. Its name is the file's.
+What two members share lies in files that begin with ``_``.
+
+A ``Target`` answers for the whole way of a model: which cases teach and judge it, what it is fed
+with, what is watched and chosen on validation cases, what a prediction is and how it is written,
+how predictions are scored and by which rows runs are compared. Nothing outside this room asks
+which target it has before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from delineate.core import catalog
+from delineate.core import config as settings
+from delineate.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from delineate.core.case import Batch, Case
+    from delineate.core.progress import Progress
+    from delineate.core.schema import Schema
+    from delineate.data.cache import PreparedCase
+    from delineate.data.cohort import Cohort
+    from delineate.data.opening import Opening
+    from delineate.engine.budget import Candidate
+    from delineate.inference.sliding_window import Tick
+    from delineate.preprocess.presets import Preparation
+    from delineate.settings import RunConfig
+
+#: Cases left out that are told by name.
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Nothing to set."""
+
+
+@dataclass(frozen=True)
+class Usable:
+    """The cases of a cohort, as a target sees them.
+
+    Args:
+        labelled: Those that a model can learn from and be judged on.
+        unlabelled: Id -> what the case lacks ("label map"), of those whose images are whole.
+        left_out: Id -> what the case lacks, of those that cannot be used at all.
+    """
+
+    labelled: Cohort
+    unlabelled: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all cases that can be used for anything."""
+        return [*(case.id for case in self.labelled.cases), *self.unlabelled]
+
+    def sentences(self, unlabelled_too: bool = True) -> list[str]:
+        """Which cases are left out, and for want of what.
+
+        Args:
+            unlabelled_too: Those without labels are not used either.
+        """
+        lost = {**self.left_out, **(self.unlabelled if unlabelled_too else {})}
+        of = len(self.labelled) + len(self.unlabelled) + len(self.left_out)
+        told = []
+        for lacking in dict.fromkeys(lost.values()):
+            names = [name for name, what in lost.items() if what == lacking]
+            shown = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
+            told.append(f"{len(names)} of {of} cases left out for want of a {lacking}: {shown}")
+        return told
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What there is to be seen in cases, so that a split can give each part some of it.
+
+    Args:
+        by_case: Case id -> names of what it shows.
+        declared: What the data promise; none of it in any training case is told.
+        each: What one of them is called ("class"), where a run is refused that is not shown all.
+    """
+
+    by_case: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    declared: tuple[str, ...] = ()
+    each: str | None = None
+
+
+class Feed(Protocol):
+    """A source of batches that also knows the shape of what it gives."""
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Spatial size."""
+
+    @property
+    def cases(self) -> Sequence[PreparedCase]:
+        """What it draws from."""
+
+    def __call__(self, step: int, micro: int, split: int) -> Batch:
+        """See ``delineate.engine.loop.Batches``."""
+
+
+class Learning(Protocol):
+    """A target as one run learns it."""
+
+    @property
+    def schema(self) -> Schema:
+        """Labels, regions and classes of the cohort."""
+
+    @property
+    def ndim(self) -> int:
+        """Spatial dimensions that the network sees, 2 or 3."""
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Names of the prepared channels that the network sees, of one slice each."""
+
+    @property
+    def neighbours(self) -> int:
+        """Slices to each side that join as channels."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names of the channels of the network's output."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Of the axes that the network sees; () where it is not known."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a patch shows an image, or a slice, whole."""
+
+    @property
+    def derived(self) -> Mapping[str, Any]:
+        """Settings of the network that follow from the data, where it has such."""
+
+    def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What is worth measuring, from modest to ambitious."""
+
+    def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
+        """What to take where hardly a step of the first candidate fits."""
+
+    def patch(self, cases: Sequence[PreparedCase], voxels: Mapping[int, int]) -> tuple[int, ...]:
+        """Spatial size of a patch of about so many ``voxels``, by number of dimensions."""
+
+    def windows(self, case: PreparedCase, patch: Sequence[int]) -> int:
+        """Patches that the prediction of a case takes."""
+
+    def feed(
+        self,
+        candidate: Candidate,
+        cases: Sequence[PreparedCase],
+        unlabelled: Sequence[PreparedCase] = (),
+    ) -> Feed:
+        """What the loop is fed with, from one pool or from two."""
+
+    def document(self, feed: Any) -> dict[str, Any]:
+        """What the model file must hold for its predictions: ``input``, and what else there is."""
+
+    def validate(
+        self,
+        network: nn.Module,
+        cases: Sequence[PreparedCase],
+        feed: Any,
+        device: Any,
+        tick: Tick | None = None,
+    ) -> dict[str, float]:
+        """Figures of validation cases for the log; none where nothing can be told.
+
+        Args:
+            network: In ``eval``, on ``device``.
+            cases: Of the validation part.
+            feed: As training has it.
+            device: Where it is computed.
+            tick: Called now and then, and may raise.
+        """
+
+    def select(
+        self,
+        network: nn.Module,
+        cases: Sequence[PreparedCase],
+        feed: Any,
+        device: Any,
+        tick: Tick | None = None,
+    ) -> dict[str, Any]:
+        """What of the model file is chosen on validation cases; without cases its defaults.
+
+        See ``validate``.
+        """
+
+
+class Target(Protocol):
+    """What is asked of a model."""
+
+    @property
+    def kind(self) -> str:
+        """``KIND`` of the networks that can give it."""
+
+    @property
+    def trains(self) -> str:
+        """What a method must list in ``TRAINS``; mostly the same as ``kind``."""
+
+    @property
+    def gives(self) -> str | None:
+        """The channel of the data that the model is to give instead of being shown it."""
+
+    @property
+    def method(self) -> str:
+        """The method where nobody names one."""
+
+    @property
+    def network(self) -> str:
+        """The network where nobody names one."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Settings of a run that mean something here, and not for every target."""
+
+    @property
+    def automatic(self) -> int | None:
+        """Where nobody names a target, the lowest that ``suits`` is taken; None: by name alone."""
+
+    def suits(self, cohort: Cohort) -> bool:
+        """Whether the cohort has what it learns, where nobody names a target."""
+
+    def asked_by(self, opening: Opening) -> str:
+        """What of an opening asks for this target, in words; empty where nothing does."""
+
+    def usable(self, cohort: Cohort) -> Usable:
+        """Which cases are labelled, unlabelled or left out, and why.
+
+        Raises:
+            InputError: Too few for a model.
+        """
+
+    def some(self, cohort: Cohort, count: int) -> list[Case]:
+        """About so many usable cases to try things on, spread over the cohort."""
+
+    def shown(self, cohort: Cohort, folder: Path, progress: Progress) -> Shown:
+        """What usable cases show.
+
+        Args:
+            cohort: The labelled ones.
+            folder: Where it may be remembered.
+            progress: Shows how far the reading of files is.
+        """
+
+    def learning(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> Learning:
+        """What a run needs to learn it.
+
+        Args:
+            chosen: Settings of the run, method and network named.
+            cohort: To learn from.
+            preparation: Of its images.
+        """
+
+    def rehearse(self, case: Case, cohort: Cohort) -> None:
+        """Compute what scoring a case takes, for the time that it takes."""
+
+
+def make(name: str, given: Mapping[str, Any] | None = None) -> Target:
+    """A target by its name.
+
+    Args:
+        name: Of a file of this room.
+        given: Its own settings.
+
+    Raises:
+        ConfigError: No such target, or a setting that it does not know.
+    """
+    module = catalog.load("targets", name)
+    config = settings.from_dict(given or {}, module.Config, "target_settings")
+    return cast(Target, module.build(config))
+
+
+def of(chosen: RunConfig) -> Target:
+    """The target that the settings of a run name."""
+    return make(chosen.target, chosen.target_settings)
+
+
+def possible(chosen: RunConfig) -> list[str]:
+    """Names of the targets that a run may turn out to have, the likeliest first.
+
+    Raises:
+        ConfigError: The way the data are opened asks for another one than is named.
+    """
+    known = {name: make(name) for name in catalog.members("targets")}
+    asked = {name: words for name, one in known.items() if (words := one.asked_by(chosen.opening))}
+    for name, words in asked.items():
+        if chosen.target not in ("auto", *asked):
+            raise ConfigError(
+                f"expected --target {name} beside {words}, got {chosen.target}",
+                fix="leave out one of the two",
+            )
+    if chosen.target != "auto":
+        return [chosen.target]
+    ranks = {name: one.automatic for name, one in known.items() if one.automatic is not None}
+    return list(asked) or sorted(ranks, key=lambda name: ranks[name])
+
+
+def choose(chosen: RunConfig, cohort: Cohort) -> str:
+    """The name of the target of a run: as asked, or as suits the data."""
+    names = possible(chosen)
+    return next((name for name in names if make(name).suits(cohort)), names[0])
+
+
+def require_own_settings(chosen: RunConfig) -> None:
+    """Refuse settings that only mean something for another target.
+
+    Raises:
+        ConfigError: There are such.
+    """
+    usual, own = type(chosen)(), of(chosen).settings
+    owners: dict[str, list[str]] = {}
+    for name in catalog.members("targets"):
+        for setting in make(name).settings:
+            owners.setdefault(setting, []).append(name)
+    lost = [
+        name
+        for name in owners
+        if name not in own
+        and (value := getattr(chosen, name)) != (default := getattr(usual, name))
+        and (value or default)  # nothing, written out
+    ]
+    if lost:
+        others = " and ".join(dict.fromkeys(one for name in lost for one in owners[name]))
+        raise ConfigError(
+            f"expected settings that mean something where the target is {chosen.target}, "
+            f"got {', '.join(lost)}: for {others} alone",
+            where=lost[0],
+            fix=f"leave out {' and '.join(lost)}, or choose another target",
+            code="setting-target",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,9 +19,12 @@ from delineate.core.errors import InputError
 from delineate.core.schema import IGNORED
 from delineate.data import sampling
 from delineate.data.cache import PreparedCase
-from delineate.data.labels import presence
 from delineate.preprocess import views
-from delineate.settings import PRESENCE, RunConfig
+from delineate.settings import RunConfig
+
+#: From a case, the axis of slices and the names of classes, to its slices (None: all of it), each
+#: with the index of its class; none where it is not known.
+Pictures = Callable[[PreparedCase, int | None, Sequence[str]], list[tuple[int | None, int]]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class ClassFeed:
     Args:
         cases: Prepared.
         chosen: Settings of the run.
-        target: ``class`` or ``presence``.
+        pictures: Gives the pictures of a case, each with its class.
         classes: Names, in index order.
         axis: Along which slices are taken, None where images are seen whole.
         patch: Spatial size of a picture.
@@ -58,7 +61,7 @@ class ClassFeed:
 
     cases: Sequence[PreparedCase]
     chosen: RunConfig
-    target: str
+    pictures: Pictures
     classes: tuple[str, ...]
     axis: int | None
     patch: tuple[int, ...]
@@ -77,7 +80,7 @@ class ClassFeed:
         found = [
             Sample(i, place, class_index)
             for i, case in enumerate(self.cases)
-            for place, class_index in pictures(case, self.axis, self.target, self.classes)
+            for place, class_index in self.pictures(case, self.axis, self.classes)
         ]
         counts = Counter(sample.class_index for sample in found)
         missing = [name for k, name in enumerate(self.classes) if not counts[k]]
@@ -205,25 +208,3 @@ class ClassFeed:
         for i, a in enumerate(plane):
             matrices[:, a, [*plane, 3]] = flat[:, i]
         return matrices
-
-
-def pictures(
-    case: PreparedCase, axis: int | None, target: str, classes: Sequence[str]
-) -> list[tuple[int | None, int]]:
-    """Slices of a case with the index of their class; none where it is not known."""
-    if target == "presence":
-        if case.label is None:
-            return []
-        moved = np.asarray(case.label)
-        moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
-        found = [(place, presence(moved[place or 0])) for place in views.places(case.image, axis)]
-        return [(place, class_index) for place, class_index in found if class_index is not None]
-    if case.class_name is None or case.class_name not in classes:
-        return []
-    class_index = list(classes).index(case.class_name)
-    return [(place, class_index) for place in views.places(case.image, axis)]
-
-
-def class_names(target: str, schema_classes: Sequence[str]) -> tuple[str, ...]:
-    """Classes of a target, in index order."""
-    return PRESENCE if target == "presence" else tuple(schema_classes)

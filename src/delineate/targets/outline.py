@@ -1,34 +1,98 @@
-"""A model that is to outline: what there is to learn from, to plan with and to choose."""
+"""Outlines: a label for every voxel."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from delineate.core.errors import InputError
+from delineate.core.case import Case
+from delineate.core.progress import Progress
+from delineate.data import labels, structures
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate
 from delineate.inference.sliding_window import OVERLAP, Tick, window_starts
 from delineate.preprocess.presets import Preparation
 from delineate.settings import RunConfig
-from delineate.targets import sizes
+from delineate.targets import NoSettings, Shown, Target, Usable, _sizes
 from delineate.targets._cleanup import choose_rules
+from delineate.targets._labelled import labelled, spread
 from delineate.targets._outline_feed import Feed, mean_dice, outline
+
+Config = NoSettings
+
+
+def build(config: NoSettings) -> Target:
+    """A target without settings of its own."""
+    return Outlines()
 
 
 class Outlines:
-    """A segmenter: a label for every voxel."""
+    """A segmenter; see ``delineate.targets.Target``."""
 
-    kind = "segmenter"
+    kind = trains = "segmenter"
+    gives = None
+    method = "supervised"
+    network = "unet"
+    settings = ("crf", "neighbours", "foreground")
+    automatic = 0
+
+    def suits(self, cohort: Cohort) -> bool:
+        """Whether there are label maps, or nothing else to learn."""
+        return bool(cohort.labelled().cases) or not cohort.schema.classes
+
+    def asked_by(self, opening: Opening) -> str:
+        """Nothing asks for outlines."""
+        return ""
+
+    def usable(self, cohort: Cohort) -> Usable:
+        """See ``Target.usable``."""
+        return labelled(cohort)
+
+    def some(self, cohort: Cohort, count: int) -> list[Case]:
+        """See ``Target.some``."""
+        return spread(cohort, count)
+
+    def shown(self, cohort: Cohort, folder: Path, progress: Progress) -> Shown:
+        """Structures of every label map."""
+        declared = tuple(label.name for label in cohort.schema.labels)
+        return Shown(structures.by_case(cohort, folder, progress), declared)
+
+    def learning(
+        self, chosen: RunConfig, cohort: Cohort, preparation: Preparation
+    ) -> LearningOutlines:
+        """See ``Target.learning``."""
+        return LearningOutlines(chosen, cohort, preparation)
+
+    def rehearse(self, case: Case, cohort: Cohort) -> None:
+        """Score a label map; the same a voxel aside stands for the prediction."""
+        from delineate.metrics.case import score_case
+
+        if case.label is None:
+            return
+        given = labels.read_indices(case, cohort.schema)
+        truth = given.array[0]
+        steps_mm = given.grid.affine[:3, : given.grid.ndim]
+        guess = np.roll(truth, 1, 0)
+        guess[guess > len(cohort.schema.labels)] = 0  # what nobody annotated is never predicted
+        score_case(guess, truth, cohort.schema, steps_mm)
+
+
+class LearningOutlines:
+    """Outlines as one run learns them; see ``delineate.targets.Learning``."""
+
+    whole = False
     #: Settings of a network that follow from the data.
     derived: Mapping[str, Any] = {}
 
     def __init__(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> None:
         self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation
+        self.channels = tuple(preparation.outputs)
         self.outputs = ["background", *(label.name for label in cohort.schema.labels)]
         self.ndim = preparation.ndim
         planned = enumerate(preparation.spacing_mm or ())
@@ -38,36 +102,27 @@ class Outlines:
             usual = 0 if preparation.single_slices else 1
             self.neighbours = usual if chosen.neighbours is None else chosen.neighbours
 
-    @staticmethod
-    def usable(cohort: Cohort) -> Cohort:
-        """The cases that can be learned from and judged.
-
-        Raises:
-            InputError: There is none.
-        """
-        found = cohort.labelled()
-        if not found.cases:
-            raise InputError(
-                "expected label maps beside the scans, got none",
-                where=cohort.root,
-                fix="add label maps, or name them in a table with the columns image and label",
-                code="no-labels",
-            )
-        return found
-
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What is worth measuring, from modest to ambitious."""
-        shape = sizes.median_shape([case.shape[1:] for case in cases], self.preparation)
+        shape = self._shape(cases)
         chosen = self.chosen
-        return sizes.candidates(
+        return _sizes.candidates(
             shape, self.ndim, width=chosen.width, patch=chosen.patch, batch=chosen.batch
         )
 
     def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What to take where hardly a step of the first candidate fits."""
-        shape = sizes.median_shape([case.shape[1:] for case in cases], self.preparation)
+        shape = self._shape(cases)
         chosen = self.chosen
-        return sizes.smaller(first, shape, self.ndim, patch=chosen.patch, batch=chosen.batch)
+        return _sizes.smaller(first, shape, self.ndim, patch=chosen.patch, batch=chosen.batch)
+
+    def patch(self, cases: Sequence[PreparedCase], voxels: Mapping[int, int]) -> tuple[int, ...]:
+        """See ``Learning.patch``."""
+        return _sizes.patch_size(self._shape(cases), voxels[self.ndim], self.ndim)
+
+    def _shape(self, cases: Sequence[PreparedCase]) -> tuple[int, ...]:
+        """Median shape of what the network sees of a case."""
+        return _sizes.median_shape([case.shape[1:] for case in cases], self.preparation)
 
     def windows(self, case: PreparedCase, patch: Sequence[int]) -> int:
         """Patches that an outline of a case takes."""
@@ -84,13 +139,25 @@ class Outlines:
         unlabelled: Sequence[PreparedCase] = (),
     ) -> Feed:
         """Patches with their labels."""
-        mirror = sizes.mirror_axes(self.schema, self.preparation)
+        mirror = _sizes.mirror_axes(self.schema, self.preparation)
         return Feed(
             cases, self.chosen, self.preparation, candidate.patch, candidate.batch, mirror,
             self.neighbours, unlabelled,
         )  # fmt: skip
 
-    def look(
+    def document(self, feed: Feed) -> dict[str, Any]:
+        """Shape of the network's input, as its predictions need it."""
+        return {
+            "input": {
+                "channels": list(self.channels),
+                "patch": list(feed.patch),
+                "slice_axis": self.preparation.slice_axis,
+                "neighbours": feed.neighbours,
+                "mirror_axes": list(feed.mirror_axes),
+            }
+        }
+
+    def validate(
         self,
         network: nn.Module,
         cases: Sequence[PreparedCase],
@@ -110,7 +177,7 @@ class Outlines:
         seen = [dice for dice in dices if not np.isnan(dice)]  # else nobody drew or guessed any
         return {"val_dice": float(np.mean(seen))} if seen else {}
 
-    def settle(
+    def select(
         self,
         network: nn.Module,
         cases: Sequence[PreparedCase],
@@ -122,13 +189,6 @@ class Outlines:
         guesses = [outline(network, case, feed, len(self.outputs), device, tick) for case in cases]
         truths = [np.asarray(case.label) for case in cases]
         return {
-            "input": {
-                "channels": list(self.preparation.outputs),
-                "patch": list(feed.patch),
-                "slice_axis": self.preparation.slice_axis,
-                "neighbours": feed.neighbours,
-                "mirror_axes": list(feed.mirror_axes),
-            },
             "postprocess": {
                 **choose_rules(guesses, truths, self.schema),
                 **({"crf": {}} if self.chosen.crf else {}),

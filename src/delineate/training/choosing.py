@@ -21,7 +21,7 @@ from delineate.engine.allowance import (
     share_looks,
 )
 from delineate.engine.budget import Candidate, Choice, choose
-from delineate.targets import sizes
+from delineate.targets import _sizes
 from delineate.training.trial import Bench
 
 #: Seconds that must be left for measuring before a network is compiled on trial.
@@ -125,7 +125,7 @@ class Chooser:
     def _sized(self, options: Sequence[Candidate]) -> Candidate:
         cores = self.bench.chosen.threads or threads.cores()
         on_cpu = self.bench.device.type == "cpu"
-        return sizes.sized(options, self.bench.gmac, cores if on_cpu else None)
+        return _sizes.sized(options, self.bench.gmac, cores if on_cpu else None)
 
     def _gains(self, choice: Choice) -> bool:
         """True if compiling is asked for, or saves more time than it takes (tried on GPUs only).

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from delineate import targets
 from delineate.core import catalog, model_file, run
 from delineate.core.atomic import atomic_write_text
 from delineate.core.progress import Progress, Say
@@ -32,12 +33,13 @@ from delineate.networks._transfer import Weights
 from delineate.preprocess.presets import Preparation
 from delineate.provenance import lineage
 from delineate.settings import RunConfig
-from delineate.targets import selection
+from delineate.targets import Feed
 from delineate.training import (
     devices,
     held_out,
     initial_weights,
     learned_preparation,
+    resolving,
     run_record,
     splitting,
     status,
@@ -87,7 +89,7 @@ class Job:
         invocation: Invocation,
         weights: Weights | None = None,
     ) -> None:
-        chosen = selection.complete(chosen, cohort)
+        chosen = resolving.complete(chosen, cohort)
         weights = weights or initial_weights.start(chosen)
         chosen = initial_weights.derive(chosen, weights)
         self.weights = weights
@@ -168,8 +170,8 @@ class Job:
         self.subjects = lineage.marks(parts, key)
         judged = [case for name, part in parts.items() if name != "train" for case in part]
         self.preparation = self._plan_preparation(parts["train"], self.cohort.with_cases(judged))
-        target = selection.of(self.chosen.target, self.chosen, self.cohort, self.preparation)
-        self.bench = Bench(self.chosen, target, self.preparation, self.weights, self.fabric)
+        learning = targets.of(self.chosen).learning(self.chosen, self.cohort, self.preparation)
+        self.bench = Bench(self.chosen, learning, self.preparation, self.weights, self.fabric)
         self.bench.check()
         prepared = {
             name: prepare_cohort(parts[name], self.preparation, cache, progress=self.progress)
@@ -192,6 +194,7 @@ class Job:
         plan = plan_preparation(
             training, judged=judged, derived=chosen.derived, clusters=chosen.clusters,
             bias_correction=chosen.bias_correction, denoise=chosen.denoise,
+            target=targets.of(chosen).gives,
         )  # fmt: skip
         self.record["preparation"] = plan.to_dict()
         for reason in plan.reasons:
@@ -231,7 +234,7 @@ class Job:
             "width": candidate.width,
             "patch": list(candidate.patch),
             "batch": candidate.batch,
-            "neighbours": self.bench.target.neighbours,
+            "neighbours": self.bench.learning.neighbours,
             "steps": choice.steps,
             "seconds_per_step": round(choice.seconds_per_step, 4),
             "precision": self.precision,
@@ -281,10 +284,10 @@ class Job:
         seconds = None if self.clock.budget is None else shares.training
         resumed = (self.out / "checkpoints").exists()
 
-        def look(network: nn.Module) -> dict[str, float]:
+        def validate(network: nn.Module) -> dict[str, float]:
             tick = Tick(None, self._over(self.costs.network * len(seen)))
             try:
-                return self.bench.target.look(network, seen, feed, self.device, tick)
+                return self.bench.learning.validate(network, seen, feed, self.device, tick)
             except TimeUpError:
                 return {}
 
@@ -293,7 +296,7 @@ class Job:
                 plan, feed,
                 dataclasses.replace(self.chosen.loop, validations=shares.looks), self.out,
                 fabric=self.fabric, seed=self.chosen.seed, pace=Pace(choice.steps, seconds),
-                validate=look if seen and shares.looks else None,
+                validate=validate if seen and shares.looks else None,
                 say=self.say, progress=self.progress, stop=lambda: finish or self.stop(),
             ).run()  # fmt: skip
         if resumed:  # what the run that was cut off had spent counts too
@@ -315,20 +318,20 @@ class Job:
         network = outcome.predictor.to(self.device)
         self._write_config(outcome)
         self.record["trained"] = status.describe(outcome.step, outcome.share)
-        cases = self._settling(prepared.get("validation", []), shares)
-        write = partial(self._write_model, choice, prepared, outcome, len(feed.cases))
-        settle = partial(self.bench.target.settle, network, feed=feed, device=self.device)
-        write(settle([]), 0)
+        cases = self._selecting(prepared.get("validation", []), shares)
+        write = partial(self._write_model, prepared, outcome, feed)
+        select = partial(self.bench.learning.select, network, feed=feed, device=self.device)
+        write(select([]), 0)
         if cases and not self.stop():
             try:
-                with self.progress.task(len(cases), "settling on validation cases") as bar:
-                    write(settle(cases, tick=Tick(bar, self._over(shares.settling))), len(cases))
+                with self.progress.task(len(cases), "selecting on validation cases") as bar:
+                    write(select(cases, tick=Tick(bar, self._over(shares.settling))), len(cases))
             except (TimeUpError, KeyboardInterrupt):
-                self.say("validation cases decided nothing: settling on them was given up")
+                self.say("validation cases decided nothing: selecting on them was given up")
         if sentence := self.record["trained"]["sentence"]:
             self.say(sentence)
 
-    def _settling(self, cases: list[PreparedCase], shares: Allotment) -> list[PreparedCase]:
+    def _selecting(self, cases: list[PreparedCase], shares: Allotment) -> list[PreparedCase]:
         """The validation cases that there is time for: all, or some that the seed draws."""
         cost = len(cases) * self.costs.network
         if self.clock.budget is None or cost <= shares.settling:
@@ -339,22 +342,21 @@ class Job:
 
     def _write_model(
         self,
-        choice: Choice,
         prepared: Parts,
         outcome: Outcome,
-        training_cases: int,
-        settled: dict[str, Any],
-        settled_on: int,
+        feed: Feed,
+        selected: dict[str, Any],
+        selected_on: int,
     ) -> None:
         document = describe(
-            self.resolved, self.cohort, self.preparation, self.record, training_cases,
-            settled=settled,
+            self.resolved, self.cohort, self.preparation, self.record, len(feed.cases),
+            target={**self.bench.learning.document(feed), **selected},
             cases=[case for part in prepared.values() for case in part],
             steps=outcome.step,
             subjects=lineage.subjects(self.weights, self.subjects),
         )  # fmt: skip
         of = len(prepared.get("validation", []))
-        document["provenance"]["validation_cases"] = {"used": settled_on, "of": of}
+        document["provenance"]["validation_cases"] = {"used": selected_on, "of": of}
         document["parts"] = describe_parts(outcome.keeps)
         model_file.save(
             self.out / "model.safetensors", outcome.predictor.state_dict(), document,

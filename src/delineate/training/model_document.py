@@ -46,7 +46,7 @@ def describe(
     record: Mapping[str, Any],
     training_cases: int,
     *,
-    settled: Mapping[str, Any],
+    target: Mapping[str, Any],
     cases: Sequence[PreparedCase],
     steps: int,
     subjects: Mapping[str, Any],
@@ -59,7 +59,7 @@ def describe(
         preparation: Of every image.
         record: The run's record so far; ``trained`` is from ``_trained.describe``.
         training_cases: How many.
-        settled: What the target adds: shape of the input, clean-up or calibration.
+        target: What the target adds: shape of the input, clean-up or calibration.
         cases: Prepared ones that were used, for the range of voxel sizes and intensities.
         steps: Optimiser steps done.
         subjects: Marks of its subjects and their key, see ``lineage.subjects``.
@@ -76,7 +76,11 @@ def describe(
         "channels": [channel.name for channel in preparation.channels],
         "schema": cohort.schema.to_dict(),
         "preparation": preparation.to_dict(),
-        **settled,
+        "target": {
+            "name": resolved.chosen.target,
+            "config": settings.to_dict(resolved.target),
+        },
+        **target,
         "unlearnt": unlearnt,
         "config": resolved.to_dict(),
         "provenance": {

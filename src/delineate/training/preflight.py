@@ -14,21 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from delineate import targets
 from delineate.core import run
-from delineate.core.case import Case
 from delineate.core.errors import ConfigError, DelineateError
 from delineate.core.progress import Progress, Say
-from delineate.data import labels
 from delineate.data.cohort import Cohort
 from delineate.engine.allowance import REPORT_SECONDS, Clock, Costs
 from delineate.engine.budget import LEAST_STEPS, MODEST_STEPS
 from delineate.inference.runtimes.torch import choose_device
 from delineate.networks._transfer import Weights
 from delineate.settings import RunConfig
-from delineate.targets import selection
 from delineate.training import devices, splitting
 from delineate.training.preparing import plan_preparation, prepare_cohort
 from delineate.training.trial import Bench
@@ -183,14 +180,15 @@ def estimate(
     """
     device = choose_device(chosen.device)
     _settle_threads(chosen, device, say)
-    usable = selection.usable(chosen.target, cohort)
+    target = targets.of(chosen)
+    usable = target.usable(cohort).labelled
     held_out = held_out_cases(chosen, usable)
     others = len(cohort) - len(usable) if splitting.uses_unlabelled(chosen) else 0
-    tried = usable.with_cases(_some(chosen, usable))
+    tried = usable.with_cases(target.some(usable, _CASES))
     lap = _Lap()
     tried.subset([tried.cases[0].id]).hash()
-    if lap() > _SECONDS and chosen.target != "class":
-        tried = tried.with_cases(tried.cases[:1])
+    if lap() > _SECONDS:
+        tried = tried.with_cases(target.some(tried, 1))
     tried.hash()
     hashed = 0.0 if cached else lap()
     audited = _audit(tried, usable) if audit else 0.0
@@ -200,20 +198,23 @@ def estimate(
         clusters=3 if chosen.clusters == "auto" else chosen.clusters,
         bias_correction=chosen.bias_correction,
         denoise="none" if chosen.denoise == "autoencoder" else chosen.denoise,
+        target=target.gives,
     )
     lap()
     with tempfile.TemporaryDirectory(dir=folder, prefix=_TRIAL) as scratch:
         cases = prepare_cohort(tried, plan, Path(scratch))
         prepared = lap() / len(tried)
         fabric = devices.fabric(device, devices.precision(chosen.precision, device))
-        target = selection.of(chosen.target, chosen, cohort, plan)
-        bench = Bench(chosen, target, plan, weights, fabric)
+        learning = target.learning(chosen, cohort, plan)
+        bench = Bench(chosen, learning, plan, weights, fabric)
         first = bench.candidates(cases)[0]
         candidate = next(iter(bench.smaller(first, cases)), first)
         step = bench.measure(candidate, cases, limit=_SECONDS)
         network = bench.network_seconds(candidate, cases)
         measured = min(lap(), 20 * step)
-    scored = _score(tried.cases[0], usable) if chosen.target == "outline" else 0.0
+    lap()
+    target.rehearse(tried.cases[0], usable)
+    scored = lap()
     return Estimate(
         start=clock.spent,
         audit=(hashed / len(tried) + audited) * len(cohort),
@@ -259,29 +260,6 @@ def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:
     if chosen.folds is not None:
         return round((len(cohort) - declared) / chosen.folds)
     return declared or round(chosen.holdout * len(cohort))
-
-
-def _some(chosen: RunConfig, cohort: Cohort) -> list[Case]:
-    """Cases to try: spread over the cohort, or one of every class where classes are learned."""
-    if chosen.target == "class":
-        return list({case.class_name: case for case in reversed(cohort.cases)}.values())
-    count = min(_CASES, len(cohort))
-    return [cohort.cases[i * len(cohort) // count] for i in range(count)]
-
-
-def _score(case: Case, cohort: Cohort) -> float:
-    """Seconds to score a case; its label a voxel aside stands for the prediction."""
-    from delineate.metrics.case import score_case
-
-    lap = _Lap()
-    if case.label is not None:
-        given = labels.read_indices(case, cohort.schema)
-        truth = given.array[0]
-        steps_mm = given.grid.affine[:3, : given.grid.ndim]
-        guess = np.roll(truth, 1, 0)
-        guess[guess > len(cohort.schema.labels)] = 0  # what nobody annotated is never predicted
-        score_case(guess, truth, cohort.schema, steps_mm)
-    return lap()
 
 
 class _Lap:

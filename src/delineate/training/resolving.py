@@ -14,22 +14,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+from delineate import targets
 from delineate.core import catalog
 from delineate.core import config as settings
 from delineate.core._yaml import Key
 from delineate.core.config import Document
 from delineate.core.errors import ConfigError
 from delineate.core.progress import Say, silent
+from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate
 from delineate.settings import RunConfig
-from delineate.targets import sizes
+from delineate.targets import Target, _sizes
 
 if TYPE_CHECKING:
     from delineate.training.trial import Bench
 
-#: Kind of the network for each target.
-KINDS = {"outline": "segmenter", "class": "classifier", "presence": "classifier"}
 #: Sides of patches for which the settings of a network are tried before the data say which.
 _SIDES = (64, 128, 32, 16, 256, 8)
 
@@ -129,13 +129,14 @@ def check(chosen: RunConfig, place: Place, weights: Mapping[str, Any] | None = N
     Raises:
         ConfigError: With file, line, key and the nearest name.
     """
-    targets = (chosen.target,) if chosen.target != "auto" else ("outline", "class")
-    if chosen.opening.class_column is not None:
-        targets = ("class",)
+    if chosen.target != "auto":
+        place.member("targets", chosen.target)
     faults: list[ConfigError] = []
-    for target in targets:
+    for target in targets.possible(chosen):
+        config = place.member("targets", target).Config
         try:
-            _check(chosen, KINDS[target], place, weights)
+            place.document.make(config, place.key("target_settings"), chosen.target_settings)
+            _check(chosen, targets.make(target, chosen.target_settings), place, weights)
         except ConfigError as error:
             faults.append(error)
         else:
@@ -144,28 +145,28 @@ def check(chosen: RunConfig, place: Place, weights: Mapping[str, Any] | None = N
     raise next((fault for fault in faults if fault.code not in kind), faults[0])
 
 
-def _check(chosen: RunConfig, kind: str, place: Place, weights: Mapping[str, Any] | None) -> None:
-    """The same for one kind of network."""
-    name = chosen.method
-    if name == "auto":
-        name = "supervised" if kind == "segmenter" else "classify"
+def _check(
+    chosen: RunConfig, target: Target, place: Place, weights: Mapping[str, Any] | None
+) -> None:
+    """The same for one target."""
+    name = target.method if chosen.method == "auto" else chosen.method
     method = place.member("methods", name)
-    if kind not in method.TRAINS:
+    if target.trains not in method.TRAINS:
         raise place.error(
-            "method", name, f"expected a method that trains a {kind}, got {name!r}",
+            "method", name, f"expected a method that trains a {target.trains}, got {name!r}",
             "choose another method, or leave it out", "method-target",
         )  # fmt: skip
     place.document.make(method.Config, place.key("method_settings"), chosen.method_settings)
-    own = getattr(method, "NETWORKS", {}).get(kind)  # such a method trains no other
+    own = getattr(method, "NETWORKS", {}).get(target.trains)  # such a method trains no other
     name = chosen.network
     if name == "auto":
         entry = (weights or {}).get("network")
         named = catalog.stored_name("networks", entry) if entry else None
-        name = named or own or ("unet" if kind == "segmenter" else "cnn")
+        name = named or own or target.network
     network = place.member("networks", name)
-    if kind != network.KIND:
+    if target.kind != network.KIND:
         raise place.error(
-            "network", name, f"expected a {kind}, got {name!r}, a {network.KIND}",
+            "network", name, f"expected a {target.kind}, got {name!r}, a {network.KIND}",
             "choose another network, see `delineate networks`", "network-kind",
         )  # fmt: skip
     if own not in (None, name):
@@ -175,6 +176,26 @@ def _check(chosen: RunConfig, kind: str, place: Place, weights: Mapping[str, Any
             f"choose {own}, or another method", "method-network",
         )  # fmt: skip
     _check_network(network, chosen, place)
+
+
+def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
+    """Settings with the target, and what goes with it, where they were left open.
+
+    A network that is left open stays so where weights will tell which it is.
+
+    Raises:
+        ConfigError: Settings that only mean something for another target.
+    """
+    name = targets.choose(chosen, cohort)
+    target = targets.make(name, chosen.target_settings)
+    method, network = chosen.method, chosen.network
+    method = target.method if method == "auto" else method
+    if network == "auto" and chosen.weights is None:
+        own = getattr(catalog.load("methods", method), "NETWORKS", {})  # some train only these
+        network = own.get(target.trains, target.network)
+    chosen = dataclasses.replace(chosen, target=name, method=method, network=network)
+    targets.require_own_settings(chosen)
+    return chosen
 
 
 def _check_network(network: ModuleType, chosen: RunConfig, place: Place) -> None:
@@ -210,7 +231,7 @@ def derived(
         width: Channels at full resolution.
         features: Structures of the schema.
     """
-    levels = sizes.levels(patch, ndim)
+    levels = _sizes.levels(patch, ndim)
     known = {
         "ndim": ndim,
         "width": width,
@@ -254,12 +275,14 @@ class Resolved:
 
     Args:
         chosen: All but those of method and network.
+        target: Settings of the target, its ``Config``.
         method: Settings of the method, its ``Config``.
         network: Settings of the network, its ``Config``.
         budget: That the run keeps to, if it does.
     """
 
     chosen: RunConfig
+    target: Any
     method: Any
     network: Any
     budget: str | None = None
@@ -273,7 +296,7 @@ class Resolved:
             plan: The candidate taken, as the record has it.
             threads: Processor cores in use.
         """
-        chosen, prepared, target = bench.chosen, bench.preparation, bench.target
+        chosen, prepared, learning = bench.chosen, bench.preparation, bench.learning
         candidate = Candidate(plan["width"], tuple(plan["patch"]), plan["batch"])
         done = dataclasses.replace(
             chosen,
@@ -284,18 +307,23 @@ class Resolved:
             width=candidate.width,
             patch=candidate.patch,
             batch=candidate.batch,
-            neighbours=target.neighbours,
+            neighbours=learning.neighbours,
             bias_correction=prepared.bias_correction,
             denoise=cast(Any, prepared.denoise),
             clusters=prepared.clusters,
-            rotation_degrees=chosen.rotation(target.ndim, whole=target.kind == "classifier"),
+            rotation_degrees=chosen.rotation(learning.ndim, whole=learning.whole),
             device=str(bench.device),
             threads=threads,
             precision=plan["precision"],
             compile="on" if plan["compile"] else "off",
         )
         budget = chosen.budget if chosen.steps is None else None
-        return Resolved(done, bench.method_config(), bench.network_config(candidate), budget)
+        target = settings.from_dict(
+            chosen.target_settings, catalog.load("targets", chosen.target).Config, "target_settings"
+        )
+        return Resolved(
+            done, target, bench.method_config(), bench.network_config(candidate), budget
+        )
 
     def text(self) -> str:
         """As YAML, with the help of every setting."""
@@ -329,6 +357,7 @@ class Resolved:
         return dataclasses.replace(self, chosen=dataclasses.replace(self.chosen, steps=steps))
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
+        yield "target_settings", self.target
         yield "method_settings", self.method
         yield "network_settings", self.network
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from delineate import targets
 from delineate.core import catalog, run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.errors import ConfigError
@@ -23,7 +24,6 @@ from delineate.inference.runtimes.torch import choose_device
 from delineate.networks._transfer import Weights
 from delineate.reports import audit as audit_page
 from delineate.settings import RunConfig
-from delineate.targets import selection
 from delineate.training import initial_weights, preflight, resolving, run_record
 from delineate.training.job import Invocation, Job
 
@@ -128,9 +128,9 @@ def open_run(
         )
     cohort = colour.harmonise(chosen.opening.cohort(invocation.source, say, out))
     say_notes(cohort.notes, say)
-    chosen = selection.complete(chosen, cohort)
+    chosen = resolving.complete(chosen, cohort)
     resolving.check(chosen, place, known)  # now that the target is known
-    selection.usable(chosen.target, cohort)
+    targets.of(chosen).usable(cohort)
     chosen = initial_weights.derive(chosen, start)
     refuse_inside(out, cohort.root)
     return Opened(chosen, cohort, start)

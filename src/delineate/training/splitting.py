@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from delineate import targets
 from delineate.core import catalog, run
 from delineate.core.errors import InputError
-from delineate.core.progress import Progress, Say, silent
-from delineate.data import splits, structures, unlabelled
+from delineate.core.progress import Progress, Say
+from delineate.data import splits, unlabelled
 from delineate.data.cohort import Cohort
 from delineate.settings import RunConfig
-from delineate.targets import selection
 
 #: Cases that are told by name.
 _NAMED = 8
@@ -49,8 +49,12 @@ def take(
         InputError: Nothing to learn from, too few subjects, or a class that no training case has.
     """
     both = uses_unlabelled(chosen)
-    usable = selection.usable(chosen.target, cohort, silent if both else say)
-    shown = _shown(chosen.target, usable, cache, progress)
+    target = targets.of(chosen)
+    found = target.usable(cohort)
+    for line in found.sentences(unlabelled_too=not both):
+        say(line)
+    usable = found.labelled
+    shown = target.shown(usable, cache, progress)
     kept = run.read_json(out / "split.json")
     if kept:
         split = splits.Split.from_dict(kept)
@@ -59,29 +63,28 @@ def take(
             say(line)
         split = splits.planned(
             usable, chosen.seed, test_share=chosen.holdout, validation_share=chosen.validation,
-            folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky, structures=shown,
+            folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky, structures=shown.by_case,
         )  # fmt: skip
     refused: tuple[str, ...] = ()
     if both:
-        split, refused = unlabelled.join(split, cohort, usable)
+        split, refused = unlabelled.join(split, cohort.subset(found.ids), usable)
         record["unlabelled"] = _used(split, cohort, refused)
     splits.check(cohort, split, allow_leaky=chosen.leaky)
     run.write_json(out / "split.json", split.to_dict())
     record["hashes"]["split"] = split.hash()
     told = ", ".join(f"{len(ids)} {name}" for name, ids in split.parts.items())
     say(f"split by subject: {told}")
-    declared = [label.name for label in cohort.schema.labels if chosen.target == "outline"]
-    lost = splits.absent_from_training(split, shown, declared)
-    if lost and chosen.target == "class":
+    lost = splits.absent_from_training(split, shown.by_case, shown.declared)
+    if lost and shown.each is not None:
         raise InputError(
-            f"expected every class among the training cases, got none of {', '.join(lost)}",
+            f"expected every {shown.each} among the training cases, got none of {', '.join(lost)}",
             where=cohort.root,
             fix=f"add subjects of {', '.join(lost)}, or leave its cases out: --exclude FILE, one "
             "id a line",
-            code="class-unlearnt",
+            code=f"{shown.each}-unlearnt",
         )
     record["unlearnt"] = list(lost)
-    record["split_notes"] = _notes(split, usable, shown, lost)
+    record["split_notes"] = _notes(split, usable, shown.by_case, lost)
     record["split_notes"] += _notes_on_unlabelled(split, refused) if both else []
     for note in record["split_notes"]:
         say(note)
@@ -116,15 +119,6 @@ def _notes_on_unlabelled(split: splits.Split, refused: Sequence[str]) -> list[st
             f"choose or judge the model, or the data declare them for that: {shown}"
         )
     return notes
-
-
-def _shown(
-    target: str, cohort: Cohort, cache: Path, progress: Progress
-) -> Mapping[str, frozenset[str]]:
-    """Case id -> what it shows that a model of the target would learn."""
-    if target == "class":
-        return {case.id: frozenset({case.class_name}) for case in cohort.cases if case.class_name}
-    return structures.by_case(cohort, cache, progress) if target == "outline" else {}
 
 
 def _notes(

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from delineate import targets
 from delineate.core import catalog
 from delineate.core import config as settings
 from delineate.core.context import Context
@@ -29,10 +30,7 @@ from delineate.networks._cost import Counter, gmac
 from delineate.networks._transfer import Transfer, Weights, freeze
 from delineate.preprocess.presets import Preparation
 from delineate.settings import RunConfig
-from delineate.targets import sizes
-from delineate.targets.classes import Classes
-from delineate.targets.outline import Outlines
-from delineate.targets.selection import AnyFeed
+from delineate.targets import Feed, Learning, _sizes
 from delineate.training import initial_weights, resolving
 
 #: Steps timed of a candidate; the first warms up.
@@ -51,14 +49,14 @@ class Bench:
 
     Args:
         chosen: Settings of the run, network and method named.
-        target: What the model is to give.
+        learning: What the model is to give.
         preparation: Of the cases.
         weights: To start from.
         fabric: Device and precision.
     """
 
     chosen: RunConfig
-    target: Outlines | Classes
+    learning: Learning
     preparation: Preparation
     weights: Weights | None
     fabric: Fabric
@@ -76,20 +74,21 @@ class Bench:
     @property
     def channels(self) -> int:
         """Channels of the network's input."""
-        return len(self.preparation.outputs) * (2 * self.target.neighbours + 1)
+        return len(self.learning.channels) * (2 * self.learning.neighbours + 1)
 
     @property
     def context(self) -> Context:
         """What a method is told of the data and the task."""
-        target = self.target
+        learning = self.learning
         return Context(
-            target.ndim, self.channels, len(target.outputs), target.schema, target.spacing_mm,
+            learning.ndim, self.channels, len(learning.outputs), learning.schema,
+            learning.spacing_mm,
             self.chosen.target,
         )  # fmt: skip
 
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What is worth measuring: sizes that the network can take, and that suit its weights."""
-        options = self.target.candidates(cases)
+        options = self.learning.candidates(cases)
         if self.chosen.patch is None:
             options = list(dict.fromkeys(self.fitting(option) for option in options))
         if self.weights is not None:
@@ -98,7 +97,7 @@ class Bench:
 
     def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What to take where hardly a step of the first candidate fits, from small to large."""
-        options = self.target.smaller(first, cases)
+        options = self.learning.smaller(first, cases)
         if self.chosen.patch is None:
             options = [self.fitting(option) for option in options]
         options = sorted(dict.fromkeys(options), key=lambda option: option.work)
@@ -111,19 +110,20 @@ class Bench:
             ConfigError: Not a network for this target, or a setting it does not know.
         """
         module = catalog.load("networks", self.chosen.network)
-        if self.target.kind != module.KIND:
+        kind = targets.of(self.chosen).kind
+        if kind != module.KIND:
             raise ConfigError(
-                f"expected a {self.target.kind}, got {self.chosen.network!r}, a {module.KIND}",
+                f"expected a {kind}, got {self.chosen.network!r}, a {module.KIND}",
                 where="network",
                 fix="choose another network, see `delineate networks`",
-                code=f"not-a-{self.target.kind}",
+                code=f"not-a-{kind}",
             )
-        features = max(1, len(self.target.schema.labels))
+        features = max(1, len(self.learning.schema.labels))
         values = resolving.derived(
-            module, candidate.patch, self.target.ndim, candidate.width, features
+            module, candidate.patch, self.learning.ndim, candidate.width, features
         )
         names = {f.name for f in dataclasses.fields(module.Config)}
-        values |= {k: v for k, v in self.target.derived.items() if k in names}
+        values |= {k: v for k, v in self.learning.derived.items() if k in names}
         wanted = {**values, **self.chosen.network_settings}
         return self._complete(settings.from_dict(wanted, module.Config, "network_settings"))
 
@@ -135,7 +135,7 @@ class Bench:
 
     def _complete(self, config: Any) -> Any:
         """Settings may have fields that are left open until the dimensions are known."""
-        return config.complete(self.target.ndim) if hasattr(config, "complete") else config
+        return config.complete(self.learning.ndim) if hasattr(config, "complete") else config
 
     def divisor(self, candidate: Candidate) -> int:
         """What the network's input must be a multiple of."""
@@ -147,7 +147,7 @@ class Bench:
         divisor = self.divisor(candidate)
         least = getattr(catalog.load("networks", self.chosen.network), "LEAST", 1)
         wanted = [max(n, math.ceil(least / divisor) * divisor) for n in candidate.patch]
-        return dataclasses.replace(candidate, patch=sizes.round_to(wanted, divisor))
+        return dataclasses.replace(candidate, patch=_sizes.round_to(wanted, divisor))
 
     def _network(self, candidate: Candidate) -> tuple[nn.Module, Transfer | None]:
         """The network with the weights that the seed gives; then those of a file that fit."""
@@ -155,13 +155,13 @@ class Bench:
         module = catalog.load("networks", self.chosen.network)
         config = self.network_config(candidate)
         network: nn.Module = _made(
-            "network_settings", module.build, config, self.channels, len(self.target.outputs)
+            "network_settings", module.build, config, self.channels, len(self.learning.outputs)
         )
         if self.weights is None:
             return network, None
-        names = initial_weights.channel_names(self.preparation.outputs, self.target.neighbours)
+        names = initial_weights.channel_names(self.learning.channels, self.learning.neighbours)
         return network, initial_weights.give(
-            self.weights, module, config, network, names, self.target.outputs
+            self.weights, module, config, network, names, self.learning.outputs
         )
 
     def _taken(self, candidate: Candidate) -> int:
@@ -188,16 +188,16 @@ class Bench:
         Raises:
             ConfigError: Settings that suit no size, such as frozen parts that there are not.
         """
-        nd, faults = self.target.ndim, list[ConfigError]()
+        nd, faults = self.learning.ndim, list[ConfigError]()
         for side in _SIDES if self.chosen.patch is None else _SIDES[:1]:
             try:
-                (first, *_) = sizes.candidates(
+                (first, *_) = _sizes.candidates(
                     (side,) * nd, nd, width=self.chosen.width, patch=self.chosen.patch, batch=1
                 )
                 fitting = first if self.chosen.patch is not None else self.fitting(first)
                 config = self.network_config(fitting)
                 module = catalog.load("networks", self.chosen.network)
-                outputs = len(self.target.outputs)
+                outputs = len(self.learning.outputs)
                 self._plan(_made("network_settings", module.build, config, self.channels, outputs))
             except ConfigError as error:
                 faults.append(error)
@@ -209,9 +209,10 @@ class Bench:
         """The method's plan for a network, parts of which are frozen."""
         self.frozen = {part: freeze(network, [part]) for part in self.chosen.freeze}
         method = catalog.load("methods", self.chosen.method)
-        if self.target.kind not in method.TRAINS:
+        wanted = targets.of(self.chosen).trains
+        if wanted not in method.TRAINS:
             raise ConfigError(
-                f"expected a method that trains a {self.target.kind}, got {self.chosen.method!r}",
+                f"expected a method that trains a {wanted}, got {self.chosen.method!r}",
                 where="method",
                 fix="choose another method, or leave it out",
                 code="method-target",
@@ -222,9 +223,9 @@ class Bench:
         )  # fmt: skip
         return plan
 
-    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> AnyFeed:
+    def feed(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> Feed:
         """Batches for a candidate."""
-        return self.target.feed(candidate, cases, self.unlabelled)
+        return self.learning.feed(candidate, cases, self.unlabelled)
 
     def measure(
         self,
@@ -266,7 +267,7 @@ class Bench:
 
     def windows(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
         """Patches, or pictures, that a typical case is taken apart into."""
-        return statistics.fmean(self.target.windows(case, candidate.patch) for case in cases)
+        return statistics.fmean(self.learning.windows(case, candidate.patch) for case in cases)
 
     def _timed(self, work: Callable[[], None]) -> float:
         start = time.perf_counter()

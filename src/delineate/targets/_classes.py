@@ -1,18 +1,24 @@
-"""A model that is to name classes: what there is to learn from, to plan with and to choose."""
+"""What the targets that name classes share: a classifier, fed with pictures that have classes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from delineate.core import catalog
+from delineate.core.case import Case
 from delineate.core.errors import ConfigError, InputError
+from delineate.core.progress import Progress
+from delineate.core.schema import Schema
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate
 from delineate.inference import classes
 from delineate.inference.runtimes import LOGITS
@@ -21,28 +27,105 @@ from delineate.inference.sliding_window import Tick
 from delineate.preprocess import views
 from delineate.preprocess.presets import Preparation
 from delineate.settings import RunConfig
-from delineate.targets import _class_feed, sizes
-from delineate.targets._class_feed import ClassFeed
-from delineate.targets.outline import Outlines
+from delineate.targets import Shown, Usable, _sizes
+from delineate.targets._class_feed import ClassFeed, Pictures
 
 #: Validation subjects below which a temperature would be a guess.
 _CALIBRATE = 8
 
 
-class Classes:
-    """A classifier: a class for every image, case or slice."""
+@dataclass(frozen=True)
+class Question:
+    """Which classes are told apart, and which of them a picture has.
 
-    kind = "classifier"
+    Args:
+        name: Of the target.
+        classes: Their names in index order, from the schema of a cohort.
+        usable: See ``Target.usable``.
+        some: See ``Target.some``.
+        shown: Case id -> its class, of usable cases; nothing where a case has several.
+        pictures: Slices of a prepared case with the index of their class.
+        each: See ``Shown``.
+        of_slices: Whether only single slices have an answer.
+        automatic: See ``Target.automatic``.
+        asked_by: See ``Target.asked_by``.
+    """
+
+    name: str
+    classes: Callable[[Schema], Sequence[str]]
+    usable: Callable[[Cohort], Usable]
+    some: Callable[[Cohort, int], list[Case]]
+    shown: Callable[[Cohort], dict[str, frozenset[str]]]
+    pictures: Pictures
+    each: str | None = None
+    of_slices: bool = False
+    automatic: int | None = None
+    asked_by: Callable[[Opening], str] = lambda opening: ""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A target that names classes; see ``delineate.targets.Target``."""
+
+    question: Question
+    kind = trains = "classifier"
+    gives = None
+    method = "classify"
+    network = "cnn"
+    settings = ("balance",)
+
+    @property
+    def automatic(self) -> int | None:
+        """See ``Target.automatic``."""
+        return self.question.automatic
+
+    def suits(self, cohort: Cohort) -> bool:
+        """Whether the cohort has classes."""
+        return bool(cohort.schema.classes)
+
+    def asked_by(self, opening: Opening) -> str:
+        """See ``Target.asked_by``."""
+        return self.question.asked_by(opening)
+
+    def usable(self, cohort: Cohort) -> Usable:
+        """See ``Target.usable``."""
+        return self.question.usable(cohort)
+
+    def some(self, cohort: Cohort, count: int) -> list[Case]:
+        """See ``Target.some``."""
+        return self.question.some(cohort, count)
+
+    def shown(self, cohort: Cohort, folder: Path, progress: Progress) -> Shown:
+        """The class of every case, where it has one."""
+        return Shown(self.question.shown(cohort), each=self.question.each)
+
+    def learning(
+        self, chosen: RunConfig, cohort: Cohort, preparation: Preparation
+    ) -> LearningClasses:
+        """See ``Target.learning``."""
+        return LearningClasses(self.question, chosen, cohort, preparation)
+
+    def rehearse(self, case: Case, cohort: Cohort) -> None:
+        """Nothing: to compare two classes takes no time."""
+
+
+class LearningClasses:
+    """A classifier as one run learns it; see ``delineate.targets.Learning``."""
+
     neighbours = 0
     #: Of pictures, which are resized each by its own factor: not known.
     spacing_mm: tuple[float, ...] = ()
+    whole = True
 
-    def __init__(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> None:
+    def __init__(
+        self, question: Question, chosen: RunConfig, cohort: Cohort, preparation: Preparation
+    ) -> None:
+        self.question = question
         self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation
-        self.target = "presence" if chosen.target == "presence" else "class"
-        self.outputs = list(_class_feed.class_names(self.target, cohort.schema.classes))
+        self.channels = tuple(preparation.outputs)
+        self.outputs = list(question.classes(cohort.schema))
         volumes = preparation.ndim == 3 or preparation.slice_axis is not None
-        self.ndim = _dimensions(chosen, volumes)
+        self.ndim = _dimensions(chosen, volumes, question.of_slices)
         slices = views.slice_axis((0,) * (3 if volumes else 2), 2, preparation.slice_axis)
         #: Along which the feed takes slices, each a picture; None where it shows all of the image.
         self.axis = slices if self.ndim == 2 else None
@@ -51,61 +134,32 @@ class Classes:
         self.bag = bag if self.ndim == 3 and _sees_slices(chosen.network) else None
         self.derived = {"axis": slices}
 
-    @staticmethod
-    def usable(cohort: Cohort, target: str) -> Cohort:
-        """The cases that can be learned from and judged.
-
-        Raises:
-            InputError: No case has a class, or all have the same one, or one has a single subject.
-        """
-        if target == "presence":
-            return Outlines.usable(cohort)
-        subjects: dict[str, set[str]] = {}
-        for case in cohort.cases:
-            if case.class_name is not None:
-                subjects.setdefault(case.class_name, set()).add(case.subject)
-        shown = ", ".join(f"{name} ({len(who)})" for name, who in sorted(subjects.items()))
-        if len(subjects) < 2:
-            raise InputError(
-                f"expected at least two classes, got {shown or 'none'}",
-                where=cohort.root,
-                fix="put images of each class into a folder of its own, "
-                "or name classes in a table with the columns image and class",
-                code="classes-too-few",
-            )
-        lonely = [name for name, who in sorted(subjects.items()) if len(who) < 2]
-        if lonely:
-            raise InputError(
-                f"expected at least two subjects of every class, one to learn from and one to "
-                f"judge, got {shown}",
-                where=cohort.root,
-                fix=f"add subjects, or leave the cases of {', '.join(lonely)} out: --exclude FILE, "
-                "one id a line",
-                code="class-lonely",
-            )
-        return cohort.subset([case.id for case in cohort.cases if case.class_name is not None])
-
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What is worth measuring, from modest to ambitious."""
         chosen = self.chosen
-        return sizes.candidates(
-            self.shape(cases), self.ndim, width=chosen.width, patch=chosen.patch,
+        return _sizes.candidates(
+            self._shape(cases), self.ndim, width=chosen.width, patch=chosen.patch,
             batch=chosen.batch, whole=True, bag=self.bag,
         )  # fmt: skip
 
     def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What to take where hardly a step of the first candidate fits."""
         chosen = self.chosen
-        return sizes.smaller(
-            first, self.shape(cases), self.ndim, patch=chosen.patch, batch=chosen.batch,
+        return _sizes.smaller(
+            first, self._shape(cases), self.ndim, patch=chosen.patch, batch=chosen.batch,
             bag=self.bag,
         )  # fmt: skip
+
+    def patch(self, cases: Sequence[PreparedCase], voxels: Mapping[int, int]) -> tuple[int, ...]:
+        """See ``Learning.patch``; of a bag of slices, ``voxels`` are those of one of them."""
+        cap = voxels[self.ndim if self.bag is None else 2]
+        return _sizes.view_size(self._shape(cases), cap, self.ndim, self.bag)
 
     def windows(self, case: PreparedCase, patch: Sequence[int]) -> int:
         """Pictures that the class of a case takes."""
         return 1 if self.axis is None else case.shape[1 + self.axis]
 
-    def shape(self, cases: Sequence[PreparedCase]) -> list[int]:
+    def _shape(self, cases: Sequence[PreparedCase]) -> list[int]:
         """Median shape of what is classified: of slices, where the feed takes slices."""
         seen = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
         return [sorted(column)[len(column) // 2] for column in zip(*seen, strict=True)]
@@ -117,18 +171,30 @@ class Classes:
         unlabelled: Sequence[PreparedCase] = (),
     ) -> ClassFeed:
         """Whole pictures with their classes."""
-        mirror = sizes.mirror_axes(self.schema, self.preparation)
+        mirror = _sizes.mirror_axes(self.schema, self.preparation)
         stack = self.preparation.slice_axis
         if self.ndim == 3 and stack is not None:  # axes of a slice, as axes of the stack
             plane = [a for a in range(3) if a != stack]
             mirror = tuple(plane[a] for a in mirror)
         across = None if self.ndim == 2 else stack if self.bag is None else self.bag
         return ClassFeed(
-            cases, self.chosen, self.target, tuple(self.outputs), self.axis, candidate.patch,
-            candidate.batch, mirror, across, unlabelled,
+            cases, self.chosen, self.question.pictures, tuple(self.outputs), self.axis,
+            candidate.patch, candidate.batch, mirror, across, unlabelled,
         )  # fmt: skip
 
-    def look(
+    def document(self, feed: ClassFeed) -> dict[str, Any]:
+        """Shape of the network's input, as its predictions need it."""
+        return {
+            "input": {
+                "channels": list(self.channels),
+                "patch": list(feed.patch),
+                "slice_axis": self.axis,
+                "neighbours": 0,
+                "mirror_axes": list(feed.mirror_axes),
+            }
+        }
+
+    def validate(
         self,
         network: nn.Module,
         cases: Sequence[PreparedCase],
@@ -136,7 +202,7 @@ class Classes:
         device: Any,
         tick: Tick | None = None,
     ) -> dict[str, float]:
-        """Cross-entropy and balanced accuracy of validation pictures; see ``Outlines.look``."""
+        """Cross-entropy and balanced accuracy of validation pictures; see ``Learning.validate``."""
         logits, truth, _ = self._judge(network, cases, feed, device, tick)
         if not len(truth):
             return {}
@@ -149,7 +215,7 @@ class Classes:
             "val_balanced_accuracy": float(np.mean(recalls)),
         }
 
-    def settle(
+    def select(
         self,
         network: nn.Module,
         cases: Sequence[PreparedCase],
@@ -169,16 +235,9 @@ class Classes:
         except InputError as error:
             temperature, why = 1.0, f"left alone: {error.message}"
         return {
-            "input": {
-                "channels": list(self.preparation.outputs),
-                "patch": list(feed.patch),
-                "slice_axis": self.axis,
-                "neighbours": 0,
-                "mirror_axes": list(feed.mirror_axes),
-            },
             "classes": {
                 "names": self.outputs,
-                "target": self.target,
+                "target": self.question.name,
                 "temperature": temperature,
                 "temperature_because": why,
             },
@@ -199,7 +258,7 @@ class Classes:
         for case in cases:
             if tick is not None:
                 tick(1, 1)
-            known = _class_feed.pictures(case, self.axis, self.target, self.outputs)
+            known = self.question.pictures(case, self.axis, self.outputs)
             if not known:
                 continue
             some = [place for place, _ in known]
@@ -212,7 +271,7 @@ class Classes:
         return np.concatenate(logits), np.array(truth), subjects
 
 
-def _dimensions(chosen: RunConfig, volumes: bool) -> int:
+def _dimensions(chosen: RunConfig, volumes: bool, of_slices: bool) -> int:
     """How many dimensions a classifier is to see: 2, unless 3 are asked for or it knows no others.
 
     Raises:
@@ -231,7 +290,7 @@ def _dimensions(chosen: RunConfig, volumes: bool) -> int:
             fix="choose a network for flat images, for instance cnn; see `delineate networks`",
             code="network-3d",
         )
-    if chosen.target == "presence":
+    if of_slices:
         raise ConfigError(
             "expected a 2D network where the presence of a structure in each slice is learned, "
             f"got {chosen.network!r}, which sees all slices at once",

@@ -1,0 +1,96 @@
+"""The class of a case; its slices, where it has any, are of that class too."""
+# ruff: noqa: N999 - the name of the target, which no import statement needs
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from delineate.core.case import Case
+from delineate.core.errors import InputError
+from delineate.core.schema import Schema
+from delineate.data.cache import PreparedCase
+from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
+from delineate.preprocess import views
+from delineate.targets import NoSettings, Target, Usable
+from delineate.targets._classes import Classes, Question
+
+Config = NoSettings
+
+
+def build(config: NoSettings) -> Target:
+    """A target without settings of its own."""
+    return Classes(
+        Question(
+            "class",
+            _classes,
+            _usable,
+            _one_of_each,
+            _shown,
+            _pictures,
+            each="class",
+            automatic=1,
+            asked_by=_asked_by,
+        )
+    )
+
+
+def _classes(schema: Schema) -> Sequence[str]:
+    return schema.classes
+
+
+def _asked_by(opening: Opening) -> str:
+    return "" if opening.class_column is None else "a class column"
+
+
+def _usable(cohort: Cohort) -> Usable:
+    """Cases with a class.
+
+    Raises:
+        InputError: No case has a class, or all have the same one, or one has a single subject.
+    """
+    subjects: dict[str, set[str]] = {}
+    for case in cohort.cases:
+        if case.class_name is not None:
+            subjects.setdefault(case.class_name, set()).add(case.subject)
+    shown = ", ".join(f"{name} ({len(who)})" for name, who in sorted(subjects.items()))
+    if len(subjects) < 2:
+        raise InputError(
+            f"expected at least two classes, got {shown or 'none'}",
+            where=cohort.root,
+            fix="put images of each class into a folder of its own, "
+            "or name classes in a table with the columns image and class",
+            code="classes-too-few",
+        )
+    lonely = [name for name, who in sorted(subjects.items()) if len(who) < 2]
+    if lonely:
+        raise InputError(
+            f"expected at least two subjects of every class, one to learn from and one to "
+            f"judge, got {shown}",
+            where=cohort.root,
+            fix=f"add subjects, or leave the cases of {', '.join(lonely)} out: --exclude FILE, "
+            "one id a line",
+            code="class-lonely",
+        )
+    known = [case.id for case in cohort.cases if case.class_name is not None]
+    others = {case.id: "class" for case in cohort.cases if case.class_name is None}
+    return Usable(cohort.subset(known), others)
+
+
+def _one_of_each(cohort: Cohort, count: int) -> list[Case]:
+    """A case of every class, however few are wanted: without one, nothing can be fed."""
+    return list({case.class_name: case for case in reversed(cohort.cases)}.values())
+
+
+def _shown(cohort: Cohort) -> dict[str, frozenset[str]]:
+    return {case.id: frozenset({case.class_name}) for case in cohort.cases if case.class_name}
+
+
+def _pictures(
+    case: PreparedCase, axis: int | None, classes: Sequence[str]
+) -> list[tuple[int | None, int]]:
+    """See ``_class_feed.Pictures``."""
+    if case.class_name is None or case.class_name not in classes:
+        return []
+    class_index = list(classes).index(case.class_name)
+    return [(place, class_index) for place in views.places(case.image, axis)]

@@ -1,0 +1,45 @@
+"""Whether a slice shows any structure, learnt from label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from delineate.core.schema import Schema
+from delineate.data.cache import PreparedCase
+from delineate.data.cohort import Cohort
+from delineate.data.labels import PRESENCE, presence
+from delineate.preprocess import views
+from delineate.targets import NoSettings, Target
+from delineate.targets._classes import Classes, Question
+from delineate.targets._labelled import labelled, spread
+
+Config = NoSettings
+
+
+def build(config: NoSettings) -> Target:
+    """A target without settings of its own."""
+    return Classes(
+        Question("presence", _classes, labelled, spread, _shown, _pictures, of_slices=True)
+    )
+
+
+def _classes(schema: Schema) -> Sequence[str]:
+    return PRESENCE
+
+
+def _shown(cohort: Cohort) -> dict[str, frozenset[str]]:
+    return {}
+
+
+def _pictures(
+    case: PreparedCase, axis: int | None, classes: Sequence[str]
+) -> list[tuple[int | None, int]]:
+    """See ``_class_feed.Pictures``."""
+    if case.label is None:
+        return []
+    moved = np.asarray(case.label)
+    moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
+    found = [(place, presence(moved[place or 0])) for place in views.places(case.image, axis)]
+    return [(place, class_index) for place, class_index in found if class_index is not None]
