@@ -307,6 +307,9 @@ def test_it_goes_on_bit_exactly(
     two = loop(make(name, kind, chosen), part, 6).run()
     for key, tensor in one.predictor.state_dict().items():
         assert torch.equal(tensor, two.predictor.state_dict()[key]), key
+    for name_of_part, kept in one.keeps.items():
+        again = two.keeps[name_of_part].module.state_dict()
+        assert all(torch.equal(again[k], v) for k, v in kept.module.state_dict().items())
     for a, b in zip(log(whole), log(part), strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"} == {
             k: v for k, v in b.items() if k != "seconds"

@@ -93,6 +93,25 @@ def test_a_stopped_run_goes_on_bit_exactly(tmp_path: Path, method: str, at: int)
     assert [x["loss"] for x in ours] == [x["loss"] for x in lines]
 
 
+def test_a_part_that_diverged_does_not_cost_the_model(tmp_path: Path) -> None:
+    plan = make("adversarial")
+    run = loop(plan, tmp_path, 3)
+    step = run._step
+
+    def diverge() -> dict[str, float]:
+        numbers = step()
+        if run.pace.step == 2:
+            with torch.no_grad():
+                next(plan.keeps["critic"].module.parameters()).fill_(float("nan"))
+        return numbers
+
+    run._step = diverge  # type: ignore[method-assign]
+    outcome = run.run()
+    assert outcome.keeps == {}
+    assert "critic: weights not finite, it is not in the model" in outcome.events
+    assert torch.isfinite(weights(outcome.predictor)).all()
+
+
 KILLED = """
     import sys
     from pathlib import Path

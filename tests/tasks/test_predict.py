@@ -606,6 +606,18 @@ def test_ids_that_differ_in_case_alone_get_unlike_files(tmp_path: Path, model: P
     assert len(set(files)) == 2
 
 
+@pytest.mark.parametrize("names", [("a", "a_probabilities"), ("A_probabilities", "a")])
+def test_a_scan_called_like_the_map_of_another_gets_a_file_of_its_own(
+    tmp_path: Path, model: Path, names: tuple[str, str]
+) -> None:
+    for number, name in enumerate(names):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", blobs((6, 6, 6), number))
+    index = predict(model, tmp_path / "in", tmp_path / "out", probabilities=True)
+    found = [case["files"] for case in index["cases"]]
+    files = {file for one in found for file in (*one["labels"], one["probabilities"])}
+    assert len(files) == len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
+
+
 # --- the real network on real scans ---------------------------------------------------------------
 
 

@@ -44,12 +44,12 @@ class CaseOutputs:
 
 def plan(cases: Sequence[Case], out: Path, maps: Sequence[str]) -> list[CaseOutputs]:
     """The output files of every case, all unlike each other."""
-    jobs, taken = [], set()
+    jobs, taken = [], set[str]()
     for case in cases:
         name = file_name(case.id)
-        if name.casefold() in taken:
+        if taken & _stems(name, maps):
             name = file_name(case.id, always_hash=True)
-        taken.add(name.casefold())
+        taken |= _stems(name, maps)
         source = next(iter(case.images.values()))
         first = source[0] if isinstance(source, tuple) else source
         extension = ".nii.gz" if first.is_dir() else FORMATS.get(first.suffix.lower(), ".nii.gz")
@@ -65,6 +65,11 @@ def plan(cases: Sequence[Case], out: Path, maps: Sequence[str]) -> list[CaseOutp
         beside = {one: out / f"{name}_{one}.nii.gz" for one in maps}
         jobs.append(CaseOutputs(case, masks, beside, stack))
     return jobs
+
+
+def _stems(name: str, maps: Sequence[str]) -> set[str]:
+    """Of a mask and its maps, as systems see them that do not tell a from A."""
+    return {name.casefold(), *(f"{name}_{one}".casefold() for one in maps)}
 
 
 def file_name(text: str, *, always_hash: bool = False) -> str:
