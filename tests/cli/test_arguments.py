@@ -154,6 +154,6 @@ def test_every_task_can_be_called_from_the_command_line(
     shown = capsys.readouterr().out
     for argument in _arguments._arguments(function):
         assert argument.help, f"{verb}: {argument.name} has no help in the docstring"
-        assert argument.required or argument.shown[2:] in shown
+        assert argument.required or argument.spelling[2:] in shown
     documented = inspect.getdoc(function) or ""
     assert documented.split("\n")[0].endswith(".")

@@ -36,14 +36,14 @@ class _Argument:
         return self.default is inspect.Parameter.empty
 
     @property
-    def shown(self) -> str:
+    def spelling(self) -> str:
         name = self.name.replace("_", "-")
         return name if self.required else f"--{name}"
 
     @property
     def flag(self) -> str:
         """What is typed: ``--no-NAME`` where the default is yes."""
-        return self.shown.replace("--", "--no-") if self.default is True else self.shown
+        return self.spelling.replace("--", "--no-") if self.default is True else self.spelling
 
     @property
     def count(self) -> int | None:
@@ -66,8 +66,8 @@ class _Parser(argparse.ArgumentParser):
 def injected(function: Callable[..., Any], terminal: Any) -> dict[str, Any]:
     """What the door itself gives to a task: ``say`` and ``progress``, where it takes them."""
     offers = {"say": terminal.say, "progress": terminal}
-    taken = inspect.signature(function).parameters
-    return {name: value for name, value in offers.items() if name in taken}
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in offers.items() if name in parameters}
 
 
 def parse(function: Callable[..., Any], program: str, words: Sequence[str]) -> dict[str, Any]:
@@ -78,10 +78,10 @@ def parse(function: Callable[..., Any], program: str, words: Sequence[str]) -> d
     """
     arguments = _arguments(function)
     parser = _parser(function, program, arguments)
-    given, strange = parser.parse_known_args(_arguments_first(words, arguments))
-    if strange:
+    namespace, unknown = parser.parse_known_args(_arguments_first(words, arguments))
+    if unknown:
         options = [name for action in parser._actions for name in action.option_strings]
-        word = next(filter(_is_option, strange), strange[0])
+        word = next(filter(_is_option, unknown), unknown[0])
         option = _is_option(word)
         raise ConfigError(
             f"expected {'a known option' if option else 'nothing more'}, got {word!r}",
@@ -89,8 +89,8 @@ def parse(function: Callable[..., Any], program: str, words: Sequence[str]) -> d
             fix=nearest(word.split("=")[0], options) if option else f"{program} --help",
             code="usage",
         )
-    found = vars(given)
-    return {a.name: _value(a, found[a.name], program) for a in arguments if a.name in found}
+    values = vars(namespace)
+    return {a.name: _value(a, values[a.name], program) for a in arguments if a.name in values}
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,13 @@ def _value(argument: _Argument, raw: Any, program: str) -> Any:
     if isinstance(raw, bool):
         return raw
     if not isinstance(raw, list):
-        return convert_text(raw, argument.type, argument.shown, program)
+        return convert_text(raw, argument.type, argument.spelling, program)
     collection = _collection(argument.type)
     items = get_args(collection)
-    each = items if argument.count else (items[0],) * len(raw)
+    types = items if argument.count else (items[0],) * len(raw)
     values = [
-        convert_text(word, kind, argument.shown, program)
-        for word, kind in zip(raw, each, strict=True)
+        convert_text(word, kind, argument.spelling, program)
+        for word, kind in zip(raw, types, strict=True)
     ]
     return values if get_origin(collection) is list else tuple(values)
 
@@ -171,7 +171,7 @@ def _arguments(function: Callable[..., Any]) -> list[_Argument]:
     hints = get_type_hints(function)
     text = docstring_parser.parse(inspect.getdoc(function) or "")
     helps = {p.arg_name: " ".join((p.description or "").split()) for p in text.params}
-    found = []
+    arguments = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind = _fillable(hints.get(name, str))
         if name in ("say", "progress") or parameter.kind in (
@@ -180,10 +180,10 @@ def _arguments(function: Callable[..., Any]) -> list[_Argument]:
         ):
             continue
         if kind is not None:
-            found.append(_Argument(name, kind, parameter.default, helps.get(name, "")))
+            arguments.append(_Argument(name, kind, parameter.default, helps.get(name, "")))
         elif parameter.default is inspect.Parameter.empty:
             raise TypeError(f"{function.__name__}: no word can fill {name!r}")
-    return found
+    return arguments
 
 
 def _parser(
@@ -223,8 +223,8 @@ def _help(argument: _Argument) -> str:
         or argument.default in (None, (), "")
     ):
         return text
-    shown = str(argument.default).replace("%", "%%")
-    return text if "default" in text.lower() else f"{text} (default: {shown})".strip()
+    default = str(argument.default).replace("%", "%%")
+    return text if "default" in text.lower() else f"{text} (default: {default})".strip()
 
 
 def _metavar(argument: _Argument) -> str:
@@ -232,7 +232,7 @@ def _metavar(argument: _Argument) -> str:
     first = get_args(options[0])[0] if _collection(options[0]) is not None else options[0]
     if choices := _choices(argument.type):
         return "{" + ",".join(choices) + "}"
-    return argument.shown if argument.required else _WORDS.get(first, "VALUE")
+    return argument.spelling if argument.required else _WORDS.get(first, "VALUE")
 
 
 def _choices(expected: Any) -> tuple[str, ...]:

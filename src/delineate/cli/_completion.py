@@ -66,18 +66,18 @@ def script(shell: str, verbs: dict[str, Callable[..., Any]], everywhere: dict[st
 
 
 def _bash(known: dict[str, list[_arguments.Option]], everywhere: dict[str, str]) -> str:
-    flags = {verb: [one.flag for one in options] for verb, options in known.items()}
+    flags = {verb: [option.flag for option in options] for verb, options in known.items()}
     return _BASH.format(
         verbs=shlex.quote(" ".join(known)),
         options="\n".join(
-            f"        {verb}) words={shlex.quote(' '.join([*own, *everywhere]))} ;;"
-            for verb, own in flags.items()
+            f"        {verb}) words={shlex.quote(' '.join([*flags_of_verb, *everywhere]))} ;;"
+            for verb, flags_of_verb in flags.items()
         ),
         choices="\n".join(
-            f'      "{verb} {one.flag}") words={shlex.quote(" ".join(one.choices))} ;;'
+            f'      "{verb} {option.flag}") words={shlex.quote(" ".join(option.choices))} ;;'
             for verb, options in known.items()
-            for one in options
-            if one.choices
+            for option in options
+            if option.choices
         ),
     )
 
@@ -88,13 +88,13 @@ def _fish(known: dict[str, list[_arguments.Option]], everywhere: dict[str, str])
         *(f"complete -c delineate -l {flag[2:]} -d {_text(h)}" for flag, h in everywhere.items()),
     ]
     for verb, options in known.items():
-        for one in options:
-            values = f" -x -a {shlex.quote(' '.join(one.choices))}" if one.choices else ""
-            if not one.choices and one.takes_value:
+        for option in options:
+            values = f" -x -a {shlex.quote(' '.join(option.choices))}" if option.choices else ""
+            if not option.choices and option.takes_value:
                 values = " -r"
             lines.append(
                 f"complete -c delineate -n '__fish_seen_subcommand_from {verb}' "
-                f"-l {one.flag[2:]} -d {_text(one.help)}{values}"
+                f"-l {option.flag[2:]} -d {_text(option.help)}{values}"
             )
     return "\n".join(lines) + "\n"
 

@@ -134,15 +134,15 @@ class _PlainBar:
     def __init__(self, terminal: Terminal, total: float | None, description: str) -> None:
         self._terminal, self._total, self._description = terminal, total, description
         self._done, self._live = 0.0, ""
-        self._start = self._said = time.monotonic()
+        self._start = self._last_line = time.monotonic()
 
     def advance(self, n: float = 1, **live: float) -> None:
         """See ``core.progress.Bar``."""
         self._done += n
         self._live = _live(live) or self._live
         now = time.monotonic()
-        if now - self._said >= PLAIN_EVERY_S:
-            self._said = now
+        if now - self._last_line >= PLAIN_EVERY_S:
+            self._last_line = now
             self._line(self._remaining(now - self._start))
 
     def finish(self) -> None:
@@ -210,8 +210,8 @@ def _live(numbers: Mapping[str, float]) -> str:
 
 
 def _clock(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, seconds = divmod(rest, 60)
+    hours, seconds_left = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(seconds_left, 60)
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
@@ -261,7 +261,7 @@ def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in data.items():
         if isinstance(value, Mapping) and value and not _is_estimate(value):
-            flat |= {f"{name}.{inner}": deep for inner, deep in _flat(value).items()}
+            flat |= {f"{name}.{inner}": nested for inner, nested in _flat(value).items()}
         else:
             flat[name] = value
     if len(flat) > MOST_FIGURES:

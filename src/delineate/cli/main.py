@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    given = {word for word in words if word in (*EVERYWHERE, processes.TIED)}
-    words = [word for word in words if word not in given]
-    debug, as_json, quiet = (option in given for option in EVERYWHERE)
-    if processes.TIED in given:  # started by a benchmark
+    options_given = {word for word in words if word in (*EVERYWHERE, processes.TIED)}
+    words = [word for word in words if word not in options_given]
+    debug, as_json, quiet = (option in options_given for option in EVERYWHERE)
+    if processes.TIED in options_given:  # started by a benchmark
         processes.end_with_parent()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # A terminal without Unicode is no reason to fail.
@@ -75,14 +75,14 @@ def verbs() -> dict[str, str]:
     A verb is a public file of the ``tasks`` room with a function of the same name.
     """
     folder = Path(importlib.import_module("delineate.tasks").__path__[0])
-    found = {}
+    lines = {}
     for name in catalog.members("tasks"):
         tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name == name:
                 text = ast.get_docstring(node) or ""
-                found[name.replace("_", "-")] = text.split("\n")[0].rstrip(".")
-    return found
+                lines[name.replace("_", "-")] = text.split("\n")[0].rstrip(".")
+    return lines
 
 
 def _run(words: list[str], as_json: bool, quiet: bool) -> int:

@@ -39,7 +39,7 @@ CONTRACTS: Mapping[str, Mapping[str, str]] = {
     },
 }
 #: How a member of a room is asked for.
-_HOW = {
+_ASKED_BY = {
     "networks": "--network {}",
     "losses": "method_settings: {{losses: {{{}: 1}}}} in the file of settings",
     "methods": "--method {}",
@@ -154,8 +154,8 @@ def broken(error: BaseException, path: Path) -> ConfigError:
 
 def recognise(module: ModuleType) -> str | None:
     """The room that a file is written for, by the names it has; None where nothing tells."""
-    every = {name for names in CONTRACTS.values() for name in names}
-    has = {name for name in every if hasattr(module, name)}
+    all_names = {name for names in CONTRACTS.values() for name in names}
+    has = {name for name in all_names if hasattr(module, name)}
     scores = {
         room: (len(has & names.keys()) - len(has - names.keys()), len(has) / len(names))
         for room, names in CONTRACTS.items()
@@ -170,20 +170,20 @@ def require(module: ModuleType, room: str, where: str) -> None:
     Raises:
         ConfigError: It lacks some, or is written for another room.
     """
-    names, one = CONTRACTS[room], singular(room)
+    names, member = CONTRACTS[room], singular(room)
     lacking = [name for name in names if not hasattr(module, name)]
     other = recognise(module)
     if lacking and other not in (None, room):
         raise ConfigError(
-            f"expected a {one}, got a file that looks like a {singular(str(other))}: it has "
+            f"expected a {member}, got a file that looks like a {singular(str(other))}: it has "
             + _listed([name for name in CONTRACTS[str(other)] if hasattr(module, name)]),
             where=where,
-            fix="give it as " + _HOW[str(other)].format(Path(where).name),
+            fix="give it as " + _ASKED_BY[str(other)].format(Path(where).name),
             code="part-room",
         )
     if lacking:
         raise ConfigError(
-            f"expected {_listed(list(names))} of a {one}, got no {_listed(lacking, 'or')}",
+            f"expected {_listed(list(names))} of a {member}, got no {_listed(lacking, 'or')}",
             where=where,
             fix="add " + "; ".join(names[name] for name in lacking),
             code="part-incomplete",

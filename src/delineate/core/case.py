@@ -125,17 +125,17 @@ class Batch:
         if not self.spacing_mm:
             object.__setattr__(self, "spacing_mm", (1.0,) * (self.image.ndim - 2))
         if vars(self)["labelled"] is None:
-            every = self.image.new_ones(len(self.image)).bool()
-            object.__setattr__(self, "labelled", every)
+            all_labelled = self.image.new_ones(len(self.image)).bool()
+            object.__setattr__(self, "labelled", all_labelled)
             return
-        others = ~self.labelled
-        label = self.label.masked_fill(others.view(-1, *(1,) * (self.label.ndim - 1)), IGNORED)
+        unlabelled = ~self.labelled
+        label = self.label.masked_fill(unlabelled.view(-1, *(1,) * (self.label.ndim - 1)), IGNORED)
         object.__setattr__(self, "label", label)
         if self.class_index is not None:
-            known = self.class_index.masked_fill(others, IGNORED)
+            known = self.class_index.masked_fill(unlabelled, IGNORED)
             object.__setattr__(self, "class_index", known)
         if self.target is not None:
-            unknown = others.view(-1, *(1,) * (self.target.ndim - 1))
+            unknown = unlabelled.view(-1, *(1,) * (self.target.ndim - 1))
             object.__setattr__(self, "target", self.target.masked_fill(unknown, math.nan))
 
 

@@ -40,9 +40,9 @@ class Failures:
         trace = "".join(traceback.format_exception(error))
         self._text += f"{run.now()} {case}\n{trace}\n"
         atomic_write_text(self._log, self._text)
-        found = unforeseen(error, case, f"report it with {self._log}")
-        found.__cause__ = error
-        return found
+        failure = unforeseen(error, case, f"report it with {self._log}")
+        failure.__cause__ = error
+        return failure
 
 
 def unforeseen(

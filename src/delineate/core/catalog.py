@@ -151,10 +151,10 @@ def _file(name: str) -> _own.File:
             "(in Python: delineate.core.catalog.named)",
             code="part-not-named",
         )
-    found = _NAMED[name]
-    if found is None:
-        found = _NAMED[name] = _own.File.read(Path(name))
-    return found
+    own_file = _NAMED[name]
+    if own_file is None:
+        own_file = _NAMED[name] = _own.File.read(Path(name))
+    return own_file
 
 
 def _point(room: str, name: str) -> EntryPoint | None:
@@ -163,15 +163,15 @@ def _point(room: str, name: str) -> EntryPoint | None:
     Raises:
         ConfigError: There are several.
     """
-    found = [point for point in _points(room) if point.name == name]
-    if len(found) > 1:
+    points = [point for point in _points(room) if point.name == name]
+    if len(points) > 1:
         raise ConfigError(
             f"expected one {_own.singular(room)} called {name!r}, got one each of "
-            + " and ".join(sorted(map(_package, found))),
+            + " and ".join(sorted(map(_package, points))),
             fix="uninstall one of them",
             code="name-twice",
         )
-    return found[0] if found else None
+    return points[0] if points else None
 
 
 def _package(point: EntryPoint) -> str:
@@ -246,30 +246,31 @@ def stored_name(room: str, entry: Mapping[str, Any]) -> str:
                 code="model-file-network",
             )
         return called
-    wanted, package = str(file.get("sha256")), file.get("package")
-    if wanted in _INSTEAD:
-        return _INSTEAD[wanted]
-    near: dict[str, str] = {}
+    expected_sha256, package = str(file.get("sha256")), file.get("package")
+    if expected_sha256 in _INSTEAD:
+        return _INSTEAD[expected_sha256]
+    sha256_of_name: dict[str, str] = {}
     for path in _NAMED:
         with contextlib.suppress(ConfigError):  # told when it is loaded itself
-            near[path] = _file(path).sha256
+            sha256_of_name[path] = _file(path).sha256
     if not is_path(called) and (point := _point(room, called)) is not None:
-        near[called] = _installed_sha256(room, point)
-    for here, sha256 in near.items():
-        if sha256 == wanted:
-            return here
-    one = f"{_own.singular(room)} {called!r} is not of Delineate"
+        sha256_of_name[called] = _installed_sha256(room, point)
+    for name_here, sha256 in sha256_of_name.items():
+        if sha256 == expected_sha256:
+            return name_here
+    sentence = f"{_own.singular(room)} {called!r} is not of Delineate"
     source = f"from {package}" if package else f"in {called}.py"
-    for here, sha256 in near.items():
-        if title(here) == called:
+    for name_here, sha256 in sha256_of_name.items():
+        if title(name_here) == called:
             raise ModelFileError(
-                f"expected the code of the training, got other code: the {one}, but {source} "
-                f"(SHA-256 {wanted[:12]}…), and {here} is {sha256[:12]}…",
+                f"expected the code of the training, got other code: the {sentence}, but {source} "
+                f"(SHA-256 {expected_sha256[:12]}…), and {name_here} is {sha256[:12]}…",
                 fix="give the file as it was in training; --force goes on with this one",
                 code="part-differs",
             )
     raise ModelFileError(
-        f"expected the code of this model, got none: its {one}, but {source} (SHA-256 {wanted})",
+        f"expected the code of this model, got none: its {sentence}, but {source} (SHA-256 "
+        f"{expected_sha256})",
         fix=(f"install {package}, or " if package else "")
         + f"name the file: --part PATH/{called}.py (to train from these weights: --network)",
         code="part-needed",
@@ -287,10 +288,10 @@ def force(room: str, entry: Mapping[str, Any]) -> str | None:
     except ModelFileError as error:
         if error.code != "part-differs":
             raise
-        called, wanted = str(entry["name"]), str(entry["file"]["sha256"])
-        here = next((path for path in _NAMED if title(path) == called), called)
-        _INSTEAD[wanted] = here
-        return f"forced: {here} is not the code that the model was trained with"
+        called, expected_sha256 = str(entry["name"]), str(entry["file"]["sha256"])
+        name_here = next((path for path in _NAMED if title(path) == called), called)
+        _INSTEAD[expected_sha256] = name_here
+        return f"forced: {name_here} is not the code that the model was trained with"
     return None
 
 

@@ -28,27 +28,27 @@ def read_channels(case: Case, channels: Iterable[str]) -> Image:
     """
     from delineate.preprocess.geometry import stack_channels
 
-    wanted = tuple(channels)
+    expected = tuple(channels)
     images = {
-        name: readers.read(source, case.reading) for name, source in sources(case, wanted).items()
+        name: readers.read(source, case.reading) for name, source in sources(case, expected).items()
     }
     names, modalities = [], []
     for name, image in images.items():
         count = image.channels
         names += case.channel_names(name, count)
         modalities += [image.meta.get("modality")] * count
-    lone = len(case.images) == 1 and len(names) == len(wanted)
-    missing = [name for name in wanted if name not in names]
-    if missing and not lone:
+    interchangeable = len(case.images) == 1 and len(names) == len(expected)
+    missing = [name for name in expected if name not in names]
+    if missing and not interchangeable:
         raise InputError(
-            f"expected the channels {', '.join(wanted)}, got {', '.join(names or case.images)}",
+            f"expected the channels {', '.join(expected)}, got {', '.join(names or case.images)}",
             where=case.id,
             fix=f"give scans of the model's kind, with {', '.join(missing)}; if only names differ, "
             "name the channels as the model does",
             code="channels",
         )
     stacked = stack_channels(list(images.values()), list(images))
-    order = list(range(len(names))) if missing else [names.index(name) for name in wanted]
+    order = list(range(len(names))) if missing else [names.index(name) for name in expected]
     stacked.meta["modalities"] = [modalities[i] for i in order]
     if order == list(range(len(names))):
         return stacked

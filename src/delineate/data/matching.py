@@ -24,9 +24,9 @@ def match(cases: list[Case], named: Iterable[tuple[str, T]]) -> dict[str, list[T
     """Case id -> what bears its name: the id itself or, if unique, the name of one of its files."""
     exact: dict[str, list[T]] = {}
     loose: dict[str, list[T]] = {}
-    for name, thing in named:
-        exact.setdefault(name, []).append(thing)
-        loose.setdefault(bare(name), []).append(thing)
+    for name, item in named:
+        exact.setdefault(name, []).append(item)
+        loose.setdefault(bare(name), []).append(item)
     names = {
         case.id: dict.fromkeys(
             [bare(case.id)]
@@ -34,10 +34,10 @@ def match(cases: list[Case], named: Iterable[tuple[str, T]]) -> dict[str, list[T
         )
         for case in cases
     }
-    count = Counter(name for own in names.values() for name in own)
-    found = {}
+    count = Counter(name for names_of_case in names.values() for name in names_of_case)
+    matched = {}
     for case in cases:
         hits = [loose[n] for n in names[case.id] if n in loose and count[n] == 1]
         if case.id in exact or hits:
-            found[case.id] = exact.get(case.id) or hits[0]
-    return found
+            matched[case.id] = exact.get(case.id) or hits[0]
+    return matched

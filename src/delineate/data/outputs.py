@@ -60,9 +60,9 @@ def plan(cases: Sequence[Case], out: Path, maps: Sequence[str]) -> list[CaseOutp
                 stems = [f"{k:04d}_{s}" for k, s in enumerate(stems)]
             masks = tuple(out / name / f"{s}.png" for s in stems)
         else:
-            kept = ".nii.gz" if isinstance(source, tuple) else extension
-            masks = (out / f"{name}{kept}",)
-        beside = {one: out / f"{name}_{one}.nii.gz" for one in maps}
+            suffix = ".nii.gz" if isinstance(source, tuple) else extension
+            masks = (out / f"{name}{suffix}",)
+        beside = {map_name: out / f"{name}_{map_name}.nii.gz" for map_name in maps}
         jobs.append(CaseOutputs(case, masks, beside, stack))
     return jobs
 
@@ -149,10 +149,10 @@ def refuse_existing(out: Path, jobs: list[CaseOutputs], overwrite: bool) -> None
                 fix="remove the link, or choose another output folder",
                 code="output-link",
             )
-    found = [p for p in (out / INDEX, *(p for job in jobs for p in job.outputs)) if p.exists()]
-    if found and not overwrite:
+    older = [p for p in (out / INDEX, *(p for job in jobs for p in job.outputs)) if p.exists()]
+    if older and not overwrite:
         raise OutputError(
-            f"expected no older predictions, got {len(found)} files such as {found[0].name}",
+            f"expected no older predictions, got {len(older)} files such as {older[0].name}",
             where=out,
             fix="choose another folder with --out, or replace them with --overwrite",
             code="output-exists",

@@ -313,14 +313,14 @@ def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
     unknown = _sorted(set(ids) - subjects.keys())
     duplicates = _sorted(name for name, count in Counter(ids).items() if count > 1)
     empty = [part for part, names in split.parts.items() if not names]
-    for fault, found, code in (
+    for fault, offending, code in (
         ("ids that are not in the cohort", unknown, "split-unknown-id"),
         ("ids more than once", duplicates, "split-duplicate-id"),
         ("empty parts", empty, "split-empty"),
     ):
-        if found:
+        if offending:
             raise InputError(
-                f"the split {split.name!r} holds {fault}: {_first_ids(found)}",
+                f"the split {split.name!r} holds {fault}: {_first_ids(offending)}",
                 where=cohort.root,
                 fix="make the split anew from this cohort",
                 code=code,
@@ -329,7 +329,7 @@ def check(cohort: Cohort, split: Split, allow_leaky: bool = False) -> None:
     for part, names in split.parts.items():
         for name in names:
             places.setdefault(subjects[name], set()).add("train" if part == UNLABELLED else part)
-    parted = _sorted(subject for subject, found in places.items() if len(found) > 1)
+    parted = _sorted(subject for subject, parts in places.items() if len(parts) > 1)
     if parted and not (split.leaky and allow_leaky):
         raise AuditError(
             f"{len(parted)} subjects of the split {split.name!r} are in more than one part: "

@@ -102,9 +102,9 @@ def _counted(n: int, noun: str) -> str:
 
 
 def _named(cases: Mapping[str, str]) -> str:
-    shown = [f"{name} ({why})" if why else name for name, why in list(cases.items())[:8]]
+    examples = [f"{name} ({why})" if why else name for name, why in list(cases.items())[:8]]
     more = f" and {len(cases) - 8} more" if len(cases) > 8 else ""
-    return f"{len(cases)} cases: {', '.join(shown)}{more}"
+    return f"{len(cases)} cases: {', '.join(examples)}{more}"
 
 
 def _of(result: Mapping[str, Any], severity: str) -> list[dict[str, Any]]:
@@ -113,13 +113,13 @@ def _of(result: Mapping[str, Any], severity: str) -> list[dict[str, Any]]:
 
 def summary(result: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """What the command gives back; see ``audit``."""
-    kept = ("severity", "code", "places", "message", "fix")
+    columns = ("severity", "code", "places", "message", "fix")
     return {
         "cases": result["cases"],
         "subjects": result["subjects"],
         **{name: len(_of(result, name)) for name in ("blocking", "warning", "note")},
         "page": str(out / "audit.html"),
-        "findings": [{key: finding[key] for key in kept} for finding in result["findings"]],
+        "findings": [{key: finding[key] for key in columns} for finding in result["findings"]],
     }
 
 

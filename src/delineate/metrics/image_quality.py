@@ -76,8 +76,8 @@ def ssim(prediction: Array, truth: Array, data_range: float) -> NDArray[np.float
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
-    found: NDArray[np.float64] = luminance * structure
-    return found
+    similarity: NDArray[np.float64] = luminance * structure
+    return similarity
 
 
 def best_mix(inputs: Array, truth: Array, inside: Array) -> Array:

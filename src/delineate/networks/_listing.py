@@ -51,9 +51,9 @@ def table(
         content |= _about(catalog.load("networks", name))
     modules = {n: _loaded(n) for n in ([name] if name else catalog.members("networks"))}
     modules = _of_kind(modules, kind)
-    todo = [(n, m, nd) for n, m in modules.items() for nd in _dimensions(m, dimensions)]
+    jobs = [(n, m, nd) for n, m in modules.items() for nd in _dimensions(m, dimensions)]
     content["networks"] = [
-        _row(n, module, nd, device) for n, module, nd in progress.track(todo, "networks", len(todo))
+        _row(n, module, nd, device) for n, module, nd in progress.track(jobs, "networks", len(jobs))
     ]
     if name is not None:
         content["settings"] = _settings(catalog.load("networks", name))
@@ -86,13 +86,13 @@ def _of_kind(
     return {n: m for n, m in modules.items() if isinstance(m, ModuleType) and kind == m.KIND}
 
 
-def _dimensions(module: ModuleType | Exception, wanted: int | None) -> list[int]:
+def _dimensions(module: ModuleType | Exception, dimensions: int | None) -> list[int]:
     """Numbers of dimensions that a network is for; all where that cannot be known."""
-    asked = [wanted] if wanted else list(PATCHES)
+    candidates = [dimensions] if dimensions else list(PATCHES)
     return (
-        asked
+        candidates
         if isinstance(module, Exception)
-        else [n for n in asked if catalog.supports_ndim(module, n)]
+        else [n for n in candidates if catalog.supports_ndim(module, n)]
     )
 
 
@@ -153,10 +153,10 @@ def _measure(
     if network is None:
         network = build()
         gmac = _cost.gmac(network, channels, size)
-    found: dict[str, Any] = {"parameters": _cost.parameters(network), "gmac": gmac}
+    measures: dict[str, Any] = {"parameters": _cost.parameters(network), "gmac": gmac}
     if device is not None:
-        found["ms"] = _milliseconds(network.to(device).eval(), channels, size)
-    return found
+        measures["ms"] = _milliseconds(network.to(device).eval(), channels, size)
+    return measures
 
 
 def _milliseconds(network: nn.Module, channels: int, size: Sequence[int]) -> float:

@@ -86,11 +86,11 @@ def plan(
         )
     oriented = all(grid.oriented for grid in grids)
     ras = [orient.ras_grid(grid) for grid in grids] if oriented else grids
-    channels, reasons, wanted = list[Channel](), list[str](), None
+    channels, reasons, target_channel = list[Channel](), list[str](), None
     for i, modality in enumerate(modalities):
         name = names[i] if names else str(i)
         if name == target:
-            wanted, reason = _target(name, modality, (statistics or {}).get(i))
+            target_channel, reason = _target(name, modality, (statistics or {}).get(i))
         else:
             channel, reason = _channel(name, modality, (statistics or {}).get(i))
             channels.append(channel)
@@ -115,7 +115,7 @@ def plan(
         bias_correction=bias_correction,
         denoise=denoise,
         single_slices=single is not None,
-        target=wanted,
+        target=target_channel,
     )
 
 

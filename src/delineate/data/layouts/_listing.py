@@ -354,8 +354,8 @@ def schema_from_files(labels: Sequence[Source]) -> tuple[Schema, tuple[str, ...]
         return Schema(), ()
     if (schema_and_notes := named_schema(labels)) is not None:
         return schema_and_notes
-    seen, notes = label_values(labels)
-    values = sorted(seen - {0})
+    present, notes = label_values(labels)
+    values = sorted(present - {0})
     if len(values) == 1:
         if values == [255]:
             notes.append("masks hold 0 and 255: 255 is the foreground")

@@ -148,13 +148,14 @@ def _only_edges(labels: NDArray[Any]) -> bool:
     return bool(((low < inner) & (inner < high)).mean() > _EDGES)
 
 
-def _not_whole(wrong: NDArray[Any], path: Path, how: str) -> LabelError:
+def _not_whole(wrong: NDArray[Any], path: Path, through_scale: str) -> LabelError:
     values = np.unique(wrong)
     examples = ", ".join(f"{v:.7g}" for v in values[:6].tolist())
     nearly = np.isfinite(values).all() and np.abs(values - np.rint(values)).max() <= _NEARLY
     return LabelError(
-        f"expected whole numbers, got {wrong.size:,} other values such as {examples}{how}",
+        f"expected whole numbers, got {wrong.size:,} other values such as "
+        f"{examples}{through_scale}",
         where=path,
-        fix=_ROUND if nearly else _COARSE if how else _RESAMPLED,
+        fix=_ROUND if nearly else _COARSE if through_scale else _RESAMPLED,
         code="label-not-integer",
     )
