@@ -28,6 +28,8 @@ from delineate.methods._plan import Plan
 from delineate.networks import resganet_classifier, unet
 
 SCHEMA = Schema((Label("a", 1), Label("b", 2)), classes=("dark", "grey", "bright"))
+#: What each kind of model gives, and how much of it.
+OUTPUTS = {"segmenter": SCHEMA.num_outputs, "classifier": len(SCHEMA.classes), "translator": 1}
 SIZE = 32
 #: Who of a batch is labelled, where some are not.
 TAUGHT = torch.tensor([True, False, True, False])
@@ -82,8 +84,15 @@ def pictures(step: int, micro: int, split: int) -> Batch:
     )
 
 
+def scans(step: int, micro: int, split: int) -> Batch:
+    """The same with another image of each to be given, without the noise."""
+    batch = batches(step, micro, split)
+    return dataclasses.replace(batch, target=2.0 - batch.label[:, None].float())
+
+
 def feed(plan: Plan) -> Callable[[int, int, int], Batch]:
-    return pictures if "classifier" in plan.stages[-1].modules else batches
+    modules = plan.stages[-1].modules
+    return pictures if "classifier" in modules else scans if "translator" in modules else batches
 
 
 def make(name: str, kind: str, chosen: Mapping[str, Any]) -> Plan:
@@ -95,15 +104,15 @@ def make(name: str, kind: str, chosen: Mapping[str, Any]) -> Plan:
     if own is not None:
         network = catalog.load("networks", own)
     size = {"width": 4, "features": len(SCHEMA.labels)}
-    size |= {"levels": 3} if kind == "segmenter" else {}
+    size |= {"levels": 3} if kind != "classifier" else {}
     own_names = {f.name for f in dataclasses.fields(network.Config)}
     size = {key: value for key, value in size.items() if key in own_names}
-    outputs = len(SCHEMA.classes) if kind == "classifier" else SCHEMA.num_outputs
+    outputs = OUTPUTS[kind]
     net: nn.Module = network.build(network.Config(ndim=2, **size), 1, outputs)
     names = {f.name for f in dataclasses.fields(module.Config)}
     small = {key: value for key, value in SMALL.items() if key in names}
     settings = config.from_dict({**small, **chosen}, module.Config)
-    target = "class" if kind == "classifier" else "outline"
+    target = {"classifier": "class", "segmenter": "outline", "translator": "image"}[kind]
     plan: Plan = module.build(settings, net, Context(2, 1, outputs, SCHEMA, target=target))
     return plan
 
@@ -145,7 +154,7 @@ def test_a_method_file_has_what_the_catalog_promises(name: str) -> None:
     module = catalog.load("methods", name)
     assert module.__doc__
     assert module.TRAINS
-    assert set(module.TRAINS) <= {"segmenter", "classifier"}
+    assert set(module.TRAINS) <= OUTPUTS.keys()
     for kind, network in getattr(module, "NETWORKS", {}).items():
         assert kind == catalog.load("networks", network).KIND
     assert module.Config.__dataclass_params__.frozen
@@ -237,12 +246,13 @@ def after_some_steps(plan: Plan, labelled: Tensor, otherwise: bool) -> dict[str,
     for stage in plan.stages:
         for step in range(2):
             batch = feed(plan)(step, 0, 1)
-            label, class_index = batch.label.clone(), batch.class_index
+            label, class_index, target = batch.label.clone(), batch.class_index, batch.target
             if otherwise:
                 label[~TAUGHT] = 0
                 class_index = None if class_index is None else class_index.where(TAUGHT, 0)
+                target = None if target is None else target.where(TAUGHT[:, None, None, None], 0)
             given = dataclasses.replace(
-                batch, label=label, class_index=class_index, labelled=labelled
+                batch, label=label, class_index=class_index, labelled=labelled, target=target
             )
             said = stage.step(given, spy(plan))
             assert all(torch.isfinite(value) for value in said.values())
@@ -357,8 +367,6 @@ def test_its_predictor_gives_logits(
     assert not predictor.training
     with torch.no_grad():
         logits = predictor(torch.zeros(2, 1, SIZE, 2 * SIZE))
-    if kind == "classifier":
-        assert logits.shape == (2, len(SCHEMA.classes))
-    else:
-        assert logits.shape == (2, SCHEMA.num_outputs, SIZE, 2 * SIZE)
+    place = () if kind == "classifier" else (SIZE, 2 * SIZE)
+    assert logits.shape == (2, OUTPUTS[kind], *place)
     assert torch.isfinite(logits).all()

@@ -3,7 +3,8 @@
 Such a file holds:
 
 - a docstring: what the method is, and the paper it follows;
-- ``TRAINS``: the kinds of network that it trains, of ``"segmenter"`` and ``"classifier"``;
+- ``TRAINS``: the kinds of model that it trains, of ``"segmenter"``, ``"classifier"`` and
+  ``"translator"`` (a segmenter's network, whose output is an image);
 - ``USES``: the streams of samples that it is given, ``("labelled",)`` or ``("labelled",
   "unlabelled")``; it is never given anything else;
 - ``NETWORKS``, where it trains no network but its own: kind -> the network's name;
