@@ -55,6 +55,13 @@ def read_channels(case: Case, channels: Iterable[str]) -> Image:
     return stacked.with_step("channels", stacked.array[order])
 
 
+def holds(case: Case, channel: str) -> bool:
+    """Whether a case has a channel of this very name, as far as its list of files tells."""
+    base = _base(channel)
+    told = case.meta.get("channels") or ()
+    return channel in (*case.images, *told) or (base != channel and base in case.images)
+
+
 def sources(case: Case, channels: Iterable[str]) -> dict[str, Source]:
     """The sources of a case that hold channels that are wanted; a lone one in any case."""
     bases = {name for channel in channels for name in (channel, _base(channel))}

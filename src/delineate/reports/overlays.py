@@ -18,7 +18,7 @@ from delineate.core.schema import COLOURS, Schema
 from delineate.reports.figures import Picture
 
 Array = NDArray[Any]
-_PANEL = 340  # pixels along the longer side of a panel
+PANEL = 340  # pixels along the longer side of a panel
 _GAP = 4
 _LEGEND = 12
 #: Per plane normal to a RAS axis: its name and what lies left, right and on top of the picture.
@@ -72,7 +72,9 @@ def overlay(
     where = ""
     if len(shape) == 3:
         stack = [*arrays, *([picture] if picture is not None else [])]
-        stack, spacing_mm, where, axis_letters = _slice(stack, tuple(spacing_mm), len(arrays), grid)
+        stack, spacing_mm, where, axis_letters = cut_slice(
+            stack, tuple(spacing_mm), len(arrays), grid
+        )
         masks = dict(zip(masks, stack, strict=False))
         picture = stack[-1] if picture is not None else None
         letters = letters or axis_letters
@@ -112,7 +114,7 @@ def _channel(image: Array, shape: tuple[int, ...]) -> Array:
     return np.asarray(image[0])
 
 
-def _slice(
+def cut_slice(
     stack: list[Array], spacing: tuple[float, ...], n_masks: int, grid: Grid | None
 ) -> tuple[list[Array], tuple[float, ...], str, str]:
     """The fullest slice of each volume, its spacing, its name and its letters."""
@@ -190,19 +192,19 @@ def _draw(
     base = _grey(image, next(iter(masks.values())).shape)
     rows, columns = base.shape[:2]
     tall, wide = rows * spacing[0], columns * spacing[1]
-    scale = _PANEL / max(tall, wide)
+    scale = PANEL / max(tall, wide)
     size = (max(90, round(tall * scale)), max(90, round(wide * scale)))
     window = _window(np.any([m > 0 for m in masks.values()], axis=0))
     zoomed = window != (0, rows, 0, columns)
 
-    first = _resize(base, size, smooth=image is not None)
+    first = resize(base, size, smooth=image is not None)
     if zoomed:
         _frame(first, window, (rows, columns))
     name = ": ".join(filter(None, ("Whole slice" if zoomed else "Image", sequence)))
     panels = [(name, first)] if image is not None or zoomed else []
     r0, r1, c0, c1 = window
-    part = _resize(base[r0:r1, c0:c1], size, smooth=image is not None)
-    big = {n: _resize(m[r0:r1, c0:c1], size, smooth=False) for n, m in masks.items()}
+    part = resize(base[r0:r1, c0:c1], size, smooth=image is not None)
+    big = {n: resize(m[r0:r1, c0:c1], size, smooth=False) for n, m in masks.items()}
     if len(big) == 2:
         both = part.copy()
         for value in colours:
@@ -216,7 +218,7 @@ def _draw(
             _fill(filled, mask == value, colour)
             _outline(filled, mask == value, colour)
         panels.append((name, filled))
-    return _tile(panels, size, letters)
+    return tile(panels, size, letters)
 
 
 def _window(foreground: Array) -> tuple[int, int, int, int]:
@@ -243,7 +245,7 @@ def _window(foreground: Array) -> tuple[int, int, int, int]:
     return cut[0], cut[1], cut[2], cut[3]
 
 
-def _resize(array: Array, size: tuple[int, int], *, smooth: bool) -> Array:
+def resize(array: Array, size: tuple[int, int], *, smooth: bool) -> Array:
     """Pixels by bicubic interpolation, label values by nearest neighbour."""
     if smooth:
         raster = Raster.fromarray(np.ascontiguousarray(array))
@@ -281,17 +283,19 @@ def _frame(panel: Array, window: tuple[int, int, int, int], shape: tuple[int, in
     _outline(panel, inside, "#ffffff", halo=True)
 
 
-def _tile(panels: list[tuple[str, Array]], size: tuple[int, int], letters: str) -> Raster.Image:
-    """Two panels a row, each with its name and the letters of its sides."""
+def tile(
+    panels: list[tuple[str, Array]], size: tuple[int, int], letters: str, most: int = 2
+) -> Raster.Image:
+    """Some panels a row, each with its name and the letters of its sides."""
     tall, wide = size
-    across = min(2, len(panels))
-    down = -(-len(panels) // 2)
+    across = min(most, len(panels))
+    down = -(-len(panels) // across)
     whole = (across * (wide + _GAP) - _GAP, down * (tall + _GAP) - _GAP)
     canvas = Raster.new("RGB", whole)
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(17)
     for place, (name, panel) in enumerate(panels):
-        x, y = place % 2 * (wide + _GAP), place // 2 * (tall + _GAP)
+        x, y = place % across * (wide + _GAP), place // across * (tall + _GAP)
         canvas.paste(Raster.fromarray(panel), (x, y))
         marks = [((x + 7, y + 5), "la", name)]
         if letters:

@@ -38,7 +38,7 @@ def examples(summary: Mapping[str, Any], rows: Iterable[Row], pairs: Pairs) -> l
     means = {name: float(np.mean(values)) for name, values in dice.items()}
     cases = {case.id: case for case in pairs.cases}
     shown = []
-    for place, name in _chosen(means, cases):
+    for place, name in chosen(means, cases):
         prediction, truth, grid = load(pairs, cases[name], missing_as_empty=True)
         prediction, truth, _ = without_ignored(prediction, truth)
         sequence, image = _sequence(cases[name], grid, truth if truth.any() else prediction, pairs)
@@ -56,7 +56,7 @@ def examples(summary: Mapping[str, Any], rows: Iterable[Row], pairs: Pairs) -> l
     return shown
 
 
-def _chosen(means: Mapping[str, float], cases: Mapping[str, Case]) -> list[tuple[str, str]]:
+def chosen(means: Mapping[str, float], cases: Mapping[str, Case]) -> list[tuple[str, str]]:
     """``(place, case)``, the worst first; of other people each, by name as well as by subject."""
     ranked = sorted(means, key=lambda name: (means[name], name))
     person = {name: cases[name].subject for name in ranked}
