@@ -9,11 +9,12 @@ Such a file holds:
   "unlabelled")``; it is never given anything else;
 - ``NETWORKS``, where it trains no network but its own: kind -> the network's name;
 - ``Config``: a frozen dataclass with a help text for every field;
-- ``build(config, network, context) -> Plan``: see ``core.context`` and ``_plan``.
+- ``build(config, network, context) -> Plan``: see ``core.context`` and ``_plan``. What it trains
+  beside the predictor and wants to travel in the model file is a ``Part`` of ``Plan.keeps``.
 
 What is named here is for files of anybody's own too.
 """
 
-from delineate.methods._plan import Plan, Stage, Update, require_rates
+from delineate.methods._plan import Part, Plan, Stage, Update, require_rates
 
-__all__ = ["Plan", "Stage", "Update", "require_rates"]
+__all__ = ["Part", "Plan", "Stage", "Update", "require_rates"]
