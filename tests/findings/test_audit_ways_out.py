@@ -254,6 +254,7 @@ def test_training_leaves_copies_out_and_its_folder_and_page_say_which(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from delineate.reports import training
+    from delineate.targets import results
     from delineate.training.job import Job
 
     save(data.parent / "files/i5.nii", scan(0))
@@ -272,7 +273,9 @@ def test_training_leaves_copies_out_and_its_folder_and_page_say_which(
     assert json.loads((tmp_path / "run/cohort.json").read_text())["excluded"] == {
         "c5": "copy of c0"
     }
-    page = training.write(tmp_path / "run/report.html", tmp_path / "run").read_text("utf-8")
+    page = training.write(tmp_path / "run/report.html", tmp_path / "run", results).read_text(
+        "utf-8"
+    )
     assert "c5: copy of c0" in page
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.reports.conftest import Page
 
 from delineate.reports import clusters, training
+from delineate.targets import results
 
 
 def kept(**changes: Any) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def test_curve_and_slice_stand_in_the_page_itself(
 ) -> None:
     run = make_run()
     save(run)
-    page = Page(training.write(tmp_path / "page.html", run).read_text())
+    page = Page(training.write(tmp_path / "page.html", run, results).read_text())
     words = page.words()
     assert "Clusters (K-means)" in words
     assert "4 clusters, chosen by the elbow of the training cases" in words
@@ -59,7 +60,7 @@ def test_a_set_number_is_called_so() -> None:
 def test_runs_without_clusters_say_nothing_of_them(
     make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    words = Page(training.write(tmp_path / "page.html", make_run()).read_text()).words()
+    words = Page(training.write(tmp_path / "page.html", make_run(), results).read_text()).words()
     assert "K-means" not in words
 
 
@@ -74,7 +75,7 @@ def test_damaged_pictures_are_said_to_be_so(
         path.write_bytes(path.read_bytes()[:100])
     if fault == "missing":
         np.savez(path, allow_pickle=False, image=np.zeros((2, 2), np.uint8))
-    words = Page(training.write(tmp_path / "page.html", run).read_text()).words()
+    words = Page(training.write(tmp_path / "page.html", run, results).read_text()).words()
     assert "Clusters: not available" in words
     assert "clusters.npz cannot be shown" in words
 
@@ -82,5 +83,5 @@ def test_damaged_pictures_are_said_to_be_so(
 def test_hostile_names_are_only_names(make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run()
     save(run, case=np.array("<script>alert(1)</script>"))
-    html = training.write(tmp_path / "page.html", run).read_text()
+    html = training.write(tmp_path / "page.html", run, results).read_text()
     assert "<script>alert(1)" not in html

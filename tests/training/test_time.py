@@ -310,7 +310,7 @@ def test_every_phase_has_a_bar_and_it_shows_the_targets_own_figure(
 ) -> None:
     _, seen, _ = short
     phases = (
-        "audit", "prepare", "measuring", "training", "settling on validation cases", "predicting",
+        "audit", "prepare", "measuring", "training", "selecting on validation cases", "predicting",
         "scoring", "report",
     )  # fmt: skip
     assert [name for name in phases if name not in seen.bars] == []

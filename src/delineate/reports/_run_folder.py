@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image as Raster
 
 from delineate.core.errors import DelineateError
 from delineate.core.schema import Schema
 from delineate.reports.figures import Picture
 from delineate.reports.overlays import overlay
+from delineate.reports.page import Section
 
+#: Sections, sentences and tiles of what was scored.
+Results = tuple[list[Section], list[str], Markup]
 #: A picture of a case is small; anything larger is not one.
 _LARGEST = 64 * 1024**2
 #: What a damaged file may raise while it is read.

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from delineate.reports import _class_charts as charts
 from delineate.reports import page
+from delineate.reports._run_folder import Results, RunFolder
 from delineate.reports.figures import Picture
 from delineate.reports.page import (
     Column,
@@ -167,6 +168,23 @@ _RANKING = (
     "How well the probabilities put the samples of a class before the others, whatever the "
     "threshold. Precision depends on how common the class is; the ROC curve does not."
 )
+
+
+def results(folder: RunFolder) -> Results:
+    """What the report of a run shows of the classes of held-out cases."""
+    found = sections(folder.summary, [_answer(row) for row in folder.cases], [])
+    shown = [one for one in found if one[0] != "Worst mistakes"]  # their pictures: validation/
+    return shown, verdict(folder.summary), tiles(folder.summary)
+
+
+def _answer(row: Mapping[str, str]) -> dict[str, Any]:
+    """A line of ``cases.csv`` as the page wants it."""
+    return {
+        **row,
+        "right": row.get("right") == "yes",
+        "confidence": as_number(row.get("confidence")),
+        "probabilities": {},
+    }
 
 
 def _results(summary: Mapping[str, Any], figures: Mapping[str, Any]) -> Markup:

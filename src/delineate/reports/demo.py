@@ -42,6 +42,6 @@ def write(path: Path, run: Path, scores: Path) -> Path:
         ],
         kind="demo",
         verdict=training.verdict(held_out, sentences),
-        lead=evaluation.tiles(head, training.time_tile(held_out), scored_on="New brains"),
+        lead=evaluation.tiles(head, evaluation.time_tile(held_out), scored_on="New brains"),
     )
     return page.write(path, html)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from delineate.core.atomic import atomic_write_bytes, atomic_write_text, writable_folder
 from delineate.metrics.statistics import summarise
 from delineate.reports import page
+from delineate.reports._run_folder import Results, RunFolder
 from delineate.reports.figures import Picture, boxplots
 from delineate.reports.overlays import overlay
 from delineate.reports.page import (
@@ -22,6 +23,7 @@ from delineate.reports.page import (
     as_list,
     as_number,
     block,
+    duration,
     join,
     number,
     percent,
@@ -241,6 +243,22 @@ def _keep(folder: Path, pictures: Sequence[Picture]) -> None:
         words = {k: getattr(picture, k) for k in ("title", "alt", "legend", "caption")}
         listed.append({"file": name, **words})
     atomic_write_text(folder / "overlays.json", json.dumps(listed, indent=1) + "\n")
+
+
+def results(folder: RunFolder) -> Results:
+    """What the report of a run shows of the outlines of held-out cases."""
+    head = headline(folder.summary, folder.cases)
+    sentences = verdict(head, "held-out subject")
+    if as_number(head["dice"].get("mean")) is None:
+        sentences.append("No held-out cases were scored, so nothing can be said of its quality.")
+    found = sections(folder.summary, folder.cases, folder.pictures)
+    return found, sentences, tiles(head, time_tile(folder), scored_on="Held out")
+
+
+def time_tile(folder: RunFolder) -> tuple[str, str, str]:
+    """How long a run took."""
+    used, budget = duration(folder.run.get("seconds")), duration(folder.run.get("budget_seconds"))
+    return "Time", used or page.DASH, f"of a budget of {budget}" if budget else ""
 
 
 def _results(summary: Mapping[str, Any] | None, rows: Sequence[Row]) -> Markup:

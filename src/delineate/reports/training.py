@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from delineate.reports import audit, classification, clusters, evaluation, page
-from delineate.reports._run_folder import RunFolder
+from delineate.reports import audit, clusters, page
+from delineate.reports._run_folder import Results, RunFolder
 from delineate.reports.figures import curves
 from delineate.reports.page import (
     Column,
@@ -33,12 +33,13 @@ _LEAKY = "The split is leaky: its parts share subjects, so the figures say nothi
 _DONE = ("finished", "done", "complete", "completed", "ok", "success")
 
 
-def write(path: Path, run: Path) -> Path:
+def write(path: Path, run: Path, show: Callable[[RunFolder], Results]) -> Path:
     """Write the page of a training run.
 
     Args:
         path: The HTML file.
         run: The run folder; whatever is missing in it is said to be "not available".
+        show: Gives what is shown of the scores of held-out cases.
 
     Returns:
         ``path``.
@@ -47,7 +48,7 @@ def write(path: Path, run: Path) -> Path:
         OutputError: The file cannot be written.
     """
     folder = RunFolder.read(run)
-    results, sentences, lead = _results(folder)
+    results, sentences, lead = show(folder)
     name = str(folder.run.get("name") or run.name)
     html = page.render(
         name,
@@ -67,36 +68,6 @@ def sections(folder: RunFolder) -> list[Section]:
         ("Plan", _plan(folder)),
         ("Provenance", _provenance(folder)),
     ]
-
-
-def _results(folder: RunFolder) -> tuple[list[Section], list[str], Markup]:
-    """Sections, sentences and tiles of the held-out cases: outlines, or classes."""
-    if folder.summary.get("format") == "delineate-classification":
-        rows = [_answer(row) for row in folder.cases]
-        sections = classification.sections(folder.summary, rows, [])
-        return (
-            [
-                section for section in sections if section[0] != "Worst mistakes"
-            ],  # pictures: validation/
-            classification.verdict(folder.summary),
-            classification.tiles(folder.summary),
-        )
-    head = evaluation.headline(folder.summary, folder.cases)
-    sentences = evaluation.verdict(head, "held-out subject")
-    if as_number(head["dice"].get("mean")) is None:
-        sentences.append("No held-out cases were scored, so nothing can be said of its quality.")
-    sections = evaluation.sections(folder.summary, folder.cases, folder.pictures)
-    return sections, sentences, evaluation.tiles(head, time_tile(folder), scored_on="Held out")
-
-
-def _answer(row: Mapping[str, str]) -> dict[str, Any]:
-    """A line of ``cases.csv`` of a classifier as its page wants it."""
-    return {
-        **row,
-        "right": row.get("right") == "yes",
-        "confidence": as_number(row.get("confidence")),
-        "probabilities": {},
-    }
 
 
 def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
@@ -127,12 +98,6 @@ def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
     if status and str(status).lower() not in _DONE:
         sentences.append(f"The run's state is “{status}”, so these figures may not be its last.")
     return " ".join(sentences)
-
-
-def time_tile(folder: RunFolder) -> tuple[str, str, str]:
-    """How long a run took."""
-    used, budget = duration(folder.run.get("seconds")), duration(folder.run.get("budget_seconds"))
-    return "Time", used or page.DASH, f"of a budget of {budget}" if budget else ""
 
 
 def _curves(folder: RunFolder) -> Markup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,49 +10,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core import case_failures
+from delineate.core.atomic import writable_folder
 from delineate.core.case import Case
 from delineate.core.errors import InputError, LayoutError, PartialError
 from delineate.core.progress import Say
 from delineate.core.schema import Schema
 from delineate.data import readers
-from delineate.data.cohort import Cohort
 from delineate.data.content import Hashes
-from delineate.data.labels import presence, read_indices
 from delineate.data.layouts._listing import load_json
+from delineate.data.opening import Opening
 from delineate.data.outputs import INDEX
 from delineate.provenance import known_scans
 from delineate.provenance.lineage import TAUGHT
 from delineate.scoring import class_figures
+from delineate.scoring.options import Options, require_apart
 
 Row = dict[str, Any]
 
 
-def named(predictions: Path) -> dict[str, Any] | None:
-    """The index of a folder of predicted classes, None for anything else."""
-    document = load_json(predictions / INDEX) if predictions.is_dir() else None
-    return document if document and document.get("classes") else None
+#: From a case, what ``predictions.json`` says of it, the names of classes and the schema, to what
+#: is scored of it: its slices, or itself; nothing where the truth is not known.
+RowsOfCase = Callable[[Case, Mapping[str, Any], Sequence[str], Schema], list[Row]]
 
 
-def evaluate_classes(
-    index: Mapping[str, Any],
+def score_classes(
+    predictions: Path,
     labels: Path,
-    cohort: Cohort,
     out: Path,
-    *,
-    seed: int,
-    resamples: int,
+    opening: Opening,
+    options: Options,
+    rows_of: RowsOfCase,
     say: Say,
 ) -> dict[str, Any]:
     """Score the classes of ``predictions.json`` against those of a data set.
 
     Args:
-        index: Content of ``predictions.json``.
+        predictions: Folder with ``predictions.json``.
         labels: Where the data set lies.
-        cohort: The data set, with classes with label maps where the presence of a structure in a
-            slice was predicted.
         out: Folder for the results.
-        seed: Of the bootstrap.
-        resamples: Of the bootstrap.
+        opening: How the data set is opened.
+        options: How they are scored.
+        rows_of: Gives what is scored of a case.
         say: Told one line at the end.
 
     Returns:
@@ -63,6 +61,11 @@ def evaluate_classes(
         InputError: No case could be scored.
         PartialError: Some cases could not be scored; the results of the others are written.
     """
+    require_apart(predictions, labels, out)
+    options.require_usual("predicted classes")
+    index = load_json(predictions / INDEX) or {}
+    writable_folder(out)
+    cohort = opening.cohort(labels, say)
     cases = {case.id: case for case in cohort.cases}
     classes = list(index["classes"]["names"])
     rows: list[Row] = []
@@ -75,8 +78,7 @@ def evaluate_classes(
             if record.get("error") is None:
                 if case:
                     known_scans.require_same(case, record, index.get("channels") or (), hashes)
-                target = index["classes"]["target"]
-                found = _rows(case, record, target, classes, cohort.schema) if case else []
+                found = rows_of(case, record, classes, cohort.schema) if case else []
                 rows += found
                 unknown += [record["id"]] * (not found)
         except Exception as error:
@@ -101,7 +103,7 @@ def evaluate_classes(
     if unknown:
         shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
         say(f"not scored, for want of a true class: {len(unknown)} cases ({shown})")
-    summary = class_figures.score(rows, classes, seed=seed, resamples=resamples)
+    summary = class_figures.score(rows, classes, seed=options.seed, resamples=options.resamples)
     scored = {row["case"] for row in rows}
     parts = {one["id"]: one.get("part") for one in index["cases"] if one["id"] in scored}
     seen_in_training = known_scans.seen_in_training(parts)
@@ -125,36 +127,6 @@ def evaluate_classes(
             fix="the others were scored; mend these and run again",
         )
     return summary
-
-
-def _rows(
-    case: Case, record: Mapping[str, Any], target: str, classes: Sequence[str], schema: Schema
-) -> list[Row]:
-    """What is scored of one case: its slices, or itself."""
-    head = {"case": case.id, "subject": case.subject}
-    slices = record["facts"].get("slices", [])
-    if target == "presence":
-        if case.label is None:
-            return []
-        grid = readers.probe(next(iter(case.images.values())), case.reading)[0]
-        mask = read_indices(case, schema, grid).array[0]
-        if slices and slices[0]["slice"] is None:
-            truths = [presence(mask)]
-        else:
-            moved = np.moveaxis(mask, record["facts"]["slice_axis"], 0)
-            truths = [presence(moved[one["slice"]]) for one in slices]
-        return [
-            {**head, **one, "truth": classes[truth]}
-            for one, truth in zip(slices, truths, strict=True)
-            if truth is not None
-        ]
-    if case.class_name not in classes:
-        return []
-    if not slices or slices[0]["slice"] is None:
-        return [
-            {**head, "slice": None, "truth": case.class_name, "probabilities": record["classes"]}
-        ]
-    return [{**head, **one, "truth": case.class_name} for one in slices]
 
 
 def _picture(case: Case, place: int | None) -> NDArray[Any] | None:

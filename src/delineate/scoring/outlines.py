@@ -1,8 +1,7 @@
-"""Scores predictions against reference labels: rows a case, figures over subjects, one page."""
+"""Outlines against reference labels: rows a case, figures over subjects, one page."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,48 +9,36 @@ from typing import Any
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case_failures import Failures, record
-from delineate.core.errors import ConfigError, InputError, PartialError
+from delineate.core.errors import InputError, PartialError
 from delineate.core.progress import QUIET, Progress, Say, silent
-from delineate.core.schema import IGNORED, Schema
+from delineate.core.schema import IGNORED
 from delineate.core.tables import document, plain, table
 from delineate.data.opening import Opening
 from delineate.data.outputs import say_notes
 from delineate.provenance import known_scans
 from delineate.provenance.lineage import TAUGHT
-from delineate.scoring.classes import evaluate_classes, named
 from delineate.scoring.figures import METRICS, RULES, by_subjects, headline, lines, statistics
+from delineate.scoring.options import Options, require_apart
 from delineate.scoring.pairs import Pairs, load, pair
 
-#: Of the surface Dice, where none is given.
-TOLERANCE_MM = 1.0
 
-
-def score_predictions(
+def score_outlines(
     predictions: Path,
     labels: Path,
     out: Path,
     opening: Opening,
-    *,
-    tolerance_mm: float = TOLERANCE_MM,
-    seed: int = 0,
-    schema: Schema | None = None,
-    missing_as_empty: bool = False,
-    resamples: int = 5000,
+    options: Options,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
-    """Pair, score and report predictions; see ``delineate.evaluate`` for the arguments.
+    """Pair, score and report outlines; see ``delineate.evaluate``.
 
     Args:
         predictions: Folder of label files, or one file.
         labels: Data set, table of cases, folder of label files, or one file.
         out: Folder for the results.
         opening: How the data set is opened.
-        tolerance_mm: Tolerance of the surface Dice (NSD).
-        seed: Seed of the bootstrap.
-        schema: Meaning of the label values.
-        missing_as_empty: Score a missing prediction as one that found nothing.
-        resamples: Number of bootstrap resamples.
+        options: How they are scored.
         say: Told the figures, a line a structure.
         progress: Shows how far the work is.
 
@@ -63,19 +50,11 @@ def score_predictions(
     """
     from delineate.metrics.statistics import LEVEL
 
-    _check(predictions, labels, out, tolerance_mm, resamples)
-    index = named(predictions)
-    if index is not None:
-        _require_classes(tolerance_mm, schema, missing_as_empty)
-        writable_folder(out)
-        return evaluate_classes(
-            index, labels, opening.cohort(labels, say), out,
-            seed=seed, resamples=resamples, say=say,
-        )  # fmt: skip
-    pairs = pair(predictions, labels, schema=schema, how=opening)
+    require_apart(predictions, labels, out)
+    pairs = pair(predictions, labels, schema=options.schema, how=opening)
     say_notes([note for note in pairs.notes if "--observer" in note], say)
     writable_folder(out)
-    rows, failures, remarks = _score(pairs, out, tolerance_mm, missing_as_empty, progress)
+    rows, failures, remarks = _score(pairs, out, options, progress)
     unlearnt = _unlearnt(pairs)
     rows = [row for row in rows if row["region"] not in unlearnt]
     if not rows:
@@ -91,11 +70,11 @@ def score_predictions(
         {name: pairs.parts.get(name) for name in scored}
     )
     settings = {
-        "tolerance_mm": tolerance_mm,
-        "seed": seed,
-        "resamples": resamples,
+        "tolerance_mm": options.tolerance_mm,
+        "seed": options.seed,
+        "resamples": options.resamples,
         "level": LEVEL,
-        "missing_as_empty": missing_as_empty,
+        "missing_as_empty": options.missing_as_empty,
         "geometry": opening.geometry,
     }
     summary: dict[str, Any] = plain(
@@ -120,7 +99,7 @@ def score_predictions(
                 *pairs.notes,
                 *remarks,
             ],
-            **statistics(rows, seed, resamples),
+            **statistics(rows, options.seed, options.resamples),
         }
     )
     _write(out, summary, rows, pairs)
@@ -128,52 +107,19 @@ def score_predictions(
         say(line)
     say(f"scores: {out / 'report.html'}")
     if failures:
+        empty = (
+            "" if options.missing_as_empty else ", or count missing ones with --missing-as-empty"
+        )
         raise PartialError(
             f"{len(failures)} of {len(pairs.cases)} cases could not be scored; {_listed(failures)}",
             where=out,
-            fix="the others were scored; mend these and run again"
-            + ("" if missing_as_empty else ", or count missing ones with --missing-as-empty"),
+            fix=f"the others were scored; mend these and run again{empty}",
         )
     return summary
 
 
-def _check(predictions: Path, labels: Path, out: Path, tolerance_mm: float, resamples: int) -> None:
-    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise ConfigError(f"expected a tolerance in mm of 0 or more, got {tolerance_mm}")
-    if resamples < 100:
-        raise ConfigError(f"expected 100 or more bootstrap resamples, got {resamples}")
-    place = out.resolve()
-    inputs = {predictions.resolve(), labels.resolve()}
-    if place in inputs or labels.resolve() in place.parents:
-        raise ConfigError(
-            "expected an output folder apart from predictions and labels",
-            where=out,
-            fix="name another folder",
-            code="output-is-input",
-        )
-
-
-def _require_classes(tolerance_mm: float, schema: Schema | None, missing_as_empty: bool) -> None:
-    """Refuse options that mean something for outlines alone.
-
-    Raises:
-        ConfigError: Some are given.
-    """
-    given = {
-        "--tolerance-mm": tolerance_mm != TOLERANCE_MM,
-        "--missing-as-empty": missing_as_empty,
-        "schema": schema is not None,
-    }
-    if lost := [name for name, is_given in given.items() if is_given]:
-        raise ConfigError(
-            f"expected options that mean something for predicted classes, got {', '.join(lost)}",
-            fix=f"leave out {' and '.join(lost)}",
-            code="option-model",
-        )
-
-
 def _score(
-    pairs: Pairs, out: Path, tolerance_mm: float, missing_as_empty: bool, progress: Progress
+    pairs: Pairs, out: Path, options: Options, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, str | None]], list[str]]:
     """Rows of all cases, failures by case, and what a person should know of the others."""
     from delineate.metrics.case import score_case
@@ -185,12 +131,12 @@ def _score(
     unseen: list[str] = []
     for case in progress.track(pairs.cases, "scoring", len(pairs.cases)):
         try:
-            prediction, truth, grid = load(pairs, case, missing_as_empty)
+            prediction, truth, grid = load(pairs, case, options.missing_as_empty)
             if (truth == IGNORED).all():
                 unseen.append(case.id)
                 continue
             steps_mm = grid.affine[:3, : grid.ndim]
-            scores = score_case(prediction, truth, pairs.schema, steps_mm, tolerance_mm)
+            scores = score_case(prediction, truth, pairs.schema, steps_mm, options.tolerance_mm)
         except Exception as error:
             failures.append({"case": case.id, **record(unforeseen.of(error, case.id))})
             continue

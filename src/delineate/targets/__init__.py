@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from delineate.core import catalog
 from delineate.core import config as settings
 from delineate.core.errors import ConfigError
+from delineate.core.progress import QUIET, Progress, Say, silent
+from delineate.data.layouts._listing import load_json
+from delineate.data.outputs import INDEX
+from delineate.scoring.options import Options
 
 if TYPE_CHECKING:
     from torch import nn
 
     from delineate.core.case import Batch, Case
-    from delineate.core.progress import Progress
     from delineate.core.schema import Schema
     from delineate.data.cache import PreparedCase
     from delineate.data.cohort import Cohort
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from delineate.engine.budget import Candidate
     from delineate.inference.sliding_window import Tick
     from delineate.preprocess.presets import Preparation
+    from delineate.reports._run_folder import Results, RunFolder
     from delineate.settings import RunConfig
 
 #: Cases left out that are told by name.
@@ -77,6 +81,20 @@ class Usable:
             shown = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
             told.append(f"{len(names)} of {of} cases left out for want of a {lacking}: {shown}")
         return told
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its 95 % interval; None where it is not known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @staticmethod
+    def of(entry: Mapping[str, Any], key: str) -> Figure:
+        """From an entry of ``summary.json``, whose value is called ``key``."""
+        return Figure(entry.get(key), entry.get("ci_low"), entry.get("ci_high"))
 
 
 @dataclass(frozen=True)
@@ -267,6 +285,45 @@ class Target(Protocol):
     def rehearse(self, case: Case, cohort: Cohort) -> None:
         """Compute what scoring a case takes, for the time that it takes."""
 
+    @property
+    def format(self) -> str:
+        """What ``summary.json`` of its scores calls itself."""
+
+    def score(
+        self,
+        predictions: Path,
+        labels: Path,
+        out: Path,
+        opening: Opening,
+        options: Options,
+        say: Say,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """Pair predictions with the truth, score them, and write tables, summary and page.
+
+        Args:
+            predictions: Folder of predictions, or one file.
+            labels: Data set.
+            out: Folder for the results.
+            opening: How the data set is opened.
+            options: How they are scored.
+            say: Told the figures.
+            progress: Shows how far the work is.
+
+        Returns:
+            The content of ``summary.json``.
+
+        Raises:
+            PartialError: Some cases could not be scored; the results of the others are written.
+            DelineateError: Whatever leaves nothing to score.
+        """
+
+    def headline(self, summary: Mapping[str, Any]) -> dict[str, Figure]:
+        """The few figures by which runs are told side by side, the most telling first."""
+
+    def results(self, folder: RunFolder) -> Results:
+        """What the report of a run shows of its scores, from what lies in its folder."""
+
 
 def make(name: str, given: Mapping[str, Any] | None = None) -> Target:
     """A target by its name.
@@ -286,6 +343,50 @@ def make(name: str, given: Mapping[str, Any] | None = None) -> Target:
 def of(chosen: RunConfig) -> Target:
     """The target that the settings of a run name."""
     return make(chosen.target, chosen.target_settings)
+
+
+def stored(document: Mapping[str, Any]) -> Target:
+    """The target that a model file or ``predictions.json`` names.
+
+    Args:
+        document: Older ones say it by their classes, or not at all: then it is outlines.
+    """
+    entry = document.get("target")
+    if entry is None:
+        entry = {"name": (document.get("classes") or {}).get("target", "outline")}
+    return make(entry["name"], entry.get("config"))
+
+
+def of_predictions(path: Path) -> Target:
+    """The target of predictions; those of other tools are outlines."""
+    return stored((load_json(path / INDEX) if path.is_dir() else None) or {})
+
+
+def of_summary(summary: Mapping[str, Any]) -> Target:
+    """The target whose scores a ``summary.json`` holds; of an empty one the likeliest."""
+    known = [make(name) for name in catalog.members("targets")]
+    found = [one for one in known if one.format == summary.get("format")]
+    return found[0] if found else make("outline")
+
+
+def score_predictions(
+    predictions: Path,
+    labels: Path,
+    out: Path,
+    opening: Opening,
+    options: Options | None = None,
+    *,
+    say: Say = silent,
+    progress: Progress = QUIET,
+) -> dict[str, Any]:
+    """Score predictions as their target wants it; see ``Target.score``."""
+    target = of_predictions(predictions)
+    return target.score(predictions, labels, out, opening, options or Options(), say, progress)
+
+
+def results(folder: RunFolder) -> Results:
+    """What the report of a run shows of its scores; see ``Target.results``."""
+    return of_summary(folder.summary).results(folder)
 
 
 def possible(chosen: RunConfig) -> list[str]:

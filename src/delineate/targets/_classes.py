@@ -14,7 +14,7 @@ from torch import nn
 from delineate.core import catalog
 from delineate.core.case import Case
 from delineate.core.errors import ConfigError, InputError
-from delineate.core.progress import Progress
+from delineate.core.progress import Progress, Say
 from delineate.core.schema import Schema
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
@@ -26,12 +26,22 @@ from delineate.inference.runtimes.torch import classifier
 from delineate.inference.sliding_window import Tick
 from delineate.preprocess import views
 from delineate.preprocess.presets import Preparation
+from delineate.reports import classification
+from delineate.reports._run_folder import Results, RunFolder
+from delineate.scoring.classes import RowsOfCase, score_classes
+from delineate.scoring.options import Options
 from delineate.settings import RunConfig
-from delineate.targets import Shown, Usable, _sizes
+from delineate.targets import Figure, Shown, Usable, _sizes
 from delineate.targets._class_feed import ClassFeed, Pictures
 
 #: Validation subjects below which a temperature would be a guess.
 _CALIBRATE = 8
+#: Figures by which runs are told side by side.
+_HEADLINE = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "roc_auc": "ROC-AUC",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Question:
         some: See ``Target.some``.
         shown: Case id -> its class, of usable cases; nothing where a case has several.
         pictures: Slices of a prepared case with the index of their class.
+        rows: What is scored of a case.
         each: See ``Shown``.
         of_slices: Whether only single slices have an answer.
         automatic: See ``Target.automatic``.
@@ -57,6 +68,7 @@ class Question:
     some: Callable[[Cohort, int], list[Case]]
     shown: Callable[[Cohort], dict[str, frozenset[str]]]
     pictures: Pictures
+    rows: RowsOfCase
     each: str | None = None
     of_slices: bool = False
     automatic: int | None = None
@@ -73,6 +85,7 @@ class Classes:
     method = "classify"
     network = "cnn"
     settings = ("balance",)
+    format = "delineate-classification"
 
     @property
     def automatic(self) -> int | None:
@@ -107,6 +120,32 @@ class Classes:
 
     def rehearse(self, case: Case, cohort: Cohort) -> None:
         """Nothing: to compare two classes takes no time."""
+
+    def score(
+        self,
+        predictions: Path,
+        labels: Path,
+        out: Path,
+        opening: Opening,
+        options: Options,
+        say: Say,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """See ``Target.score``."""
+        return score_classes(predictions, labels, out, opening, options, self.question.rows, say)
+
+    def headline(self, summary: Mapping[str, Any]) -> dict[str, Figure]:
+        """See ``Target.headline``."""
+        figures = summary.get("figures", {})
+        return {
+            words: Figure.of(figures[name], "value")
+            for name, words in _HEADLINE.items()
+            if name in figures
+        }
+
+    def results(self, folder: RunFolder) -> Results:
+        """See ``Target.results``."""
+        return classification.results(folder)
 
 
 class LearningClasses:

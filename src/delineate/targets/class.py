@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from delineate.core.case import Case
 from delineate.core.errors import InputError
@@ -12,6 +13,7 @@ from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.preprocess import views
+from delineate.scoring.classes import Row
 from delineate.targets import NoSettings, Target, Usable
 from delineate.targets._classes import Classes, Question
 
@@ -28,6 +30,7 @@ def build(config: NoSettings) -> Target:
             _one_of_each,
             _shown,
             _pictures,
+            _rows,
             each="class",
             automatic=1,
             asked_by=_asked_by,
@@ -94,3 +97,18 @@ def _pictures(
         return []
     class_index = list(classes).index(case.class_name)
     return [(place, class_index) for place in views.places(case.image, axis)]
+
+
+def _rows(
+    case: Case, record: Mapping[str, Any], classes: Sequence[str], schema: Schema
+) -> list[Row]:
+    """See ``scoring.classes.RowsOfCase``."""
+    if case.class_name not in classes:
+        return []
+    head = {"case": case.id, "subject": case.subject}
+    slices = record["facts"].get("slices", [])
+    if not slices or slices[0]["slice"] is None:
+        return [
+            {**head, "slice": None, "truth": case.class_name, "probabilities": record["classes"]}
+        ]
+    return [{**head, **one, "truth": case.class_name} for one in slices]

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from delineate.core.case import Case
-from delineate.core.progress import Progress
+from delineate.core.progress import Progress, Say
 from delineate.data import labels, structures
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
@@ -18,8 +18,12 @@ from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate
 from delineate.inference.sliding_window import OVERLAP, Tick, window_starts
 from delineate.preprocess.presets import Preparation
+from delineate.reports import evaluation
+from delineate.reports._run_folder import Results, RunFolder
+from delineate.scoring.options import Options
+from delineate.scoring.outlines import score_outlines
 from delineate.settings import RunConfig
-from delineate.targets import NoSettings, Shown, Target, Usable, _sizes
+from delineate.targets import Figure, NoSettings, Shown, Target, Usable, _sizes
 from delineate.targets._cleanup import choose_rules
 from delineate.targets._labelled import labelled, spread
 from delineate.targets._outline_feed import Feed, mean_dice, outline
@@ -41,6 +45,7 @@ class Outlines:
     network = "unet"
     settings = ("crf", "neighbours", "foreground")
     automatic = 0
+    format = "delineate-evaluation"
 
     def suits(self, cohort: Cohort) -> bool:
         """Whether there are label maps, or nothing else to learn."""
@@ -81,6 +86,30 @@ class Outlines:
         guess = np.roll(truth, 1, 0)
         guess[guess > len(cohort.schema.labels)] = 0  # what nobody annotated is never predicted
         score_case(guess, truth, cohort.schema, steps_mm)
+
+    def score(
+        self,
+        predictions: Path,
+        labels: Path,
+        out: Path,
+        opening: Opening,
+        options: Options,
+        say: Say,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """See ``Target.score``."""
+        return score_outlines(predictions, labels, out, opening, options, say, progress)
+
+    def headline(self, summary: Mapping[str, Any]) -> dict[str, Figure]:
+        """Dice of every structure, and their mean; see ``Target.headline``."""
+        dices = {name: region["dice"] for name, region in summary.get("regions", {}).items()}
+        if len(dices) > 1:
+            dices = {"mean": summary["mean_dice"], **dices}
+        return {f"Dice {name}": Figure.of(figure, "mean") for name, figure in dices.items()}
+
+    def results(self, folder: RunFolder) -> Results:
+        """See ``Target.results``."""
+        return evaluation.results(folder)
 
 
 class LearningOutlines:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from delineate.core.case import Case
 from delineate.core.schema import Schema
+from delineate.data import readers
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
-from delineate.data.labels import PRESENCE, presence
+from delineate.data.labels import PRESENCE, presence, read_indices
 from delineate.preprocess import views
+from delineate.scoring.classes import Row
 from delineate.targets import NoSettings, Target
 from delineate.targets._classes import Classes, Question
 from delineate.targets._labelled import labelled, spread
@@ -21,7 +25,7 @@ Config = NoSettings
 def build(config: NoSettings) -> Target:
     """A target without settings of its own."""
     return Classes(
-        Question("presence", _classes, labelled, spread, _shown, _pictures, of_slices=True)
+        Question("presence", _classes, labelled, spread, _shown, _pictures, _rows, of_slices=True)
     )
 
 
@@ -43,3 +47,24 @@ def _pictures(
     moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
     found = [(place, presence(moved[place or 0])) for place in views.places(case.image, axis)]
     return [(place, class_index) for place, class_index in found if class_index is not None]
+
+
+def _rows(
+    case: Case, record: Mapping[str, Any], classes: Sequence[str], schema: Schema
+) -> list[Row]:
+    """See ``scoring.classes.RowsOfCase``."""
+    if case.label is None:
+        return []
+    slices = record["facts"].get("slices", [])
+    grid = readers.probe(next(iter(case.images.values())), case.reading)[0]
+    mask = read_indices(case, schema, grid).array[0]
+    if slices and slices[0]["slice"] is None:
+        truths = [presence(mask)]
+    else:
+        moved = np.moveaxis(mask, record["facts"]["slice_axis"], 0)
+        truths = [presence(moved[one["slice"]]) for one in slices]
+    return [
+        {"case": case.id, "subject": case.subject, **one, "truth": classes[truth]}
+        for one, truth in zip(slices, truths, strict=True)
+        if truth is not None
+    ]

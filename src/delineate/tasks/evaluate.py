@@ -18,7 +18,8 @@ from delineate.core.case import Geometry
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import Schema
 from delineate.data.opening import Opening
-from delineate.scoring.outlines import TOLERANCE_MM, score_predictions
+from delineate.scoring.options import TOLERANCE_MM, Options
+from delineate.targets import score_predictions
 
 #: The figures are said: the terminal need not show all of ``summary.json`` as well.
 SAID = True
@@ -90,8 +91,7 @@ def evaluate(
     opening = Opening(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
     )
+    options = Options(tolerance_mm, seed, schema, missing_as_empty, resamples)
     return score_predictions(
-        Path(predictions), Path(labels), Path(out), opening, tolerance_mm=tolerance_mm, seed=seed,
-        schema=schema, missing_as_empty=missing_as_empty, resamples=resamples, say=say,
-        progress=progress,
-    )  # fmt: skip
+        Path(predictions), Path(labels), Path(out), opening, options, say=say, progress=progress
+    )

@@ -21,6 +21,7 @@ def report(run: str | os.PathLike[str]) -> Path:
         InputError: The folder is missing or is not a run folder.
         OutputError: The page cannot be written.
     """
+    from delineate import targets
     from delineate.reports import training
 
     folder = Path(run)
@@ -33,4 +34,4 @@ def report(run: str | os.PathLike[str]) -> Path:
             fix="give the folder that training wrote, the one that holds run.json",
             code="not-a-run",
         )
-    return training.write(folder / "report.html", folder)
+    return training.write(folder / "report.html", folder, targets.results)

@@ -20,7 +20,7 @@ from delineate.data.outputs import INDEX
 from delineate.engine.allowance import Costs
 from delineate.predicting.batch import predict_batch
 from delineate.predicting.options import Options
-from delineate.scoring.outlines import score_predictions
+from delineate.targets import score_predictions
 
 #: Scoring takes longer than measured where a network that knows little outlines much.
 _SLACK = 1.5

@@ -407,7 +407,7 @@ class Job:
             run_record.note(self.record, failure)
         run.write_json(self.out / "run.json", self.record)
         with self.progress.task(None, "report"):
-            written = page.write(self.out / "report.html", self.out)
+            written = page.write(self.out / "report.html", self.out, targets.results)
         for line in status.summary(self.record, model, written):
             self.say(line)
 
