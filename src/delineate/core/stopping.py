@@ -24,13 +24,13 @@ class Tick:
     """
 
     def __init__(self, bar: Bar | None, over: Callable[[], bool]) -> None:
-        self.bar, self.over, self._shown = bar, over, 0.0
+        self.bar, self.over, self._advanced = bar, over, 0.0
 
     def __call__(self, done: int, total: int) -> None:
         """Windows done, of so many in all."""
         if self.bar is not None:
-            self.bar.advance(done / total - self._shown)
-        self._shown = done / total % 1.0
+            self.bar.advance(done / total - self._advanced)
+        self._advanced = done / total % 1.0
         if self.over():
             raise TimeUpError
 

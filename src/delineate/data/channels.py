@@ -14,7 +14,7 @@ from delineate.data import readers
 def read_channels(case: Case, channels: Iterable[str]) -> Image:
     """Read the channels of a case in a model's order, as one image ``(C, *S)``.
 
-    Channels of a source that holds several are named by ``Case.channel_names``. A lone
+    Channels of a source that holds several are named by ``Case.channel_names``. A single
     source is taken whatever its name, if it holds as many channels as are wanted; whether it shows
     what the model was trained on is another question (``inference._contract``).
 
@@ -63,7 +63,7 @@ def holds(case: Case, channel: str) -> bool:
 
 
 def sources(case: Case, channels: Iterable[str]) -> dict[str, Source]:
-    """The sources of a case that hold channels that are wanted; a lone one in any case."""
+    """The sources of a case that hold channels that are wanted; a single one in any case."""
     bases = {name for channel in channels for name in (channel, _base(channel))}
     return {
         name: source

@@ -39,7 +39,7 @@ def feature_distance(features: Sequence[Tensor], reference: Sequence[Tensor]) ->
     """``(1/L) sum_l mean |f_l - g_l|``: SegAN's loss, which its critic maximises.
 
     Args:
-        features: Features of the guess, one tensor a layer, any shapes.
+        features: Features of the predicted mask, one tensor a layer, any shapes.
         reference: Features of the expert mask.
     """
     pairs = zip(features, reference, strict=True)

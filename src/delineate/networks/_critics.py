@@ -1,4 +1,4 @@
-"""What a critic sees of an image and a guess: one rule for training and for prediction."""
+"""What a critic sees of an image and a predicted mask: one rule for training and for prediction."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def activate(activation: Activation, logits: Tensor) -> Tensor:
 
 
 def score_map(critic: nn.Module, inputs: CriticInput, image: Tensor, logits: Tensor) -> Tensor:
-    """A critic's scores of a guess, ``(B, K, *S)``: the higher, the more like an expert's mask.
+    """A critic's scores of a prediction, ``(B, K, *S)``: the higher, the more like an expert's mask.
 
     Args:
         critic: A network with ``score_map``.

@@ -110,7 +110,7 @@ def find_series(source: Path | tuple[Path, ...]) -> list[Series]:
 def _join_single_slices(
     groups: dict[Any, list[Frame]],
 ) -> tuple[dict[Any, list[Frame]], list[Series]]:
-    """Volumes of lone slices that differ in drawn UIDs alone and lie evenly side by side.
+    """Volumes of single slices that differ in drawn UIDs alone and lie evenly side by side.
 
     Returns:
         The groups that are left, and the volumes.
@@ -141,7 +141,7 @@ def _join_single_slices(
 
 
 def _one_run(frames: tuple[Frame, ...]) -> bool:
-    """Whether lone slices can be one volume: evenly spaced, and numbered apart if at all."""
+    """Whether single slices can be one volume: evenly spaced, and numbered apart if at all."""
     numbers = [frame.text("InstanceNumber") for frame in frames]
     apart = not any(numbers) or len(set(numbers)) == len(numbers)
     return len(frames) >= _FEWEST and apart and step_mm(frames) is not None
