@@ -52,7 +52,7 @@ def activate(activation: Activation, logits: Tensor) -> Tensor:
 
 
 def score_map(critic: nn.Module, inputs: CriticInput, image: Tensor, logits: Tensor) -> Tensor:
-    """A critic's scores of a prediction, ``(B, K, *S)``: the higher, the more like an expert's mask.
+    """A critic's scores of a prediction, ``(B, K, *S)``: the higher, the more like an expert mask.
 
     Args:
         critic: A network with ``score_map``.
