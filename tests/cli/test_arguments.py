@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +95,19 @@ def test_arguments_keep_their_order_around_options_of_many_words() -> None:
     for line in ("--only a b m s", "m --only a b s", "m s --only a b"):
         found = _arguments.parse(predict, "delineate predict", line.split())
         assert found == {"model": Path("m"), "scans": Path("s"), "only": ["a", "b"]}
+
+
+def test_several_words_of_an_argument_stand_before_the_last_one() -> None:
+    def predict(
+        model: Path | Sequence[Path], scans: Path, *, out: str = "x", only: list[str] | None = None
+    ) -> None:
+        """Predict."""
+
+    for line in ("a b s", "a --out y b s", "--out y a b s", "a b s --only c", "a --only c b s"):
+        found = _arguments.parse(predict, "delineate predict", line.split())
+        models = ("a", "b") if line != "a --only c b s" else ("a",)
+        assert found["model"] == tuple(map(Path, models))
+        assert found["scans"] == Path("s")
 
 
 def test_an_option_keeps_its_word_when_the_argument_is_forgotten() -> None:

@@ -109,3 +109,19 @@ def test_models_of_earlier_versions_are_read_with_a_warning_and_still_compared(
     assert seen == ["train", None]
     child = lineage.subjects(parent_of(old), new)
     assert old["subjects"]["train"][0] not in str(child), "what anyone can undo is not passed on"
+
+
+def test_who_taught_one_of_several_models_taught_them_all(tmp_path: Path) -> None:
+    parts = ({"train": "ab", "test": "cd"}, {"train": "c", "validation": "d", "test": "ab"})
+    documents = [
+        {"provenance": lineage.subjects(None, lineage.marks(
+            {name: cases(tmp_path, who) for name, who in part.items()}, KEY))}
+        for part in parts
+    ]  # fmt: skip
+    found = {
+        case.subject: lineage.part_of_any(documents, case, KEY) for case in cases(tmp_path, "abcdx")
+    }
+    assert found == {"a": "train", "b": "train", "c": "train", "d": "validation", "x": None}
+    (one,) = cases(tmp_path, "x")
+    elsewhere = {"provenance": lineage.subjects(None, lineage.marks({"train": [one]}, OTHER))}
+    assert lineage.part_of_any([*documents, elsewhere], one, KEY) == "untold"

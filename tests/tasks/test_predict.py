@@ -654,3 +654,34 @@ def test_a_model_that_has_hardly_trained_is_called_so(tmp_path: Path, scans: Pat
     said: list[str] = []
     predict(model, scans, tmp_path / "out", say=said.append)
     assert said[0] == sentence
+
+
+# --- several models -------------------------------------------------------------------------------
+
+
+def test_several_models_predict_as_one_and_each_is_named(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Thresholds of 0.2 and 0.6: what both together call bright is what lies above 0.4."""
+    files = []
+    for name, level in (("low", 0.2), ("high", 0.6)):
+        file = model_file.load(model)
+        files.append(tmp_path / f"{name}.safetensors")
+        model_file.save(files[-1], {"level": np.float32(level)}, file.document)
+    write_nifti(tmp_path / "scans" / "one.nii.gz", blobs((8, 7, 9)))
+    out = tmp_path / "out"
+    words = ["predict", *map(str, files), str(tmp_path / "scans"), "--out", str(out)]
+    assert main([*words, "--device", "cpu"]) == 0
+    mask = nib.load(out / "one.nii.gz").get_fdata()
+    assert np.array_equal(mask == 200, blobs((8, 7, 9)) > 0.4)
+    index = json.loads((out / "predictions.json").read_text())
+    assert [one["file"] for one in index["model"]["members"]] == [
+        "low.safetensors",
+        "high.safetensors",
+    ]
+    hashes = [one["hash"] for one in index["model"]["members"]]
+    assert hashes == [model_file.load(file).hash for file in files]
+    assert index["model"]["hash"] not in hashes
+    other = write_model(tmp_path / "other.safetensors", channels=("flair",))
+    assert main(["predict", str(files[0]), str(other), str(tmp_path / "scans")]) == 1
+    assert "channels image in low.safetensors, but flair in other" in capsys.readouterr().err

@@ -120,7 +120,7 @@ def _arguments_first(words: Sequence[str], arguments: Sequence[_Argument]) -> li
     """
     required = sum(a.required for a in arguments)
     counts = {a.flag: a.count for a in arguments if not a.required}
-    if "--" in words or any(a.required and a.count is None for a in arguments):
+    if "--" in words:
         return list(words)
     free: list[int] = []  # places of words that no option takes
     spans: list[list[int]] = []  # and of those that options of any number take

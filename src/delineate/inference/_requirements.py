@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from delineate.core.errors import ConfigError, InputError, ResourceError
 from delineate.core.image import Grid, Image
@@ -11,9 +12,12 @@ from delineate.inference._contract import contradictions, measure
 from delineate.inference._facts import check_slices, spacing_warnings
 from delineate.inference.session import Session
 
+if TYPE_CHECKING:
+    from delineate.inference.ensemble import AnySession
+
 
 def require(
-    session: Session,
+    session: AnySession,
     *,
     probabilities: bool = False,
     mirror: bool = False,
@@ -39,7 +43,7 @@ def require(
         )
 
 
-def require_fit(session: Session, image: Image, force: bool = False) -> list[str]:
+def require_fit(session: AnySession, image: Image, force: bool = False) -> list[str]:
     """Refuse an image that a model cannot take, or that contradicts what it was trained on.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from delineate.core.image import Grid, Image
 from delineate.inference._facts import peak_memory, too_little_memory
 from delineate.inference._requirements import memory_faults, require, require_fit
 from delineate.inference.runtimes import ATTENTION, LOGITS, Infer
-from delineate.inference.session import Session
 from delineate.inference.sliding_window import mirrorings
 from delineate.preprocess import views
+
+if TYPE_CHECKING:
+    from delineate.inference.ensemble import AnySession
 
 #: Pictures a forward pass.
 PICTURES = 16
@@ -49,7 +51,7 @@ def answers(
 
 
 def classify(
-    session: Session,
+    session: AnySession,
     image: Image,
     *,
     mirror: bool = False,
@@ -59,7 +61,7 @@ def classify(
     """Name the class of one image.
 
     Args:
-        session: Of a model that names classes.
+        session: Of a model that names classes, or of several, whose probabilities are averaged.
         image: ``(C, *S)`` as read from its files, channels in the model's order.
         mirror: Average over mirrored passes, along the axes that the model allows.
         memory_bytes: An image that needs more is refused.
@@ -73,14 +75,21 @@ def classify(
     """
     require(session, mirror=mirror)
     warnings = require_fit(session, image, force)
+    seconds: dict[str, float] = {}
+    each = []
     with memory_faults(memory_bytes):
-        prepared = session.prepare(image)
-        started = time.perf_counter()
-        case, found = probabilities(
-            session.document, session.runtime.infer, prepared.image, image.grid,
-            mirror=mirror, memory_bytes=memory_bytes,
-        )  # fmt: skip
-    seconds = {**prepared.seconds, "network": time.perf_counter() - started}
+        for one in session.members:
+            prepared = one.prepare(image)
+            started = time.perf_counter()
+            each.append(
+                probabilities(
+                    one.document, one.runtime.infer, prepared.image, image.grid,
+                    mirror=mirror, memory_bytes=memory_bytes,
+                )
+            )  # fmt: skip
+            took = {**prepared.seconds, "network": time.perf_counter() - started}
+            seconds = {step: seconds.get(step, 0.0) + t for step, t in took.items()}
+    case, found = each[0] if len(each) == 1 else _mean(each)
     facts = {
         "seconds": {what: round(took, 3) for what, took in seconds.items()},
         "confidence": max(case.values()),
@@ -164,6 +173,40 @@ def probabilities(
         mean = np.stack(weights).astype(np.float64).mean(axis=0)
         facts |= attention(mean, looked, prepared, original)
     return dict(zip(names, case, strict=True)), facts
+
+
+Answer = tuple[dict[str, float], dict[str, Any]]
+
+
+def _mean(answers: Sequence[Answer]) -> Answer:
+    """Of several models: their mean; of a slice, of those that show it, along one axis of the file.
+
+    Where some take the file apart along other axes than the first, their slices are left out.
+    """
+    names = list(answers[0][0])
+    case = {name: float(np.mean([one[name] for one, _ in answers])) for name in names}
+    axis = next((f["slice_axis"] for _, f in answers if f["slice_axis"] is not None), None)
+    alike = [facts for _, facts in answers if facts["slice_axis"] == axis]
+    shown: dict[int | None, list[dict[str, float]]] = {}
+    looked: dict[int, float] = {}
+    weighing = [facts["attention"] for facts in alike if "attention" in facts]
+    for one in (one for facts in alike for one in facts["slices"]):
+        shown.setdefault(one["slice"], []).append(one["probabilities"])
+    for one in (one for attention in weighing for one in attention):
+        looked[one["slice"]] = looked.get(one["slice"], 0.0) + one["weight"] / len(weighing)
+    facts: dict[str, Any] = {
+        "slices": [
+            {
+                "slice": number,
+                "probabilities": {n: float(np.mean([p[n] for p in found])) for n in names},
+            }
+            for number, found in sorted(shown.items(), key=lambda item: item[0] or 0)
+        ],
+        "slice_axis": axis,
+    }
+    if looked:
+        facts["attention"] = [{"slice": k, "weight": w} for k, w in sorted(looked.items())]
+    return case, facts
 
 
 def _softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:

@@ -17,17 +17,18 @@ from delineate.inference._facts import peak_memory, sizes
 from delineate.inference._requirements import memory_faults, require, require_fit
 from delineate.inference.postprocess import keep_largest_components
 from delineate.inference.runtimes import PROBABILITIES
-from delineate.inference.session import Request, Session
+from delineate.inference.session import Request
 from delineate.inference.sliding_window import Tick
 from delineate.preprocess import inverse
 from delineate.preprocess.inverse import Rows
 
 if TYPE_CHECKING:
     from delineate.inference.crf import Config as Crf
+    from delineate.inference.ensemble import AnySession
 
 
 def outline(
-    session: Session,
+    session: AnySession,
     image: Image,
     *,
     probabilities: bool = False,
@@ -41,7 +42,7 @@ def outline(
     """Outline one image.
 
     Args:
-        session: Of a model that outlines.
+        session: Of a model that outlines, or of several.
         image: ``(C, *S)`` as read from its files, channels in the model's order.
         probabilities: Keep them, ``(outputs, *S)`` float32; needs the memory for it.
         mirror: Average over mirrored passes, along the axes that the model allows.
@@ -154,7 +155,7 @@ class Labels:
         self._count += int(inside.sum())
 
 
-def crf_of(session: Session, asked: bool | None) -> Crf | None:
+def crf_of(session: AnySession, asked: bool | None) -> Crf | None:
     """Settings of the CRF that refines outlines, where ``asked`` leaves it to the model."""
     if not (session.crf is not None if asked is None else asked):
         return None

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -83,13 +84,14 @@ class Session:
 
     Args:
         runtime: Computes the maps.
+        name: What people call the model: that of its file.
 
     Raises:
         ModelFileError: A document that says not what it should.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime, self.document = runtime, runtime.document
+    def __init__(self, runtime: Runtime, name: str = "the model") -> None:
+        self.runtime, self.document, self.name = runtime, runtime.document, name
         try:
             self.schema = Schema.from_dict(self.document["schema"])
             self.preparation = presets.Preparation.from_dict(self.document["preparation"])
@@ -122,7 +124,7 @@ class Session:
         """
         module = catalog.load("inference.runtimes", runtime)
         try:
-            return Session(module.load(path, device, parts))
+            return Session(module.load(path, device, parts), Path(path).name)
         except ModelFileError as error:
             error.where = error.where or os.fspath(path)
             raise

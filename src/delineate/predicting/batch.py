@@ -26,8 +26,8 @@ from delineate.data.outputs import INDEX, CaseOutputs, plan, refuse_existing, re
 from delineate.data.site_key import SiteKey, existing
 from delineate.inference._requirements import require
 from delineate.inference.classes import classify
+from delineate.inference.ensemble import AnySession, open_models
 from delineate.inference.outlines import crf_of, outline
-from delineate.inference.session import Session
 from delineate.predicting import predictions_json
 from delineate.predicting.options import Enough, Options
 from delineate.provenance import known_scans, lineage
@@ -37,7 +37,7 @@ _INDEX_SECONDS = 5.0
 
 
 def predict_batch(
-    model: Path,
+    models: Sequence[Path],
     scans: Path,
     out: Path,
     opening: Opening,
@@ -51,7 +51,7 @@ def predict_batch(
     """Outline every scan of a data set, or name its class; see ``delineate.predict``.
 
     Args:
-        model: A model file.
+        models: Model files; the mean of several predicts.
         scans: Data set.
         out: Folder for what comes out.
         opening: How the data set is opened.
@@ -70,7 +70,7 @@ def predict_batch(
     """
     cohort = opening.cohort(scans, say, out)
     chosen = cohort.subset(only) if only else cohort
-    session = Session.open(model, options.device, parts=options.maps)
+    session = open_models(models, options.device, parts=options.maps)
     chosen = colour.as_trained(chosen, [c.modality for c in session.preparation.channels])
     require(session, probabilities=options.probabilities, mirror=options.mirror, crf=options.crf)
     if session.classes:
@@ -81,8 +81,8 @@ def predict_batch(
     writable_folder(out)
     with folder_lock(out):
         refuse_existing(out, jobs, options.overwrite)
-        if trained := session.document.get("card", {}).get("training"):
-            say(trained)  # hardly, or stopped early
+        for note in _notes(session):
+            say(note)
         remove_stale(out)
         refined = not session.classes and crf_of(session, options.crf) is not None
         settings = {
@@ -90,16 +90,35 @@ def predict_batch(
             "device": session.device,
             "geometry": opening.geometry, "force": options.force, "maps": list(options.maps),
         }  # fmt: skip
-        index = predictions_json.start(model, session, cohort, settings, only)
+        index = predictions_json.start(session, cohort, settings, only)
         key = existing(cohort.root, opening.site_key, away_from=out)
         faults = _run(jobs, session, out, index, options, key, enough, say, progress)
     _end(faults, index["cases"], out, say, "classified" if session.classes else "outlined")
     return index
 
 
+def _notes(session: AnySession) -> list[str]:
+    """What should be known of the models: hardly trained, or cleaned up unlike each other."""
+    several = len(session.members) > 1
+    notes = [
+        f"{one.name}: {trained}" if several else str(trained)
+        for one in session.members
+        if (trained := one.document.get("card", {}).get("training"))
+    ]
+    unshared = {label for one in session.members for label in one.keep_largest}
+    if unshared := unshared.difference(session.keep_largest):
+        notes.append(
+            f"every component of {', '.join(sorted(unshared))} is kept: not all of the models keep "
+            "the largest alone"
+        )
+    if session.crf is None and any(one.crf for one in session.members):
+        notes.append("no CRF refines the outlines: not all of the models ask for the same one")
+    return notes
+
+
 def _run(
     jobs: list[CaseOutputs],
-    session: Session,
+    session: AnySession,
     out: Path,
     index: dict[str, Any],
     options: Options,
@@ -156,7 +175,7 @@ def _run(
 
 def _predict_one(
     job: CaseOutputs,
-    session: Session,
+    session: AnySession,
     out: Path,
     options: Options,
     key: SiteKey | None,
@@ -166,7 +185,7 @@ def _predict_one(
     started = time.perf_counter()
     image = read_channels(job.case, session.channels)
     known = {
-        "part": lineage.part(session.document, job.case, key),
+        "part": lineage.part_of_any([one.document for one in session.members], job.case, key),
         "images": known_scans.contents(job.case, session.channels, image),
     }
     read = time.perf_counter()

@@ -15,7 +15,7 @@ from delineate.data.cohort import Cohort
 from delineate.data.outputs import INDEX
 
 if TYPE_CHECKING:
-    from delineate.inference.session import Session
+    from delineate.inference.ensemble import AnySession
 
 #: Where a model names classes: one row a case.
 CLASSES = "classes.csv"
@@ -24,8 +24,7 @@ _SIZES = 3
 
 
 def start(
-    model: Path,
-    session: Session,
+    session: AnySession,
     cohort: Cohort,
     settings: Mapping[str, Any],
     only: Sequence[str] | None,
@@ -33,8 +32,7 @@ def start(
     """The index before the first case.
 
     Args:
-        model: The model file.
-        session: Made from it.
+        session: Of one model or of several.
         cohort: Of the scans.
         settings: How the cases are predicted.
         only: Ids of the cases asked for; None: all.
@@ -42,22 +40,40 @@ def start(
     return {
         "format": 1,
         "finished": False,
-        "model": {
-            "file": model.name,
-            "hash": session.hash,
-            "network": session.document["network"]["name"],
-            "card": session.document["card"],
-            "unlearnt": list(session.document.get("unlearnt", ())),
-        },
+        "model": _model(session),
         "versions": {**run.versions(), "delineate": delineate.__version__},
         "settings": dict(settings),
         "schema": session.schema.to_dict(),
-        "classes": session.document.get("classes"),
+        "classes": session.members[0].document.get("classes"),
         "channels": list(session.channels),
         "scans": str(cohort.root),
         "layout": cohort.layout,
         "only": None if only is None else list(only),
         "cases": [],
+    }
+
+
+def _model(session: AnySession) -> dict[str, Any]:
+    """What the index says of a model; of several, also of each."""
+    members = [
+        {
+            "file": one.name,
+            "hash": one.hash,
+            "network": one.document["network"]["name"],
+            "card": one.document["card"],
+            "unlearnt": list(one.document.get("unlearnt", ())),
+        }
+        for one in session.members
+    ]
+    if len(members) == 1:
+        return members[0]
+    first, *others = (one["unlearnt"] for one in members)
+    return {
+        "file": session.name,
+        "hash": session.hash,
+        "unlearnt": [label for label in first if all(label in other for other in others)],
+        "keep_largest": list(session.keep_largest),
+        "members": members,
     }
 
 

@@ -19,7 +19,7 @@ from delineate.core.image import Grid
 from delineate.preprocess import crop, geometry, orient, resample
 
 #: Voxels of the original grid that are worked on at once; never less than one row.
-_VOXELS = 1 << 18
+VOXELS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Inverse:
             }
         end = self._first + next(iter(blocks.values())).shape[self._axis + 1]
         stop = int(np.searchsorted(self._high, end))
-        size = max(1, _VOXELS * len(self._low) // self._voxels)
+        size = max(1, VOXELS * len(self._low) // self._voxels)
         for start in range(self._done, stop, size):
             yield self._finished(blocks, slice(start, min(start + size, stop)))
         self._done = stop
@@ -121,7 +121,7 @@ def estimate_bytes(original: Sequence[int], outputs: int, keep: bool) -> int:
         keep: Probabilities are kept, and rounded for writing.
     """
     voxels = int(np.prod(original))
-    at_once = min(voxels, max(_VOXELS, voxels // min(original)))
+    at_once = min(voxels, max(VOXELS, voxels // min(original)))
     # Three float32 a voxel: while rows come home, of those at once; then, to clean labels, of all.
     most = max(voxels + 12 * at_once, 12 * voxels)
     return most + (8 * outputs * voxels if keep else 0)

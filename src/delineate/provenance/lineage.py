@@ -7,7 +7,7 @@ followed from one file to the next.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +186,14 @@ def part(document: Mapping[str, Any], case: Case, key: SiteKey | None) -> str | 
         otherwise = None if provenance["subject_key"] == key.id else UNTOLD
     own = {mark(text) for texts in _texts([case]).values() for text in texts}
     return next((name for name in (*TAUGHT, "test") if own & set(old.get(name, ()))), otherwise)
+
+
+def part_of_any(
+    documents: Sequence[Mapping[str, Any]], case: Case, key: SiteKey | None
+) -> str | None:
+    """As :func:`part`, for models that predict together: who taught one of them taught them all."""
+    found = [part(document, case, key) for document in documents]
+    return next((name for name in (*TAUGHT, UNTOLD, "test") if name in found), None)
 
 
 def record(

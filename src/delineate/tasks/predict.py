@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ SAID = True
 
 
 def predict(
-    model: Path,
+    model: Path | Sequence[Path],
     scans: Path,
     out: Path = Path("masks"),
     *,
@@ -51,7 +52,8 @@ def predict(
     was not foreseen is kept in ``failures.log``.
 
     Args:
-        model: A model file (``.safetensors``).
+        model: A model file (``.safetensors``), or several of the same labels and channels, whose
+            probabilities are averaged; a folder of a cross-validation stands for its models.
         scans: A file, a DICOM series or a folder in one of the known layouts.
         out: Folder for the masks; made if need be, never the folder of the scans.
         layout: Name of the layout of ``scans``; recognised by default.
@@ -93,6 +95,7 @@ def predict(
         DelineateError: Whatever stops the run before it starts, the fault of a lone scan, or that
             every scan failed.
     """
+    from delineate.inference.ensemble import model_files
     from delineate.predicting import own_parts
     from delineate.predicting.batch import predict_batch
 
@@ -104,8 +107,9 @@ def predict(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
         site_key=site_key,
     )  # fmt: skip
-    own_parts.offer(part, [Path(model)], force, say)
+    models = model_files([model] if isinstance(model, str | os.PathLike) else model)
+    own_parts.offer(part, models, force, say)
     return predict_batch(
-        Path(model), Path(scans), Path(out), opening, options, only=only, enough=enough, say=say,
+        models, Path(scans), Path(out), opening, options, only=only, enough=enough, say=say,
         progress=progress,
     )  # fmt: skip

@@ -113,7 +113,7 @@ def score(
     failure: PartialError | None = None
     try:
         predict_batch(
-            model, source, folder / "predictions", opening.without_labels(),
+            [model], source, folder / "predictions", opening.without_labels(),
             Options(overwrite=True, force=True, device=device),
             only=ids, enough=enough, progress=progress,
         )  # fmt: skip
