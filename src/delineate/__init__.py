@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from delineate.data.readers import read
     from delineate.tasks.audit import audit
     from delineate.tasks.benchmark import benchmark
+    from delineate.tasks.crossvalidate import crossvalidate
     from delineate.tasks.demo import demo
     from delineate.tasks.evaluate import evaluate
     from delineate.tasks.phantom import phantom
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "audit",
     "benchmark",
+    "crossvalidate",
     "demo",
     "evaluate",
     "load_model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,14 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of a benchmark.
+    """One training run of several.
 
     Args:
         name: Of its folder.
         arm: Whose.
         number: Which of the arm's runs.
         seconds: It should take.
-        steps: It has.
+        steps: It has; 0 where it keeps to ``seconds``.
         condition: Of a benchmark of classifiers.
         table: What it learns from, where that differs from run to run.
     """
@@ -50,6 +50,10 @@ def race(
     folder: Path,
     jobs: int,
     progress: Progress,
+    *,
+    description: str = "training every arm",
+    finished: Callable[[Path], bool] = finished,
+    ended: Callable[[Run, str | None], None] = lambda one, failure: None,
 ) -> dict[str, str]:
     """Do all runs that are not finished, several at a time.
 
@@ -62,16 +66,19 @@ def race(
         folder: Holds a folder for every run.
         jobs: At the same time.
         progress: Shows how far it is.
+        description: What is shown beside the bar.
+        finished: Whether the run of a folder came to its end.
+        ended: Told of every run that ends, and the last thing it said if it failed.
 
     Returns:
         Names of the runs that failed, each with the last thing it said.
     """
     waiting = [one for one in runs if not finished(folder / one.name)]
-    going: dict[str, tuple[Run, processes.Child]] = {}
+    going: dict[str, tuple[Run, processes.Child, float]] = {}
     failed: dict[str, str] = {}
     with (
         processes.stop_signals() as stopped,
-        progress.task(sum(one.seconds for one in runs), "training every arm") as bar,
+        progress.task(sum(one.seconds for one in runs), description) as bar,
     ):
         bar.advance(sum(one.seconds for one in runs if one not in waiting))
         shown: dict[str, float] = {}
@@ -79,12 +86,13 @@ def race(
             while (waiting or going) and not stopped():
                 while waiting and len(going) < jobs:
                     one = waiting.pop(0)
-                    going[one.name] = one, _start(folder / one.name, commands[one.name])
+                    process = _start(folder / one.name, commands[one.name])
+                    going[one.name] = one, process, time.monotonic()
                 time.sleep(_POLL_SECONDS)
-                for name, (one, process) in list(going.items()):
+                for name, (one, process, begun) in list(going.items()):
                     code = process.poll()
-                    done = one.seconds * (_share(folder / name, one.steps) if code is None else 1)
-                    _advance(bar, shown, name, done)
+                    share = 1.0 if code is not None else _share(folder / name, one, begun)
+                    _advance(bar, shown, name, one.seconds * share)
                     if code is None:
                         continue
                     del going[name]
@@ -92,8 +100,9 @@ def race(
                         failed[name] = _last_words(folder / f"{name}.log", code)
                     elif finished(folder / name):  # nothing will go on from them
                         shutil.rmtree(folder / name / "checkpoints", ignore_errors=True)
+                    ended(one, failed.get(name))
         finally:
-            processes.end([process for _, process in going.values()])
+            processes.end([process for _, process, _ in going.values()])
     return failed
 
 
@@ -112,13 +121,15 @@ def _advance(bar: Bar, shown: dict[str, float], name: str, done: float) -> None:
         shown[name] = done
 
 
-def _share(folder: Path, steps: int) -> float:
-    """How much of a run its log shows."""
+def _share(folder: Path, one: Run, begun: float) -> float:
+    """How much of a run its log shows, or the clock."""
+    if not one.steps:
+        return min(1.0, (time.monotonic() - begun) / one.seconds)
     try:
         with (folder / "log.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
             last = file.read().splitlines()[-1]
-        return min(1.0, float(json.loads(last)["step"]) / max(1, steps))
+        return min(1.0, float(json.loads(last)["step"]) / one.steps)
     except (OSError, ValueError, KeyError, IndexError):
         return 0.0  # not yet, or a line half written
 

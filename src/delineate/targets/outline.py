@@ -102,10 +102,11 @@ class Outlines:
 
     def headline(self, summary: Mapping[str, Any]) -> dict[str, Figure]:
         """Dice of every structure, and their mean; see ``Target.headline``."""
-        dices = {name: region["dice"] for name, region in summary.get("regions", {}).items()}
+        regions = summary.get("regions", {}).items()
+        dices = {f"Dice {name}": region["dice"] for name, region in regions}
         if len(dices) > 1:
-            dices = {"mean": summary["mean_dice"], **dices}
-        return {f"Dice {name}": Figure.of(figure, "mean") for name, figure in dices.items()}
+            dices = {"mean Dice": summary["mean_dice"], **dices}
+        return {name: Figure.of(figure, "mean") for name, figure in dices.items()}
 
     def results(self, folder: RunFolder) -> Results:
         """See ``Target.results``."""

@@ -135,8 +135,7 @@ def require(
     Raises:
         ConfigError: The budget is too small; the least that makes sense is named.
     """
-    for trial in out.glob(f"{_TRIAL}*"):  # of a process that was killed; the folder is locked
-        shutil.rmtree(trial, ignore_errors=True)
+    remove_trials(out)
     if clock.budget is None or "plan" in (run.read_json(out / "run.json") or {}):
         return {}
     cached = sum(1 for _ in cache.glob("*/case.json"))
@@ -150,6 +149,12 @@ def require(
         return {}
     found.require(clock.budget)
     return {"costs": asdict(found.costs), "seconds_of_trial": round(found.measuring, 3)}
+
+
+def remove_trials(folder: Path) -> None:
+    """Remove what a process that was killed left of its trial; the folder is locked."""
+    for trial in folder.glob(f"{_TRIAL}*"):
+        shutil.rmtree(trial, ignore_errors=True)
 
 
 def estimate(

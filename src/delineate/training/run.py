@@ -13,6 +13,7 @@ from delineate.core import catalog, run
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
+from delineate.core.progress import Progress
 from delineate.data import colour, excluded
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
@@ -66,11 +67,7 @@ def train(
             chosen, cohort, start, out, cache,
             clock=Clock(chosen.seconds, invocation.begun), audit=audit, say=say, progress=progress,
         )  # fmt: skip
-        hashes = {"cohort": cohort.hash(Hashes(cache / REMEMBERED), progress)}
-        hashes |= {"weights": start.sha256} if start else {}
-        own = resolving.own(chosen)
-        hashes |= {"own": run.sha256(json.dumps(own))} if own else {}
-        record = run_record.begin(out, chosen, cohort, hashes, finish)
+        record = run_record.begin(out, chosen, cohort, hashes(opened, cache, progress), finish)
         record |= tried
         with run_record.ending(out, record):
             job = Job(chosen, cohort, out, record, invocation, start)
@@ -134,6 +131,20 @@ def open_run(
     chosen = initial_weights.derive(chosen, start)
     refuse_inside(out, cohort.root)
     return Opened(chosen, cohort, start)
+
+
+def hashes(opened: Opened, cache: Path, progress: Progress) -> dict[str, str]:
+    """Of what a run depends on but its settings, by what it is.
+
+    Args:
+        opened: What was asked.
+        cache: Folder where the hashes of files are remembered.
+        progress: Shows how far the reading is.
+    """
+    found = {"cohort": opened.cohort.hash(Hashes(cache / REMEMBERED), progress)}
+    found |= {"weights": opened.weights.sha256} if opened.weights else {}
+    own = resolving.own(opened.chosen)
+    return found | ({"own": run.sha256(json.dumps(own))} if own else {})
 
 
 def audited(

@@ -1,0 +1,335 @@
+"""A cross-validation from what was asked to its report: folds as processes, one honest table."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from delineate.comparing import folds, out_of_fold, run_processes
+from delineate.comparing.folds import PLAN
+from delineate.comparing.out_of_fold import Fold
+from delineate.comparing.run_processes import Run
+from delineate.core import config as settings
+from delineate.core import run
+from delineate.core.atomic import atomic_write_text, writable_folder
+from delineate.core.errors import DelineateError, PartialError
+from delineate.core.lock import folder_lock
+from delineate.core.progress import Say, silent
+from delineate.core.stopping import Stop
+from delineate.core.tables import document, plain
+from delineate.data import site_key
+from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
+from delineate.data.splits import Split
+from delineate.engine.allowance import Clock
+from delineate.reports import crossvalidation as page
+from delineate.settings import RunConfig
+from delineate.targets import results, score_predictions
+from delineate.training import preflight
+from delineate.training.job import Invocation
+from delineate.training.run import Opened, audited, hashes, open_run
+
+#: Masks of all cases, each by the model that has not seen its subject.
+PREDICTIONS = "predictions"
+
+
+def crossvalidate(
+    given: Mapping[str, Any],
+    config: Path | None,
+    invocation: Invocation,
+    *,
+    out: Path,
+    jobs: int | None,
+    audit: bool,
+) -> dict[str, Any]:
+    """Train and judge every fold, or go on where it stood; see ``delineate.crossvalidate``.
+
+    Args:
+        given: Settings that were given by hand; None: not given.
+        config: A YAML file with others.
+        invocation: How the command was called, and who waits for it.
+        out: Folder for everything.
+        jobs: Folds at the same time; None: as the machine allows.
+        audit: Look for faults in the data first, of which blocking ones stop it.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        PartialError: A fold failed, or cases could not be judged; all else is written.
+        DelineateError: See ``delineate.crossvalidate``.
+    """
+    opened = open_run(given, config, invocation, out, audit)
+    folds.require_subjects(opened.chosen, opened.cohort)
+    writable_folder(out)
+    with folder_lock(out):
+        plan, cohort = _planned(opened, invocation, out, jobs, audit)
+        chosen = opened.chosen
+        opening = _opening_of_folds(chosen.opening, cohort, out, invocation)
+        try:
+            failed = _race(plan, dataclasses.replace(chosen, opening=opening), out, invocation)
+            return _publish(plan, opened, cohort, failed, out, invocation)
+        except KeyboardInterrupt:
+            done = sum(_over(out / f"fold-{k}") for k in range(plan["folds"]))
+            invocation.say(
+                f"stopped: {done} of {plan['folds']} folds have come to their end; the same "
+                "command goes on"
+            )
+            raise
+        finally:
+            plan["seconds"] += time.monotonic() - invocation.begun
+            run.write_json(out / PLAN, plan)
+
+
+# --- before the folds -----------------------------------------------------------------------------
+
+
+def _planned(
+    opened: Opened, invocation: Invocation, out: Path, jobs: int | None, audit: bool
+) -> tuple[dict[str, Any], Cohort]:
+    """The plan, made once, and the cases that take part."""
+    chosen, cache, say = opened.chosen, out / "cache", invocation.say
+    at_a_time, threads = folds.jobs_and_threads(chosen, jobs)
+    needed = None
+    if run.read_json(out / PLAN) is None:
+        chosen = dataclasses.replace(chosen, threads=threads)
+        needed = _require_budget(opened, chosen, at_a_time, out, invocation, audit)
+    wanted = folds.asked(opened.chosen, hashes(opened, cache, invocation.progress))
+    plan = folds.begun(out, wanted)
+    cohort = audited(opened.cohort, out, audit, chosen.drop_duplicates, invocation)
+    if plan is not None:
+        say("going on with the cross-validation in this folder")
+        return {**plan, "jobs": at_a_time if jobs else plan["jobs"]}, cohort
+    opening = _opening_of_folds(chosen.opening, cohort, out, invocation)
+    quiet = dataclasses.replace(invocation, opening=opening, say=silent, stop=Stop())
+    chosen = dataclasses.replace(chosen, opening=opening)
+    splits = folds.prepare(chosen, cohort, out, quiet, say, invocation.progress)
+    clock, seconds = Clock(chosen.seconds, invocation.begun), None
+    if needed is not None and clock.budget is not None:
+        dataclasses.replace(needed, before=clock.spent).require(clock.budget, len(splits))
+        seconds = needed.share(clock.left)
+    run.write_json(out / "cohort.json", cohort.to_dict())
+    plan = {
+        "asked": wanted,
+        "folds": len(splits),
+        "jobs": at_a_time,
+        "threads": threads,
+        "fold_seconds": seconds,
+        "after_seconds": needed.after if needed else None,
+        "splits": [split.to_dict() for split in splits],
+        "started": run.now(),
+        "seconds": 0.0,
+    }
+    run.write_json(out / PLAN, plan)
+    each = f"{chosen.steps} steps each" if seconds is None else f"{_duration(seconds)} each"
+    say(f"{len(splits)} folds, {_at_a_time(at_a_time, threads)}: {each}" + _until(clock))
+    return plan, cohort
+
+
+def _require_budget(
+    opened: Opened,
+    chosen: RunConfig,
+    jobs: int,
+    out: Path,
+    invocation: Invocation,
+    audit: bool,
+) -> folds.Need | None:
+    """Refuse a budget that is too small for all folds, and say what each will get.
+
+    Raises:
+        ConfigError: It is too small.
+    """
+    clock = Clock(chosen.seconds, invocation.begun)
+    if clock.budget is None:
+        return None
+    cached = sum(1 for _ in (out / "cache").glob("*/case.json"))
+    preflight.remove_trials(out)
+    with invocation.progress.task(None, "trying some cases"):
+        found = preflight.estimate(
+            chosen, opened.cohort, opened.weights, out, clock, audit=audit, cached=cached,
+            say=invocation.say,
+        )  # fmt: skip
+    needed = folds.need(found, opened.cohort, chosen, jobs)
+    needed.require(clock.budget, chosen.folds or 1)
+    share = needed.share(clock.budget - needed.before)
+    invocation.say(
+        f"{chosen.folds} folds, {_at_a_time(jobs, chosen.threads)}: about {_duration(share)} "
+        f"each, after about {_duration(needed.before)} for audit and preparation; figures of all "
+        f"cases in about {_duration(needed.after)}"
+    )
+    return needed
+
+
+def _opening_of_folds(
+    opening: Opening, cohort: Cohort, out: Path, invocation: Invocation
+) -> Opening:
+    """How every fold opens the data: with one key, and without what the audit left out."""
+    key = site_key.find(cohort.root, opening.site_key, away_from=out)
+    if key.remark:
+        invocation.say(key.remark)
+    exclude = out / "excluded.txt" if cohort.excluded else opening.exclude
+    return dataclasses.replace(opening, site_key=key.file, exclude=exclude)
+
+
+# --- the folds ------------------------------------------------------------------------------------
+
+
+def _race(
+    plan: Mapping[str, Any], chosen: RunConfig, out: Path, invocation: Invocation
+) -> dict[str, str]:
+    """Train every fold that has not come to its end; those that failed, with their last words."""
+    words, todo = {}, []
+    writable_folder(out / "settings")
+    for number in range(plan["folds"]):
+        name = f"fold-{number}"
+        path = out / "settings" / f"{name}.yaml"
+        fold = folds.settings(chosen, number, plan["fold_seconds"], plan["threads"])
+        atomic_write_text(path, settings.dump(fold))
+        words[name] = [
+            "train", str(invocation.source), "--config", str(path), "--out", str(out / name),
+            "--cache", str(out / "cache"), "--no-audit",
+        ]  # fmt: skip
+        seconds = plan["fold_seconds"]
+        todo.append(Run(name, "", number, seconds or 1.0, 0 if seconds else chosen.steps or 0))
+
+    def ended(one: Run, failure: str | None) -> None:
+        fold = _fold(plan, one.number, out, failure)
+        invocation.say(out_of_fold.line(fold, plan["folds"]))
+
+    return run_processes.race(
+        todo, words, out, plan["jobs"], invocation.progress,
+        description=f"training {plan['folds']} folds", finished=_over, ended=ended,
+    )  # fmt: skip
+
+
+def _over(folder: Path) -> bool:
+    """Whether a fold came to its end; whether it had time for its figures is another matter."""
+    return (run.read_json(folder / "run.json") or {}).get("status") == "finished"
+
+
+def _fold(plan: Mapping[str, Any], number: int, out: Path, failure: str | None) -> Fold:
+    folder = out / f"fold-{number}"
+    if failure is None and not _over(folder):
+        failure = "it was stopped before its end"
+    return Fold(number, folder, Split.from_dict(plan["splits"][number]), failure)
+
+
+# --- what comes out -------------------------------------------------------------------------------
+
+
+def _publish(
+    plan: Mapping[str, Any],
+    opened: Opened,
+    cohort: Cohort,
+    failed: Mapping[str, str],
+    out: Path,
+    invocation: Invocation,
+) -> dict[str, Any]:
+    """Merge, score, report, and say what there is.
+
+    Raises:
+        DelineateError: No fold came so far that anything could be judged.
+        PartialError: Something is missing; all else is written.
+    """
+    say, source = invocation.say, invocation.source
+    done = [_fold(plan, k, out, failed.get(f"fold-{k}")) for k in range(plan["folds"])]
+    troubles = [f"{fold.name}: {fold.failure}" for fold in done if fold.failure]
+    index = out_of_fold.merge(done, out / PREDICTIONS)
+    if index is None:
+        raise DelineateError(
+            f"none of {len(done)} folds has figures" + "".join(f"\n  {one}" for one in troubles),
+            where=out,
+            fix="the logs beside the folds' folders say why; the same command goes on",
+            code="all-failed",
+        )
+    opening = opened.chosen.opening
+    try:
+        score_predictions(
+            out / PREDICTIONS,
+            source,
+            out,
+            opening,
+            say=_but_scores(say),
+            progress=invocation.progress,
+        )
+    except PartialError as error:
+        troubles.append(error.message)
+    (out / "report.html").replace(out / "evaluation.html")  # of the predictions alone
+    told = out_of_fold.describe(done)
+    if spread := out_of_fold.spread_line(told):
+        say(spread)
+    if told["unjudged"]:
+        say(f"not judged, for want of time or of a model: {len(told['unjudged'])} cases")
+    told["declared_test"] = _declared_test(plan, done, cohort, opening, out, invocation)
+    seconds = plan["seconds"] + time.monotonic() - invocation.begun
+    told |= {
+        "name": out.resolve().name,
+        "seconds": round(seconds, 1),
+        "budget_seconds": opened.chosen.seconds,
+    }
+    summary = run.read_json(out / "summary.json") or {}
+    summary[page.KEY] = plain(told)
+    atomic_write_text(out / "summary.json", document(summary))
+    say(f"report: {page.write(out / 'report.html', out, results)}")
+    models = sum(fold.trained for fold in done)
+    say(
+        f"{models} models: delineate predict {out} SCANS uses them together. Every case above "
+        "taught all of them but one, so that the figures above are the honest ones, not those of "
+        "the ensemble on these cases"
+    )
+    if troubles:
+        raise PartialError(
+            f"{len(troubles)} of {len(done)} folds or steps did not come to their end:"
+            + "".join(f"\n  {trouble}" for trouble in troubles),
+            where=out,
+            fix="what there is was merged and scored; the same command goes on with the others",
+        )
+    return summary
+
+
+def _declared_test(
+    plan: Mapping[str, Any],
+    done: Sequence[Fold],
+    cohort: Cohort,
+    opening: Opening,
+    out: Path,
+    invocation: Invocation,
+) -> dict[str, Any] | None:
+    """Score the ensemble on the part that the data declare for testing.
+
+    Returns:
+        How many cases of it are scored, and its figures; None where there is no such part.
+    """
+    chosen_for_test = [case.id for case in cohort.cases if case.split == "test"]
+    models = [fold.model for fold in done if fold.trained]
+    if not chosen_for_test or not models:
+        return None
+    return None
+
+
+def _but_scores(say: Say) -> Say:
+    """Say all but where the page of the predictions alone lies."""
+    return lambda line: None if line.startswith("scores:") else say(line)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _at_a_time(jobs: int, threads: int | None) -> str:
+    if jobs == 1:
+        return "one after another"
+    return f"{jobs} at a time" + (f" with {threads} threads each" if threads else "")
+
+
+def _until(clock: Clock) -> str:
+    if clock.budget is None:
+        return ""
+    end = time.strftime("%H:%M:%S", time.localtime(time.time() + clock.left))
+    return f"; all ends by {end}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,283 @@
+"""The plan of a cross-validation: who is judged in which fold, what each may spend, its settings.
+
+The plan is written before the first fold begins (``crossvalidation.json``), so that the same
+command goes on with it, and another one is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delineate import targets
+from delineate.comparing.compute import CROWDED
+from delineate.core import config, run
+from delineate.core.errors import ConfigError, InputError, OutputError
+from delineate.core.progress import Progress, Say
+from delineate.core.threads import cores
+from delineate.data.cohort import Cohort
+from delineate.data.splits import Split, describe_declared
+from delineate.engine.allowance import REPORT_SECONDS
+from delineate.engine.budget import MODEST_STEPS
+from delineate.inference.runtimes.torch import choose_device
+from delineate.settings import RunConfig
+from delineate.training.job import Invocation, Job
+from delineate.training.preflight import Estimate
+
+PLAN = "crossvalidation.json"
+#: Processor cores that a fold can use well; with fewer, folds come one after another.
+_CORES_A_FOLD = 8
+#: The machine may become busier, and cases differ.
+_SLACK = 1.2
+
+
+# --- what is asked --------------------------------------------------------------------------------
+
+
+def asked(chosen: RunConfig, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that decides what comes out.
+
+    Args:
+        chosen: Settings, with the number of folds.
+        hashes: Of what a run depends on but its settings, see ``training.run.hashes``.
+    """
+    plain: dict[str, Any] = json.loads(
+        json.dumps({"settings": config.to_dict(chosen), "hashes": dict(hashes)})
+    )
+    return plain
+
+
+def begun(out: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The plan of the cross-validation in a folder, None where there is none yet.
+
+    Raises:
+        OutputError: It is another one.
+    """
+    plan = run.read_json(out / PLAN)
+    if plan is None:
+        return None
+    before: Mapping[str, Any] = plan["asked"]
+    if before == wanted:
+        return plan
+    ours, theirs = before["settings"], wanted["settings"]
+    names = [name for name in theirs if theirs[name] != ours.get(name)]
+    other = f"other settings ({', '.join(names)})" if names else "other data"
+    raise OutputError(
+        f"expected the settings and data of the cross-validation in this folder, got {other}",
+        where=out / PLAN,
+        fix="give the same command to go on, or choose another --out",
+        code="crossvalidation-differs",
+    )
+
+
+def require_subjects(chosen: RunConfig, cohort: Cohort) -> None:
+    """Refuse more folds than there are subjects to judge.
+
+    Raises:
+        InputError: The most that would do is named.
+    """
+    usable = targets.of(chosen).usable(cohort).labelled
+    subjects = {case.subject for case in dealt(usable)}
+    folds = chosen.folds or 0
+    if folds <= len(subjects):
+        return
+    validates = chosen.validation > 0 and not any(c.split == "validation" for c in usable.cases)
+    most = len(subjects) if len(subjects) >= 2 + validates else 0
+    raise InputError(
+        f"expected at least as many labelled subjects as folds, got {len(subjects)} subjects for "
+        f"{folds} folds" + (", those declared for other parts left out" * _declares(usable)),
+        where=cohort.root,
+        fix=f"--folds {most} is the most that would do" if most else "add subjects",
+        code="too-few-subjects",
+    )
+
+
+def dealt(usable: Cohort) -> list[Any]:
+    """The cases that are dealt to folds: all that the data do not declare for another part."""
+    return [case for case in usable.cases if case.split not in ("validation", "test")]
+
+
+def _declares(usable: Cohort) -> bool:
+    return len(dealt(usable)) < len(usable)
+
+
+# --- what each may spend --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Need:
+    """Seconds that a cross-validation needs at least.
+
+    Args:
+        before: Up to the first fold: start, audit, preparation.
+        fold: A fold at least.
+        better: A fold that is worth more.
+        rounds: Folds one after another.
+        after: Figures of all cases, and of a declared test part.
+    """
+
+    before: float
+    fold: float
+    better: float
+    rounds: int
+    after: float
+
+    @property
+    def least(self) -> int:
+        """Of everything."""
+        return 5 * math.ceil((self.before + self.rounds * self.fold + self.after) / 5)
+
+    def share(self, left: float) -> int:
+        """Whole seconds of a fold, where so many are left for folds and figures."""
+        return math.floor((left - self.after) / self.rounds)
+
+    def require(self, budget: float, folds: int) -> None:
+        """Refuse a budget that is too small for all folds.
+
+        Raises:
+            ConfigError: The least that would do is named.
+        """
+        if budget >= self.least:
+            return
+        better = self.least + self.rounds * (self.better - self.fold)
+        raise ConfigError(
+            f"expected a budget of at least {self.least} s for {folds} folds of this cohort on "
+            f"this machine, got {budget:.0f} s (before the folds {self.before:.0f} s, a fold "
+            f"{self.fold:.0f} s, {self.rounds} one after another, figures of all "
+            f"{self.after:.0f} s)",
+            where="budget",
+            fix=f"give --budget {self.least}s, or better --budget {math.ceil(better / 60)}m and "
+            "more, or fewer --folds, or --steps",
+            code="budget-too-small",
+        )
+
+
+def need(found: Estimate, cohort: Cohort, chosen: RunConfig, jobs: int) -> Need:
+    """What a cross-validation needs, from what some cases took.
+
+    Args:
+        found: Of a fold.
+        cohort: All cases.
+        chosen: Settings, with the number of folds.
+        jobs: Folds at the same time.
+    """
+    folds = chosen.folds or 1
+    usable = targets.of(chosen).usable(cohort).labelled
+    judged = len(dealt(usable))
+    declared = sum(case.split == "test" for case in usable.cases)
+    crowd = CROWDED if jobs > 1 else 1.0
+    # each fold comes upon a cohort that is audited and prepared
+    alone = dataclasses.replace(
+        found, audit=0.0, preparation=0.0, step=crowd * found.step, measuring=crowd
+        * found.measuring,
+    )  # fmt: skip
+    costs = found.costs
+    ensemble = folds * costs.network + costs.reading + costs.scoring
+    return Need(
+        before=_SLACK * (found.start + found.audit + found.preparation),
+        fold=1.1 * alone.least,
+        better=1.1 * alone.least + 5 * MODEST_STEPS * alone.step,
+        rounds=math.ceil(folds / jobs),
+        after=_SLACK * (judged * costs.scoring + declared * ensemble)
+        + REPORT_SECONDS * (1 + (declared > 0)),
+    )
+
+
+def jobs_and_threads(chosen: RunConfig, wanted: int | None) -> tuple[int, int | None]:
+    """Folds at the same time, and processor cores of each (None: all).
+
+    Args:
+        chosen: Settings, with the number of folds.
+        wanted: Folds at the same time, None where nobody said.
+
+    Raises:
+        ConfigError: Fewer than one.
+    """
+    if wanted is not None and wanted < 1:
+        raise ConfigError(f"expected one fold at a time or more, got {wanted}", where="--jobs")
+    cpu = choose_device(chosen.device).type == "cpu"
+    jobs = wanted or (max(1, cores() // _CORES_A_FOLD) if cpu else 1)
+    jobs = min(jobs, chosen.folds or 1)
+    if not cpu or jobs == 1 or chosen.threads is not None:
+        return jobs, chosen.threads
+    return jobs, max(1, cores() // jobs)
+
+
+# --- the folds ------------------------------------------------------------------------------------
+
+
+def settings(chosen: RunConfig, fold: int, seconds: int | None, threads: int | None) -> RunConfig:
+    """Everything that decides one fold; the audit and what it leaves out are settled before."""
+    return dataclasses.replace(
+        chosen,
+        fold=fold,
+        threads=threads,
+        drop_duplicates=False,
+        budget=chosen.budget if seconds is None else f"{seconds}s",
+    )
+
+
+def prepare(
+    chosen: RunConfig,
+    cohort: Cohort,
+    out: Path,
+    invocation: Invocation,
+    say: Say,
+    progress: Progress,
+) -> list[Split]:
+    """Deal the subjects to folds and prepare the cases, once where folds prepare them alike.
+
+    The preparation is planned on each fold's own training cases.
+
+    Args:
+        chosen: Settings of any fold.
+        cohort: All cases that take part.
+        out: Folder of the cross-validation.
+        invocation: Of the folds; what it is told, each fold tells again.
+        say: Told of the split.
+        progress: Shows how far it is.
+
+    Raises:
+        InputError: A class, or a part, that some fold would have none of.
+        DelineateError: Cases that cannot be prepared.
+    """
+    usable = targets.of(chosen).usable(cohort).labelled
+    folds, scratch = chosen.folds or 1, out / "preparing"
+    for line in describe_declared(cohort, usable, folds):
+        say(line)
+    found, notes = [], list[str]()
+    for fold in progress.track(range(folds), "preparing the cases of every fold", folds):
+        shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
+        scratch.mkdir()
+        record: dict[str, Any] = {"hashes": {}}
+        job = Job(dataclasses.replace(chosen, fold=fold), cohort, scratch, record, invocation)
+        split, _ = job.ready(out / "cache")
+        found.append(split)
+        notes += [f"fold {fold}: {note}" for note in record["split_notes"]]
+    shutil.rmtree(scratch, ignore_errors=True)
+    for note in notes:
+        say(note)
+    _require_partition(found, {case.id for case in dealt(usable)}, cohort)
+    return found
+
+
+def _require_partition(found: Sequence[Split], wanted: set[str], cohort: Cohort) -> None:
+    """Every case is judged in one fold and in no other, by a model that has not seen its subject.
+
+    Raises:
+        InputError: It is not so.
+    """
+    judged = [name for split in found for name in split["test"]]
+    if len(judged) != len(set(judged)) or set(judged) != wanted:
+        raise InputError(
+            f"expected each of {len(wanted)} cases to be judged in one fold, got {len(judged)} "
+            f"judgements of {len(set(judged))} cases",
+            where=cohort.root,
+            code="folds-overlap",
+        )
