@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core import model_file
+from delineate.core.context import Context
 from delineate.core.errors import ConfigError, DelineateError, InputError, OutputError
 from delineate.core.schema import Label, Schema
 from delineate.methods import supervised
@@ -358,7 +359,9 @@ def test_every_layer_gets_its_rate_and_what_is_frozen_keeps_still() -> None:
     torch.manual_seed(0)
     network = unet.build(unet.Config(ndim=2, width=4, levels=3), 1, 2)
     network.encoder[0].requires_grad_(False)
-    plan = supervised.build(supervised.Config(), network, 1, Schema((Label("x", 1),)))
+    plan = supervised.build(
+        supervised.Config(), network, Context(2, 1, 2, Schema((Label("x", 1),)))
+    )
     optimiser = plan.stages[0].optimisers["segmenter"]
     peak = optimiser.param_groups[0]["lr"]
     initial_weights.adjust(plan, network, 0.5, (1, 16, 16))
@@ -374,7 +377,9 @@ def test_every_layer_gets_its_rate_and_what_is_frozen_keeps_still() -> None:
 
 def test_an_optimiser_with_nothing_to_do_is_refused() -> None:
     network = unet.build(unet.Config(ndim=2, width=4, levels=3), 1, 2).requires_grad_(False)
-    plan = supervised.build(supervised.Config(), network, 1, Schema((Label("x", 1),)))
+    plan = supervised.build(
+        supervised.Config(), network, Context(2, 1, 2, Schema((Label("x", 1),)))
+    )
     with pytest.raises(ConfigError, match="frozen") as caught:
         initial_weights.adjust(plan, network, 1.0, (1, 16, 16))
     assert caught.value.code == "freeze-all"

@@ -69,7 +69,7 @@ def plan(cases: Sequence[Case], out: Path, maps: Sequence[str]) -> list[CaseOutp
 
 def _stems(name: str, maps: Sequence[str]) -> set[str]:
     """Of a mask and its maps, as systems see them that do not tell a from A."""
-    return {name.casefold(), *(f"{name}_{one}".casefold() for one in maps)}
+    return {name.casefold(), *(f"{name}_{map_name}".casefold() for map_name in maps)}
 
 
 def file_name(text: str, *, always_hash: bool = False) -> str:

@@ -273,8 +273,10 @@ def critic_part(
         activation: What turned the segmenter's logits into the guesses that it was shown.
     """
     seen = input_channels(rules.sees, context.channels, context.outputs)
-    given = CriticInput(rules.sees, activation)
-    return Part(f"{rules.critic}_critic", cast(Any, critic).config, seen, 1, given, critic)
+    return Part(
+        f"{rules.critic}_critic", cast(Any, critic).config, seen, 1,
+        CriticInput(rules.sees, activation), critic,
+    )  # fmt: skip
 
 
 def rise(progress: float, warm_up: float, ramp: float) -> float:
