@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from delineate.comparing import run_processes, suites, tables_outline
+from delineate import targets
+from delineate.comparing import run_processes, suites, tables
 from delineate.comparing.compute import Entry, share_out
 from delineate.comparing.run_processes import Run
 from delineate.comparing.suites import Arm, Contrast, Suite
 from delineate.core.errors import ConfigError, OutputError
 from delineate.core.progress import QUIET
+from delineate.targets._outline_comparison import NOTHING
 
 
 def small(**changes: object) -> Suite:
@@ -103,38 +108,51 @@ def table(shift: float = 0.0) -> list[dict[str, str]]:
     return found
 
 
+COMPARISON = targets.make("outline").comparison
+
+
+def rows_of(lines: list[dict[str, str]], one: Run, metrics: tuple[str, ...]) -> list[dict]:
+    """As from the run's ``cases.csv``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]))
+    writer.writeheader()
+    writer.writerows(lines)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cases.csv"
+        path.write_text(text.getvalue())
+        return tables.rows(path, one, COMPARISON, metrics)
+
+
 def test_a_finished_run_becomes_rows_of_regions_and_their_mean():
-    found = tables_outline.rows(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
+    found = rows_of(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
     assert {row["region"] for row in found} == {"WT", "ET", "mean"}
     first = {row["region"]: row["dice"] for row in found if row["case"] == "s0x"}
     assert first == {"WT": 0.5, "ET": 1.0, "mean": 0.75}
 
 
 def test_what_nothing_scores_needs_no_training():
-    found = tables_outline.rows(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
-    entries = tables_outline.summary(found, ("dice", "accuracy"))
-    told = {
-        (e["region"], e["metric"]): e["mean"] for e in entries if e["arm"] == tables_outline.NOTHING
-    }
+    found = rows_of(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
+    entries = COMPARISON.summary(found, ("dice", "accuracy"))
+    told = {(e["region"], e["metric"]): e["mean"] for e in entries if e["arm"] == NOTHING}
     assert told["WT", "dice"] == 0.0
     assert told["ET", "dice"] == pytest.approx(1 / 6)  # right where there is nothing
     assert told["WT", "accuracy"] == pytest.approx(0.97)
 
 
 def test_an_arm_that_lost_a_run_is_told_and_does_not_thin_out_the_baseline():
-    found = tables_outline.rows(table()[:9], Run("a-0", "A", 0, 1.0, 10), ("dice",))
-    found += tables_outline.rows(table(), Run("b-0", "B", 0, 1.0, 10), ("dice",))
-    entries = tables_outline.summary(found, ("dice",))
+    found = rows_of(table()[:9], Run("a-0", "A", 0, 1.0, 10), ("dice",))
+    found += rows_of(table(), Run("b-0", "B", 0, 1.0, 10), ("dice",))
+    entries = COMPARISON.summary(found, ("dice",))
     told = {e["arm"]: e["n"] for e in entries if e["region"] == "WT"}
-    assert told == {"A": 3, "B": 6, tables_outline.NOTHING: 6}
-    assert "A 3" in tables_outline.notes(small(), found)[0]
+    assert told == {"A": 3, "B": 6, NOTHING: 6}
+    assert "A 3" in COMPARISON.notes(found, small().terms)[0]
 
 
 def test_a_planned_contrast_is_paired_and_corrected():
     metrics = ("dice", "accuracy")
-    found = tables_outline.rows(table(0.1), Run("a-0", "A", 0, 1.0, 10), metrics)
-    found += tables_outline.rows(table(), Run("b-0", "B", 0, 1.0, 10), metrics)
-    entries = tables_outline.contrasts(found, small(contrasts=(Contrast("on-off", "A", "B"),)))
+    found = rows_of(table(0.1), Run("a-0", "A", 0, 1.0, 10), metrics)
+    found += rows_of(table(), Run("b-0", "B", 0, 1.0, 10), metrics)
+    entries = tables.contrasts(found, small(contrasts=(Contrast("on-off", "A", "B"),)), COMPARISON)
     on = {(e["region"], e["metric"]): e for e in entries}
     assert on["WT", "dice"]["difference"] == pytest.approx(0.1)
     assert on["WT", "dice"]["low"] == pytest.approx(0.1)  # the same in every subject
@@ -148,18 +166,18 @@ def test_a_planned_contrast_is_not_punished_for_what_is_looked_at_beside_it():
     metrics = ("dice",)
     found = []
     for arm, shift in (("A", 0.1), ("B", 0.0), ("C", 0.02)):
-        found += tables_outline.rows(table(shift), Run(arm, arm, 0, 1.0, 10), ("dice", "accuracy"))
+        found += rows_of(table(shift), Run(arm, arm, 0, 1.0, 10), ("dice", "accuracy"))
     arms = (Arm("A", "unet"), Arm("B", "unet"), Arm("C", "segnet"))
     given = {"arms": arms, "metrics": metrics, "contrasts": (Contrast("on-off", "A", "B"),)}
-    alone = tables_outline.contrasts(found, small(**given))
-    beside = tables_outline.contrasts(found, small(**given, reference="B"))
+    alone = tables.contrasts(found, small(**given), COMPARISON)
+    beside = tables.contrasts(found, small(**given, reference="B"), COMPARISON)
     mine = [e for e in beside if e["name"] == "on-off"]
     assert [e["p_holm"] for e in mine] == [e["p_holm"] for e in alone]
     assert len(beside) > len(alone)
 
 
 def test_the_printed_tables_are_checked():
-    told = tables_outline.printed(suites.load("s1"))
+    told = tables.printed(suites.load("s1"))
     claims = [f["claim"] for f in told["findings"]]
     assert "FCN: Dice 0.4119" in claims
     assert sum("pixel accuracy" in claim for claim in claims) == 6

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delineate.comparing import splits_as_tables, suites, tables_classes
+from delineate import targets
+from delineate.comparing import splits_as_tables, suites
+from delineate.comparing import tables as tables_of_runs
 from delineate.comparing.run_processes import Run
 from delineate.comparing.splits_as_tables import Condition
 from delineate.core.errors import InputError, OutputError
 from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.phantoms.generate import generate
+from delineate.targets._class_comparison import MAJORITY
 
 CONDITIONS = (
     Condition("by subject"),
@@ -27,11 +30,17 @@ CONDITIONS = (
 )
 
 
+def pictures(cohort: Cohort, target: str, level: str = "slice") -> tuple[Cohort, list[str]]:
+    judged = targets.make(target).comparison.judged(cohort, level)
+    assert judged.as_target == "class"
+    return judged.cohort, list(judged.notes)
+
+
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     folder = tmp_path_factory.mktemp("cohort") / "data"
     generate(folder, 6, 6.0, seed=1, anatomy="ellipsoid", controls=0.0, twins=0.0, layout="kaggle")
-    return splits_as_tables.pictures(Cohort.open(folder), "presence")[0]
+    return pictures(Cohort.open(folder), "presence")[0]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +106,7 @@ def write_images(root: Path, copies: int) -> Path:
 
 def test_copies_count_as_one_subject_and_can_be_taken_out_of_the_test(tmp_path: Path):
     cohort = Cohort.open(write_images(tmp_path / "data", 3))
-    flat, notes = splits_as_tables.pictures(cohort, "class")
+    flat, notes = pictures(cohort, "class")
     assert any(note.startswith("6 images are copies") for note in notes)
     assert len({case.subject for case in flat.cases}) == 24 - 6
     wanted = (Condition("declared", "declared"), Condition("distinct", "distinct"),
@@ -113,9 +122,7 @@ def test_copies_count_as_one_subject_and_can_be_taken_out_of_the_test(tmp_path: 
 
 
 def test_conditions_that_say_nothing_new_are_left_out(tmp_path: Path):
-    flat, notes = splits_as_tables.pictures(
-        Cohort.open(write_images(tmp_path / "data", 0)), "class"
-    )
+    flat, notes = pictures(Cohort.open(write_images(tmp_path / "data", 0)), "class")
     assert notes == []
     kept, left_out = splits_as_tables.fitting(flat, (Condition("a"), Condition("b", "slice"),
                                                 Condition("c", "distinct")), 2)  # fmt: skip
@@ -127,7 +134,7 @@ def test_whole_stacks_are_cases_of_a_table(tmp_path: Path):
     folder = tmp_path / "data"
     generate(folder, 6, 6.0, seed=1, anatomy="ellipsoid", twins=0.0, layout="kaggle")
     cohort = Cohort.open(folder)
-    whole, _ = splits_as_tables.pictures(cohort, "class", "case")
+    whole, _ = pictures(cohort, "class", "case")
     assert len(whole) == sum(case.class_name is not None for case in cohort.cases) > 1
     path = splits_as_tables.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
     again = Cohort.open(path)
@@ -155,7 +162,7 @@ def test_other_classes_do_not_replace_what_runs_have_learned(flat: Cohort, tmp_p
 def test_every_channel_of_a_kind_has_its_column(tmp_path: Path):
     folder = generate(tmp_path / "d", 6, 6.0, anatomy="ellipsoid", controls=0.0, twins=0.0)
     cohort = Cohort.open(folder)
-    whole, _ = splits_as_tables.pictures(cohort, "class", "case")
+    whole, _ = pictures(cohort, "class", "case")
     path = splits_as_tables.write(whole, CONDITIONS[:1], 2, tmp_path / "t")["by subject", 0]
     again = Cohort.open(path)
     assert again.channels == cohort.channels
@@ -165,7 +172,10 @@ def test_every_channel_of_a_kind_has_its_column(tmp_path: Path):
 def test_volumes_in_one_file_are_refused_with_what_to_do(tmp_path: Path):
     folder = generate(tmp_path / "d", 2, 6.0, anatomy="ellipsoid", controls=0.0, twins=0.0)
     with pytest.raises(InputError, match="at least two classes"):
-        splits_as_tables.pictures(Cohort.open(folder), "presence")
+        pictures(Cohort.open(folder), "presence")
+
+
+COMPARISON = targets.make("class").comparison
 
 
 def rows(arm: str, right: list[int]) -> list[dict]:
@@ -176,20 +186,23 @@ def rows(arm: str, right: list[int]) -> list[dict]:
         for i, ok in enumerate(right)
         for p in [0.8 if bool(ok) == (i % 2 == 0) else 0.2]
     ]  # fmt: skip
-    return tables_classes.rows(lines, run, ("accuracy",))
+    return [
+        {"arm": run.arm, "region": run.condition, **row}
+        for row in COMPARISON.rows(lines, ("accuracy",))
+    ]
 
 
 def test_figures_are_by_condition_beside_the_majority():
     found = rows("good", [1] * 7 + [0]) + rows("bad", [0] * 7 + [1])
-    entries = tables_classes.summary(found, ("balanced_accuracy", "accuracy"))
+    entries = COMPARISON.summary(found, ("balanced_accuracy", "accuracy"))
     told = {(e["arm"], e["metric"]): e["mean"] for e in entries}
     assert told["good", "accuracy"] == pytest.approx(7 / 8)
     assert told["bad", "accuracy"] == pytest.approx(1 / 8)
-    assert told[tables_classes.MAJORITY, "balanced_accuracy"] == pytest.approx(0.5)
+    assert told[MAJORITY, "balanced_accuracy"] == pytest.approx(0.5)
     suite = suites.load("s0-s2")
     arms = (suites.Arm("good", "cnn", "classify"), suites.Arm("bad", "cnn", "classify"))
     contrast = suites.Contrast("x", "good", "bad")
     suite = dataclasses.replace(suite, arms=arms, contrasts=(contrast,), reference=None)
-    entry = tables_classes.contrasts(found, suite)[0]
+    entry = tables_of_runs.contrasts(found, suite, COMPARISON)[0]
     assert entry["difference"] == pytest.approx(0.75)
     assert entry["n"] == 4

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from delineate import targets
 from delineate.comparing import (
     planning,
     run_processes,
     splits_as_tables,
     suites,
-    tables_classes,
-    tables_outline,
+    tables,
 )
 from delineate.comparing.suites import Suite
 from delineate.core import config, run
@@ -33,6 +32,7 @@ from delineate.data.opening import Opening
 from delineate.data.outputs import refuse_inside
 from delineate.data.site_key import find
 from delineate.reports import benchmark as report
+from delineate.targets import Judged
 
 #: Makes a synthetic cohort, see ``delineate.phantom``.
 Phantom = Callable[..., Path]
@@ -49,7 +49,7 @@ class Request:
     budget: str | None
     quick: bool
     gmac: float | None
-    target: Literal["class", "presence"] | None
+    target: str | None
     networks: tuple[str, ...]
     runs: int | None
     jobs: int | None
@@ -91,15 +91,12 @@ def run_benchmark(
     opening = dataclasses.replace(request.opening, class_column=None, site_key=key.file)
     writable_folder(out)
     with folder_lock(out):
-        tables: planning.Tables = {}
-        known: list[str] = []
-        if chosen.target == "outline":
-            cohort = cohort.labelled()
-        else:
-            chosen, tables, known = _tables(
-                chosen, cohort, out / "tables", planning.begun(out), say
-            )
-            cohort = Cohort.open(next(iter(tables.values())))
+        judged = targets.make(chosen.target).comparison.judged(cohort, chosen.level)
+        cohort, known = judged.cohort, list(judged.notes)
+        paths: planning.Tables = {}
+        if judged.as_target is not None:
+            chosen, paths, known = _tables(chosen, judged, out / "tables", planning.begun(out), say)
+            cohort = Cohort.open(next(iter(paths.values())))
         machine = {"width": request.width, "device": request.device}
         plan = planning.make(
             chosen,
@@ -109,17 +106,18 @@ def run_benchmark(
             request.gmac,
             request.jobs,
             machine,
-            tables,
+            paths,
+            judged.as_target,
             begun,
             say,
             progress,
         )
-        entries, todo = planning.schedule(plan, chosen, tables)
+        entries, todo = planning.schedule(plan, chosen, paths)
         words = {}
         for one in todo:
             path = out / "settings" / f"{one.name}.yaml"
             writable_folder(path.parent)
-            settings = planning.settings(chosen, entries[one.arm], plan, one)
+            settings = planning.settings(chosen, entries[one.arm], plan, one, judged.as_target)
             atomic_write_text(path, config.dump(settings))
             words[one.name] = planning.words(source, opening, out, one, path)
         failed = run_processes.race(todo, words, out / "runs", plan["jobs"], progress)
@@ -137,15 +135,18 @@ def _chosen(request: Request) -> Suite:
         ConfigError: They do not go together.
     """
     suite, target = suites.load(request.suite), request.target
-    if target and suite.target == "outline":
-        raise ConfigError(f"expected no target for a suite of outlines, got {target}")
-    suite = dataclasses.replace(suite, target=target) if target else suite
-    column = request.opening.class_column
-    if column and suite.target != "class":
+    if target and targets.make(target).trains != targets.make(suite.target).trains:
         raise ConfigError(
-            f"expected no class column where {suite.target} is learned, got {column!r}",
-            fix="add --target class, or take the suite s0-s2-subjects",
+            f"expected a target that the arms of a suite of {suite.target} can have, got {target}"
         )
+    suite = dataclasses.replace(suite, target=target) if target else suite
+    asked = targets.asked_by(request.opening)
+    for name, words in asked.items():
+        if suite.target not in asked:
+            raise ConfigError(
+                f"expected no {words} where {suite.target} is learned, got one",
+                fix=f"add --target {name}, or take another suite",
+            )
     suite = suite.of_networks(request.networks) if request.networks else suite
     suite = suite if request.quick else suite.whole()
     suite = dataclasses.replace(suite, runs=request.runs) if request.runs else suite
@@ -156,30 +157,27 @@ def _chosen(request: Request) -> Suite:
 
 
 def _tables(
-    suite: Suite, cohort: Cohort, folder: Path, begun: bool, say: Say
+    suite: Suite, judged: Judged, folder: Path, begun: bool, say: Say
 ) -> tuple[Suite, planning.Tables, list[str]]:
     """The suite with the conditions that the data allow, a table for each run, and what to know."""
-    flat, known = splits_as_tables.pictures(cohort, suite.target, suite.level)
+    flat = judged.cohort
     conditions, left_out = splits_as_tables.fitting(flat, suite.conditions, suite.runs)
-    known += left_out + [note for note in cohort.notes if note == OWN_SUBJECT]
+    known = [*judged.notes, *left_out, *(note for note in flat.notes if note == OWN_SUBJECT)]
     for note in known:
         say(note)
     if not conditions:
         raise ConfigError("expected a condition that these data allow, got none: " + known[-1])
-    tables = splits_as_tables.write(flat, conditions, suite.runs, folder, begun)
-    return dataclasses.replace(suite, conditions=conditions), tables, known
+    paths = splits_as_tables.write(flat, conditions, suite.runs, folder, begun)
+    return dataclasses.replace(suite, conditions=conditions), paths, known
 
 
 def _phantom(out: Path, suite: Suite, phantom: Phantom, say: Say, progress: Progress) -> Path:
-    """A synthetic cohort, made once: volumes, or slices for classifiers."""
+    """A synthetic cohort, made once."""
     say("no data given: a synthetic cohort")
-    layout: Literal["bids", "kaggle"] = "bids" if suite.target == "outline" else "kaggle"
-    # slices do not tell that two patients are one person: with twins every split would leak
-    twins = 0.15 if layout == "bids" else 0.0
+    how = targets.make(suite.target).comparison.phantom
     return phantom(  # goes on where an interrupted one stopped
-        out / "phantom", 24, 4.0, 0, twins=twins, missing=0.0, layout=layout, say=say,
-        progress=progress,
-    )  # fmt: skip
+        out / "phantom", 24, 4.0, 0, missing=0.0, say=say, progress=progress, **how
+    )
 
 
 # --- the result -----------------------------------------------------------------------------------
@@ -198,7 +196,7 @@ def _result(
     begun: float,
 ) -> dict[str, Any]:
     """Everything that the report shows, as plain data."""
-    kind = tables_outline if suite.target == "outline" else tables_classes
+    comparison = targets.make(suite.target).comparison
     rows: list[dict[str, Any]] = []
     seconds: dict[str, list[float]] = {arm: [] for arm in entries}
     for one in todo:
@@ -207,8 +205,7 @@ def _result(
             continue
         record = run.read_json(folder / "run.json") or {}
         seconds[one.arm].append(record.get("seconds_training", math.nan))
-        with (folder / "validation" / "cases.csv").open(newline="", encoding="utf-8") as file:
-            rows += kind.rows(csv.DictReader(file), one, suite.metrics)
+        rows += tables.rows(folder / "validation" / "cases.csv", one, comparison, suite.metrics)
     arms = [
         {**entry, "gmac_total": entry["steps"] * entry["gmac_step"], "seconds": seconds[arm],
          "rate": entry["batch"] / entry["seconds_step"], "note": None}
@@ -227,8 +224,7 @@ def _result(
         "suite": name,
         "title": suite.title,
         "question": suite.question,
-        "data": f"{source.name}: {len(cohort.cases)} "
-        f"{'labelled cases' if suite.target == 'outline' else 'pictures'}, "
+        "data": f"{source.name}: {len(cohort.cases)} {comparison.noun}, "
         f"{len({case.subject for case in cohort.cases})} subjects",
         "settings": {
             "GMAC a run": plan["gmac"],
@@ -243,11 +239,11 @@ def _result(
         "seconds": planning.spent(out, time.monotonic() - begun),
         "arms": arms,
         "rows": [{k: v for k, v in row.items() if k[0] != "_"} for row in rows],
-        "summary": kind.summary(rows, suite.metrics),
-        "contrasts": kind.contrasts(rows, suite),
-        "printed": tables_outline.printed(suite),
+        "summary": comparison.summary(rows, suite.metrics),
+        "contrasts": tables.contrasts(rows, suite, comparison),
+        "printed": tables.printed(suite),
         "failures": failures,
-        "notes": kind.notes(suite, rows),
+        "notes": comparison.notes(rows, suite.terms),
     }
 
 

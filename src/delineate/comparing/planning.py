@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 #: What the same suite, data and options would do again; anything else is another benchmark.
 _PLAN = "benchmark.json"
-#: Tables of the conditions, by name of the condition and number of the run; none for outlines.
+#: Tables of the conditions, by name of the condition and number of the run; none where runs hold
+#: out folds of the data.
 Tables = Mapping[tuple[str, int], Path]
 
 
@@ -46,6 +47,7 @@ def make(
     jobs: int | None,
     machine: Mapping[str, Any],
     tables: Tables,
+    target: str | None,
     begun: float,
     say: Say,
     progress: Progress,
@@ -80,7 +82,7 @@ def make(
 
     def first(arm: Arm) -> RunConfig:
         made = {"steps": 1, "threads": threads, **machine}
-        return _run_config(suite, arm, made | _part(suite, suite.conditions[0], 0))
+        return _run_config(suite, arm, made | _part(suite, suite.conditions[0], 0, target))
 
     entries, failures = compute.measure(
         suite, cohort, first, out / "measuring", out / "cache", say, progress
@@ -146,28 +148,28 @@ def _run_config(suite: Suite, arm: Arm, made: Mapping[str, Any]) -> RunConfig:
     return config.from_dict(given, RunConfig, arm.name)
 
 
-def _part(suite: Suite, condition: Condition, number: int) -> dict[str, Any]:
-    """Settings that say which part is held out; tables of classifiers say it themselves."""
-    if suite.target == "outline":
+def _part(suite: Suite, condition: Condition, number: int, target: str | None) -> dict[str, Any]:
+    """Settings that say which part is held out; tables say it themselves, for their ``target``."""
+    if target is None:
         return {"folds": suite.runs, "fold": number}
-    return {"target": "class", "leaky": condition.split in LEAKY}
+    return {"target": target, "leaky": condition.split in LEAKY}
 
 
 def settings(
-    suite: Suite, entry: Mapping[str, Any], plan: Mapping[str, Any], one: Run
+    suite: Suite, entry: Mapping[str, Any], plan: Mapping[str, Any], one: Run, target: str | None
 ) -> RunConfig:
-    """Everything that decides one run."""
+    """Everything that decides one run; ``target``: under which it learns a table, if it does."""
     arm = next(arm for arm in suite.arms if arm.name == entry["arm"])
     made = {key: entry[key] for key in ("width", "patch", "batch")}
     made |= {"steps": entry["steps"], "seed": one.number, "threads": plan["threads"]}
     made |= {"device": plan["asked"]["device"]}
     condition = next((c for c in suite.conditions if c.name == one.condition), suite.conditions[0])
-    return _run_config(suite, arm, made | _part(suite, condition, one.number))
+    return _run_config(suite, arm, made | _part(suite, condition, one.number, target))
 
 
 def _cells(suite: Suite, arm: str, tables: Tables) -> list[tuple[str, int]]:
     """Condition and number of every run of an arm."""
-    if suite.target == "outline":
+    if not tables:
         return [("", number) for number in range(suite.runs)]
     exhibit = next(one.exhibit for one in suite.arms if one.name == arm)
     first = suite.conditions[0].name

@@ -7,11 +7,8 @@ to show what they lead to: a classifier that beats chance on random labels has r
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,13 +16,11 @@ from typing import Literal
 import numpy as np
 
 from delineate.core.atomic import atomic_write_text, writable_folder
-from delineate.core.case import Case, Masks, Source
-from delineate.core.errors import DelineateError, InputError, OutputError
+from delineate.core.case import Masks, Source
+from delineate.core.errors import DelineateError, OutputError
 from delineate.core.tables import table
-from delineate.core.threads import cores
-from delineate.data import readers, splits
+from delineate.data import splits
 from delineate.data.cohort import Cohort
-from delineate.data.labels import PRESENCE, presence, read_indices
 from delineate.data.layouts._listing import modality
 
 _COLUMNS = ("id", "subject", "site", "class", "split", "label")
@@ -48,75 +43,6 @@ class Condition:
     labels: Literal["true", "random"] = field(
         default="true", metadata={"help": "random: one drawn for each subject, anew in every run"}
     )
-
-
-def pictures(cohort: Cohort, target: str, level: str = "slice") -> tuple[Cohort, list[str]]:
-    """What is classified, each with the class that the target gives it, and what to know of it.
-
-    Slices that show nothing at all, above and below the head, are left out. Pictures that are equal
-    to the last voxel count as one subject's.
-
-    Args:
-        cohort: As it lies there.
-        target: ``presence`` of a structure, or ``class``.
-        level: ``slice``: stacks are taken apart; ``case``: they are judged whole.
-
-    Returns:
-        The cohort of pictures, and sentences.
-
-    Raises:
-        InputError: Volumes in one file, or no classes.
-    """
-    notes: list[str] = []
-    flat = cohort
-    if level == "slice":
-        stacked = any(isinstance(s, tuple) for case in cohort.cases for s in case.images.values())
-        flat, notes = _distinct(cohort.slices() if stacked else cohort)
-    if target == "presence":
-        flat = flat.labelled()
-        known = [(case, presence(read_indices(case, cohort.schema).array)) for case in flat.cases]
-        named = [dataclasses.replace(c, class_name=PRESENCE[k]) for c, k in known if k is not None]
-    else:
-        named = [case for case in flat.cases if case.class_name is not None]
-        if len(named) < len(flat):
-            notes.append(f"{len(flat) - len(named)} cases without a class are left out")
-    if len({case.class_name for case in named}) < 2:
-        raise InputError(
-            f"expected slices or images of at least two classes, got {len(named)} images",
-            where=cohort.root,
-            fix="give a data set with masks for --target presence, or with classes for class",
-            code="classes-too-few",
-        )
-    return flat.with_cases(named), notes
-
-
-def _distinct(flat: Cohort) -> tuple[Cohort, list[str]]:
-    """Without blank pictures, and with one subject for all copies of a picture."""
-    with ThreadPoolExecutor(min(8, cores())) as pool:
-        prints = list(pool.map(_print, flat.cases))
-    owners: dict[str, str] = {}
-    kept: list[Case] = []
-    copies = 0
-    for case, digest in zip(flat.cases, prints, strict=True):
-        if digest is None:
-            continue
-        owner = owners.setdefault(digest, case.subject)
-        copies += owner != case.subject
-        kept.append(dataclasses.replace(case, subject=owner, meta={**case.meta, "print": digest}))
-    told = f"{copies} images are copies of another subject's and count as that subject's"
-    return flat.with_cases(kept), [told] * bool(copies)
-
-
-def _print(case: Case) -> str | None:
-    """Hash of all that a picture shows; None if that is nothing."""
-    arrays = [readers.read(source, case.reading).array for source in case.images.values()]
-    if all(float(array.min()) == float(array.max()) for array in arrays):
-        return None
-    whole = hashlib.sha256()
-    for array in arrays:
-        whole.update(repr((array.shape, array.dtype.str)).encode())
-        whole.update(array.tobytes())
-    return whole.hexdigest()
 
 
 def fitting(

@@ -12,7 +12,7 @@ which target it has before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from delineate.preprocess.presets import Preparation
     from delineate.reports._run_folder import Results, RunFolder
     from delineate.settings import RunConfig
+    from delineate.targets._rows import Row
 
 #: Cases left out that are told by name.
 _NAMED = 8
@@ -217,6 +218,79 @@ class Learning(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What the runs of a benchmark learn and are judged on.
+
+    Args:
+        cohort: The cases.
+        notes: What a person should know of them.
+        as_target: The target under which runs learn them from tables, one for every condition and
+            run; None: every run holds out one of the folds of the data themselves.
+    """
+
+    cohort: Cohort
+    notes: tuple[str, ...] = ()
+    as_target: str | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms runs were compared.
+
+    Args:
+        runs: Of every arm.
+        alike: All arms had the same settings.
+        splits: Kinds of splits among the conditions.
+    """
+
+    runs: int
+    alike: bool
+    splits: frozenset[str]
+
+
+class Comparison(Protocol):
+    """By what runs are compared in a benchmark; rows are plain data, see ``_rows``."""
+
+    @property
+    def noun(self) -> str:
+        """What is judged ("labelled cases")."""
+
+    @property
+    def metrics(self) -> Sequence[str] | None:
+        """Metrics that there are; None where ``summary`` knows them by itself."""
+
+    @property
+    def phantom(self) -> Mapping[str, Any]:
+        """How synthetic data are made where there are no others, see ``delineate.phantom``."""
+
+    def judged(self, cohort: Cohort, level: str) -> Judged:
+        """What of a cohort is learned and judged.
+
+        Args:
+            cohort: As it lies there.
+            level: ``slice``: stacks may be taken apart; ``case``: they are judged whole.
+        """
+
+    def rows(self, table: Iterable[Mapping[str, str]], metrics: Sequence[str]) -> Sequence[Row]:
+        """From the lines of a run's ``cases.csv`` to rows.
+
+        Rows have ``case``, ``subject``, every metric, and ``region`` where several structures are
+        told apart. What begins with ``_`` is for ``summary`` alone.
+        """
+
+    def summary(self, found: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
+        """Figures of every ``arm``, ``region`` and metric, and of an answer that needs no model."""
+
+    def paired(
+        self, found: Sequence[Row], metrics: Sequence[str], condition: str
+    ) -> tuple[Sequence[Row], Sequence[str]]:
+        """Rows and metrics for paired differences between arms, under the first condition."""
+
+    def notes(self, found: Sequence[Row], terms: Terms) -> list[str]:
+        """What a reader must know to read the table."""
+
+
 class Target(Protocol):
     """What is asked of a model."""
 
@@ -318,6 +392,10 @@ class Target(Protocol):
             DelineateError: Whatever leaves nothing to score.
         """
 
+    @property
+    def comparison(self) -> Comparison:
+        """By what runs are compared in a benchmark."""
+
     def headline(self, summary: Mapping[str, Any]) -> dict[str, Figure]:
         """The few figures by which runs are told side by side, the most telling first."""
 
@@ -389,23 +467,32 @@ def results(folder: RunFolder) -> Results:
     return of_summary(folder.summary).results(folder)
 
 
+def asked_by(opening: Opening) -> dict[str, str]:
+    """Targets that the way data are opened asks for, and what of it does, in words."""
+    names = catalog.members("targets")
+    return {name: words for name in names if (words := make(name).asked_by(opening))}
+
+
 def possible(chosen: RunConfig) -> list[str]:
     """Names of the targets that a run may turn out to have, the likeliest first.
 
     Raises:
         ConfigError: The way the data are opened asks for another one than is named.
     """
-    known = {name: make(name) for name in catalog.members("targets")}
-    asked = {name: words for name, one in known.items() if (words := one.asked_by(chosen.opening))}
+    asked = asked_by(chosen.opening)
     for name, words in asked.items():
         if chosen.target not in ("auto", *asked):
             raise ConfigError(
-                f"expected --target {name} beside {words}, got {chosen.target}",
+                f"expected --target {name} beside a {words}, got {chosen.target}",
                 fix="leave out one of the two",
             )
     if chosen.target != "auto":
         return [chosen.target]
-    ranks = {name: one.automatic for name, one in known.items() if one.automatic is not None}
+    ranks = {
+        name: rank
+        for name in catalog.members("targets")
+        if (rank := make(name).automatic) is not None
+    }
     return list(asked) or sorted(ranks, key=lambda name: ranks[name])
 
 

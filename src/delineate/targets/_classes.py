@@ -31,7 +31,8 @@ from delineate.reports._run_folder import Results, RunFolder
 from delineate.scoring.classes import RowsOfCase, score_classes
 from delineate.scoring.options import Options
 from delineate.settings import RunConfig
-from delineate.targets import Figure, Shown, Usable, _sizes
+from delineate.targets import Comparison, Figure, Shown, Usable, _sizes
+from delineate.targets._class_comparison import ClassComparison
 from delineate.targets._class_feed import ClassFeed, Pictures
 
 #: Validation subjects below which a temperature would be a guess.
@@ -56,6 +57,7 @@ class Question:
         shown: Case id -> its class, of usable cases; nothing where a case has several.
         pictures: Slices of a prepared case with the index of their class.
         rows: What is scored of a case.
+        named: See ``ClassComparison``.
         each: See ``Shown``.
         of_slices: Whether only single slices have an answer.
         automatic: See ``Target.automatic``.
@@ -69,6 +71,7 @@ class Question:
     shown: Callable[[Cohort], dict[str, frozenset[str]]]
     pictures: Pictures
     rows: RowsOfCase
+    named: Callable[[Cohort], tuple[list[Case], list[str]]]
     each: str | None = None
     of_slices: bool = False
     automatic: int | None = None
@@ -91,6 +94,11 @@ class Classes:
     def automatic(self) -> int | None:
         """See ``Target.automatic``."""
         return self.question.automatic
+
+    @property
+    def comparison(self) -> Comparison:
+        """See ``Target.comparison``."""
+        return ClassComparison(self.question.named)
 
     def suits(self, cohort: Cohort) -> bool:
         """Whether the cohort has classes."""

@@ -31,6 +31,7 @@ def build(config: NoSettings) -> Target:
             _shown,
             _pictures,
             _rows,
+            _named,
             each="class",
             automatic=1,
             asked_by=_asked_by,
@@ -43,7 +44,7 @@ def _classes(schema: Schema) -> Sequence[str]:
 
 
 def _asked_by(opening: Opening) -> str:
-    return "" if opening.class_column is None else "a class column"
+    return "" if opening.class_column is None else "class column"
 
 
 def _usable(cohort: Cohort) -> Usable:
@@ -112,3 +113,10 @@ def _rows(
             {**head, "slice": None, "truth": case.class_name, "probabilities": record["classes"]}
         ]
     return [{**head, **one, "truth": case.class_name} for one in slices]
+
+
+def _named(cohort: Cohort) -> tuple[list[Case], list[str]]:
+    """See ``ClassComparison``."""
+    named = [case for case in cohort.cases if case.class_name is not None]
+    lost = len(cohort) - len(named)
+    return named, [f"{lost} cases without a class are left out"] * bool(lost)

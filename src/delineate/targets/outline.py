@@ -26,6 +26,7 @@ from delineate.settings import RunConfig
 from delineate.targets import Figure, NoSettings, Shown, Target, Usable, _sizes
 from delineate.targets._cleanup import choose_rules
 from delineate.targets._labelled import labelled, spread
+from delineate.targets._outline_comparison import OutlineComparison
 from delineate.targets._outline_feed import Feed, mean_dice, outline
 
 Config = NoSettings
@@ -46,6 +47,7 @@ class Outlines:
     settings = ("crf", "neighbours", "foreground")
     automatic = 0
     format = "delineate-evaluation"
+    comparison = OutlineComparison()
 
     def suits(self, cohort: Cohort) -> bool:
         """Whether there are label maps, or nothing else to learn."""

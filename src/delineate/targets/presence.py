@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ Config = NoSettings
 def build(config: NoSettings) -> Target:
     """A target without settings of its own."""
     return Classes(
-        Question("presence", _classes, labelled, spread, _shown, _pictures, _rows, of_slices=True)
+        Question(
+            "presence", _classes, labelled, spread, _shown, _pictures, _rows, _named, of_slices=True
+        )
     )
 
 
@@ -68,3 +71,15 @@ def _rows(
         for one, truth in zip(slices, truths, strict=True)
         if truth is not None
     ]
+
+
+def _named(cohort: Cohort) -> tuple[list[Case], list[str]]:
+    """See ``ClassComparison``."""
+    cases = cohort.labelled().cases
+    known = [(case, presence(read_indices(case, cohort.schema).array)) for case in cases]
+    named = [
+        dataclasses.replace(case, class_name=PRESENCE[index])
+        for case, index in known
+        if index is not None
+    ]
+    return named, []

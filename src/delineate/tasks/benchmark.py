@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from delineate.core.case import Geometry
 from delineate.core.progress import QUIET, Progress, Say, silent
@@ -18,7 +18,7 @@ def benchmark(
     budget: str | None = None,
     quick: bool = False,
     gmac: float | None = None,
-    target: Literal["class", "presence"] | None = None,
+    target: str | None = None,
     class_column: str | None = None,
     networks: tuple[str, ...] = (),
     runs: int | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from delineate import targets
 from delineate.comparing.splits_as_tables import Condition
 from delineate.core import catalog
 from delineate.core import config as settings
@@ -15,6 +16,7 @@ from delineate.core._yaml import Key
 from delineate.core.config import Document
 from delineate.core.errors import ConfigError
 from delineate.settings import RunConfig
+from delineate.targets import Terms
 from delineate.training import resolving
 
 _FOLDER = Path(__file__).parent
@@ -70,7 +72,7 @@ class Suite:
     question: str = field(metadata={"help": "what it is to answer"})
     arms: tuple[Arm, ...] = field(metadata={"help": "competitors"})
     metrics: tuple[str, ...] = field(metadata={"help": "what is reported, the first in the lead"})
-    target: Literal["outline", "class", "presence"] = field(
+    target: str = field(
         default="outline", metadata={"help": "what is learned, see the settings of a run"}
     )
     level: Literal["slice", "case"] = field(
@@ -138,15 +140,13 @@ class Suite:
         for arm in self.arms:
             at: Key = ("arms", listed.index(arm.name)) if arm.name in listed else (arm.name,)
             self._check(arm, document, at)
-        if self.target == "outline":
-            from delineate.scoring.figures import METRICS
-
-            for i, name in enumerate(self.metrics):
-                if name not in METRICS:
-                    raise document.error(
-                        ("metrics", i), f"expected a metric, got {name!r}", "unknown-name",
-                        settings.nearest(name, METRICS),
-                    )  # fmt: skip
+        known = targets.make(self.target).comparison.metrics
+        for i, name in enumerate(self.metrics):
+            if known is not None and name not in known:
+                raise document.error(
+                    ("metrics", i), f"expected a metric, got {name!r}", "unknown-name",
+                    settings.nearest(name, known),
+                )  # fmt: skip
 
     def _check(self, arm: Arm, document: Document, at: Key) -> None:
         """One arm, which stands at ``at``."""
@@ -159,6 +159,12 @@ class Suite:
             keys[name] = (*at, "settings", name) if name in arm.settings else ("settings", name)
         resolving.check(chosen, resolving.Place(document, keys))
 
+    @property
+    def terms(self) -> Terms:
+        """On what terms its runs are compared."""
+        alike = not any(arm.settings for arm in self.arms)
+        return Terms(self.runs, alike, frozenset(c.split for c in self.conditions))
+
     def whole(self) -> Suite:
         """The same suite with every arm under every condition."""
         return replace(self, arms=tuple(replace(arm, exhibit=True) for arm in self.arms))
@@ -169,7 +175,7 @@ class Suite:
         arms = []
         for word in dict.fromkeys(name for text in wanted for name in text.split(",") if name):
             network, _, method = word.partition("+")
-            method = method or ("supervised" if self.target == "outline" else "classify")
+            method = method or targets.make(self.target).method
             name = "+".join(catalog.title(part) for part in word.split("+"))
             network, method = catalog.named(network), catalog.named(method)
             arms.append(known.get((network, method), Arm(name, network, method)))

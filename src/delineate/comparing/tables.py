@@ -1,0 +1,95 @@
+"""From the rows of all runs to paired contrasts, and the figures that a document printed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from delineate.comparing.run_processes import Run
+from delineate.comparing.suites import Suite
+from delineate.targets import Comparison
+from delineate.targets._rows import Row, array, known, of, regions
+
+
+def rows(
+    path: Path, one: Run, comparison: Comparison, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of one run's ``cases.csv``, with what run they are of.
+
+    Args:
+        path: The table.
+        one: The run; its condition stands where a target tells no structures apart.
+        comparison: Of the target.
+        metrics: Wanted.
+    """
+    head = {"arm": one.arm, "run": one.number, "seed": one.number, "fold": one.number}
+    with path.open(newline="", encoding="utf-8") as file:
+        found = comparison.rows(csv.DictReader(file), metrics)
+    return [
+        {**head, "case": row["case"], "subject": row["subject"], "region": one.condition, **row}
+        for row in found
+    ]
+
+
+def contrasts(found: Sequence[Row], suite: Suite, comparison: Comparison) -> list[dict[str, Any]]:
+    """Paired differences: those the suite names, and every arm against its reference.
+
+    Where there are several conditions, under the first of them. P-values are corrected by Holm
+    within a metric, the planned ones apart from the others.
+    """
+    from delineate.metrics.statistics import compare_paired, holm
+
+    found, metrics = comparison.paired(found, suite.metrics, suite.conditions[0].name)
+    arms = list(dict.fromkeys(row["arm"] for row in found))
+    named = {(c.a, c.b): c.name for c in suite.contrasts}
+    pairs = dict(named)
+    if suite.reference:
+        for arm in arms:
+            if arm != suite.reference:
+                pairs.setdefault((arm, suite.reference), f"{arm} minus {suite.reference}")
+    entries: list[dict[str, Any]] = []
+    for metric in metrics:
+        family = []
+        for (a, b), name in pairs.items():
+            if a not in arms or b not in arms:
+                continue
+            for region in regions(found):
+                first, second = (
+                    {row["case"]: row for row in of(found, arm, region)} for arm in (a, b)
+                )
+                both = sorted(first.keys() & second.keys())
+                told = compare_paired(
+                    array([first[c][metric] for c in both]),
+                    array([second[c][metric] for c in both]),
+                    [first[c]["subject"] for c in both],
+                )
+                family.append(
+                    {
+                        "name": name, "a": a, "b": b, "region": region, "metric": metric,
+                        "difference": known(told["difference"]),
+                        "low": known(told["ci_low"]), "high": known(told["ci_high"]),
+                        "p": known(told["p_value"]), "n": told["n_subjects"],
+                    }
+                )  # fmt: skip
+        planned = [entry for entry in family if (entry["a"], entry["b"]) in named]
+        for group in (planned, [entry for entry in family if entry not in planned]):
+            corrected = holm(array([entry["p"] for entry in group]))
+            for entry, p in zip(group, corrected, strict=True):
+                entry["p_holm"] = known(float(p))
+        entries += family
+    return entries
+
+
+def printed(suite: Suite) -> dict[str, Any] | None:
+    """The document's table, and what contradicts itself in it."""
+    from delineate.metrics.plausibility import contradictions, repetitions
+
+    table = suite.printed
+    if table is None:
+        return None
+    findings = [f for row in table.rows for f in contradictions(row, table.rounding)]
+    findings += repetitions(table.rows)
+    return {"source": table.source, "columns": list(table.columns),
+            "rows": [dict(row) for row in table.rows], "findings": findings}  # fmt: skip

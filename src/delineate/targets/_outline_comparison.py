@@ -1,0 +1,144 @@
+"""By what runs that outline are compared: rows of cases, means and intervals over subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from delineate.data.cohort import Cohort
+from delineate.scoring.figures import METRICS
+from delineate.targets import Judged, Terms
+from delineate.targets._rows import Row, array, known, of, regions
+
+#: An answer that finds nothing; what it scores needs no training.
+NOTHING = "all background"
+#: The average of a case over its structures.
+MEAN = "mean"
+#: Metrics of an empty answer, given whether the structure is there.
+_EMPTY = {"dice": (1.0, 0.0), "iou": (1.0, 0.0), "recall": (1.0, 0.0), "precision": (1.0, 0.0),
+          "nsd": (1.0, 0.0)}  # fmt: skip
+
+
+class OutlineComparison:
+    """See ``delineate.targets.Comparison``."""
+
+    noun = "labelled cases"
+    metrics = METRICS
+    phantom: Mapping[str, Any] = {"layout": "bids", "twins": 0.15}
+
+    def judged(self, cohort: Cohort, level: str) -> Judged:
+        """Every labelled case, in the folds of the data themselves."""
+        return Judged(cohort.labelled())
+
+    def rows(
+        self, table: Iterable[Mapping[str, str]], metrics: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Regions of every case where there are any, else labels, and a mean."""
+        lines = list(table)
+        kind = "region" if any(line["kind"] == "region" for line in lines) else "label"
+        lines = [line for line in lines if line["kind"] == kind]
+        found: list[dict[str, Any]] = []
+        for line in lines:
+            # Compared on the same cases: a distance keeps its penalty where a structure is missing.
+            values = {m: _number(line.get(f"{m}_penalised", line[m])) for m in metrics}
+            empty = line["state"] in ("both empty", "false alarm")
+            nothing: dict[str, float | None] = {
+                metric: _EMPTY[metric][0 if empty else 1] if metric in _EMPTY else None
+                for metric in metrics
+            }
+            if "accuracy" in metrics:
+                nothing["accuracy"] = _number(line["accuracy_background"])
+            found.append(
+                {
+                    "case": line["case"],
+                    "subject": line["subject"],
+                    "region": line["region"],
+                    **values,
+                    "_nothing": nothing,
+                }
+            )
+        if len({line["region"] for line in lines}) > 1:
+            for case in dict.fromkeys(row["case"] for row in found):
+                mine = [row for row in found if row["case"] == case]
+                values = {m: _mean([row[m] for row in mine]) for m in metrics}
+                nothing = {m: _mean([row["_nothing"][m] for row in mine]) for m in metrics}
+                found.append({**mine[0], "region": MEAN, **values, "_nothing": nothing})
+        return found
+
+    def summary(self, found: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
+        """Mean and median of every arm, region and metric, with 95 % intervals over subjects."""
+        from delineate.metrics.statistics import summarise
+
+        entries = []
+        arms = list(dict.fromkeys(row["arm"] for row in found))
+        for region in regions(found):
+            for metric in metrics:
+                for arm in [*arms, NOTHING]:
+                    mine = _once(found, region) if arm == NOTHING else of(found, arm, region)
+                    values = [row["_nothing"][metric] if arm == NOTHING else row[metric]
+                              for row in mine]  # fmt: skip
+                    if all(value is None for value in values):
+                        continue
+                    told = summarise(array(values), [row["subject"] for row in mine])
+                    entries.append(
+                        {
+                            "arm": arm, "region": region, "metric": metric,
+                            "mean": known(told["mean"]), "median": known(told["median"]),
+                            "low": known(told["ci_low"]), "high": known(told["ci_high"]),
+                            "n": told["n_subjects"],
+                        }
+                    )  # fmt: skip
+        return entries
+
+    def paired(
+        self, found: Sequence[Row], metrics: Sequence[str], condition: str
+    ) -> tuple[Sequence[Row], Sequence[str]]:
+        """The rows as they are."""
+        return found, metrics
+
+    def notes(self, found: Sequence[Row], terms: Terms) -> list[str]:
+        """What a reader must know to read the table."""
+        judged = {arm: {row["subject"] for row in found if row["arm"] == arm}
+                  for arm in dict.fromkeys(row["arm"] for row in found)}  # fmt: skip
+        subjects = len(set().union(*judged.values()))
+        short = [f"{arm} {len(mine)}" for arm, mine in judged.items() if len(mine) < subjects]
+        missing = (
+            f"not every arm judged all {subjects} subjects ({', '.join(short)}): its mean is of "
+            "other subjects than the others'; paired contrasts use those that both judged"
+        )
+        alike = (
+            "one learning rate, loss and width for all, and weights drawn at random: what an "
+            "architecture reaches with its own schedule, pretraining or random field is not asked"
+        )
+        return [
+            *([missing] if short else []),
+            f"every run holds out another of {terms.runs} parts of the subjects and draws its own "
+            f"weights; each of {subjects} subjects is judged by a model that never saw it",
+            "equal compute: multiplications counted in a training step, backward pass and critics "
+            "included; a cheaper network gets more steps, at most four times the median",
+            "intervals: 95 % bootstrap over subjects; p: Wilcoxon's signed-rank test over "
+            "subjects, corrected by Holm within a metric, planned contrasts apart from the others",
+            "the U-Net has deep supervision, as nnU-Net trains it; the others are as published",
+            f"intervals and p speak of the {terms.runs} models that were trained, and of new "
+            "subjects; training again, with other seeds, would move figures beyond them",
+            *([alike] if terms.alike else []),
+            "a structure that is missed, or found where there is none, has a Dice of 0 and the "
+            "image's diagonal as its distances",
+            "all background: what an answer that finds nothing would score on the same cases",
+        ]
+
+
+def _once(found: Sequence[Mapping[str, Any]], region: str) -> list[Mapping[str, Any]]:
+    """One row of every case, whichever arm judged it."""
+    return list({row["case"]: row for row in found if row["region"] == region}.values())
+
+
+def _number(text: str) -> float | None:
+    return known(float(text)) if text else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
