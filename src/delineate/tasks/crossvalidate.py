@@ -44,7 +44,7 @@ def crossvalidate(
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
-    """Cross-validate: one model a fold, every subject judged once by a model that has not seen it.
+    """Train one model a fold; every subject is judged once, by a model that has not seen it.
 
     Folds part subjects, never the cases of one; a part that the data declare for testing is in no
     fold, and the models together are scored on it at the end. Masks of all cases lie in
