@@ -23,6 +23,7 @@ from delineate.cli.main import main
 from delineate.comparing import folds, run_processes
 from delineate.core import model_file, processes
 from delineate.core.errors import (
+    AuditError,
     ConfigError,
     DelineateError,
     InputError,
@@ -116,6 +117,11 @@ def splits(out: Path) -> list[dict[str, list[str]]]:
     return [json.loads(f.read_text())["parts"] for f in sorted(out.glob("fold-*/split.json"))]
 
 
+def index_of(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "predictions/predictions.json").read_text())
+    return found
+
+
 def summary(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return found
@@ -141,7 +147,7 @@ def test_every_case_is_judged_once_by_a_model_that_has_not_seen_its_subject(whol
     for parts in found:
         who = {part: {name[:2] for name in ids} for part, ids in parts.items()}
         assert not who["train"] & who["test"]
-    index = json.loads((whole / "predictions/predictions.json").read_text())
+    index = index_of(whole)
     assert {case["id"]: case["fold"] for case in index["cases"]} == {
         name: number for number, parts in enumerate(found) for name in parts["test"]
     }
@@ -177,6 +183,59 @@ def test_the_folds_are_told_beside_each_other(whole: Path) -> None:
 def test_one_cache_serves_all_folds(whole: Path) -> None:
     assert len(list((whole / "cache").glob("*/case.json"))) == 7
     assert not list(whole.glob("fold-*/cache"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_declared_test_part_is_in_no_fold_and_scored_by_the_models_together(
+    command: dict[str, Any], tmp_path: Path
+) -> None:
+    data = pictures(tmp_path / "data", 3, "train")
+    shutil.copytree(pictures(tmp_path / "more", 2), data / "test")
+    for path in (data / "test").glob("*/*"):
+        path.rename(path.with_name(path.name.replace("p", "q", 1)))
+    given = {**command, "data": data, "subject_pattern": r"([pq]\d)", "steps": 1}
+    said: list[str] = []
+    crossvalidate(**given, out=tmp_path / "cv", say=said.append)
+    tested = {"test_q0_0", "test_q1_0", "test_q1_1"}
+    for parts in splits(tmp_path / "cv"):
+        assert not tested & {name for ids in parts.values() for name in ids}
+    assert not tested & {case["id"] for case in index_of(tmp_path / "cv")["cases"]}
+    assert "test: 3 cases, as the data declare; they are left out of the 2 folds" in said
+    index = index_of(tmp_path / "cv/test")
+    assert {case["id"] for case in index["cases"]} == tested
+    assert len(index["model"]["members"]) == 2
+    apart = summary(tmp_path / "cv/test")
+    assert apart["n_cases"] == 3
+    assert summary(tmp_path / "cv")["n_cases"] == 4
+    assert "declared test part" in (tmp_path / "cv/report.html").read_text()
+    one = Image.open(data / "train/images/p0_0.png")
+    one.save(data / "test/images/p0_1.png")
+    shutil.copy(data / "train/masks/p0_0.png", data / "test/masks/p0_1.png")
+    with pytest.raises(AuditError, match="p0"):
+        crossvalidate(**given, out=tmp_path / "leaky")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_classes_are_cross_validated_like_outlines(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for n in range(8):
+        image = draw.integers(0, 60, (24, 24)).astype(np.uint8) + 120 * (n % 2)
+        place = tmp_path / "data" / ("bright" if n % 2 else "dark")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(place / f"p{n}.png")
+    config = tmp_path / "tiny.yaml"
+    config.write_text("width: 4\nbatch: 2\nvalidation: 0.0\naugment: false\n")
+    out = tmp_path / "cv"
+    merged = crossvalidate(tmp_path / "data", folds=2, steps=2, config=config, out=out,
+                           audit=False)  # fmt: skip
+    assert merged["n_cases"] == 8
+    for parts in splits(out):  # every class in every part
+        assert {name.split("_")[0] for name in parts["test"]} == {"bright", "dark"}
+    assert len((out / "predictions/classes.csv").read_text().splitlines()) == 9
+    again = evaluate(out / "predictions", tmp_path / "data", tmp_path / "scores")
+    assert again["figures"] == merged["figures"]
+    assert "balanced accuracy" in merged["crossvalidation"]["spread"]
+    assert "Balanced accuracy" in (out / "report.html").read_text()
 
 
 # --- going on -------------------------------------------------------------------------------------
@@ -261,7 +320,7 @@ def test_a_budget_too_small_for_all_folds_is_refused_before_work(
 
 
 def test_the_budget_is_shared_evenly_and_leaves_time_for_the_figures() -> None:
-    needed = folds.Need(before=20.0, fold=30.0, better=90.0, rounds=3, after=10.0)
+    needed = folds.Need(before=20.0, fold=30.0, better=90.0, rounds=3, merging=8.0, testing=2.0)
     assert needed.least == 120
     assert needed.share(220.0) == 70
     needed.require(120.0, 5)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from delineate import targets
 from delineate.comparing import folds, out_of_fold, run_processes
 from delineate.comparing.folds import PLAN
 from delineate.comparing.out_of_fold import Fold
@@ -24,11 +25,10 @@ from delineate.data import site_key
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.data.splits import Split
-from delineate.engine.allowance import Clock
+from delineate.engine.allowance import REPORT_SECONDS, Clock, Costs
 from delineate.reports import crossvalidation as page
 from delineate.settings import RunConfig
-from delineate.targets import results, score_predictions
-from delineate.training import preflight
+from delineate.training import held_out, preflight
 from delineate.training.job import Invocation
 from delineate.training.run import Opened, audited, hashes, open_run
 
@@ -118,7 +118,7 @@ def _planned(
         "jobs": at_a_time,
         "threads": threads,
         "fold_seconds": seconds,
-        "after_seconds": needed.after if needed else None,
+        "testing_seconds": needed.testing if needed else None,
         "splits": [split.to_dict() for split in splits],
         "started": run.now(),
         "seconds": 0.0,
@@ -235,6 +235,10 @@ def _publish(
         PartialError: Something is missing; all else is written.
     """
     say, source = invocation.say, invocation.source
+
+    def spent() -> float:
+        return float(plan["seconds"]) + time.monotonic() - invocation.begun
+
     done = [_fold(plan, k, out, failed.get(f"fold-{k}")) for k in range(plan["folds"])]
     troubles = [f"{fold.name}: {fold.failure}" for fold in done if fold.failure]
     index = out_of_fold.merge(done, out / PREDICTIONS)
@@ -247,7 +251,7 @@ def _publish(
         )
     opening = opened.chosen.opening
     try:
-        score_predictions(
+        targets.score_predictions(
             out / PREDICTIONS,
             source,
             out,
@@ -263,17 +267,24 @@ def _publish(
         say(spread)
     if told["unjudged"]:
         say(f"not judged, for want of time or of a model: {len(told['unjudged'])} cases")
-    told["declared_test"] = _declared_test(plan, done, cohort, opening, out, invocation)
-    seconds = plan["seconds"] + time.monotonic() - invocation.begun
+    chosen, seconds = opened.chosen, plan["testing_seconds"]
+    if seconds is not None and chosen.seconds is not None:  # and what the folds left of theirs
+        seconds = max(seconds, chosen.seconds - spent() - REPORT_SECONDS)
+    told["declared_test"] = _score_declared(
+        [fold.model for fold in done if fold.trained], chosen, cohort, seconds, out / "test",
+        invocation,
+    )  # fmt: skip
+    if told["declared_test"] and told["declared_test"]["failure"]:
+        troubles.append(told["declared_test"]["failure"])
     told |= {
         "name": out.resolve().name,
-        "seconds": round(seconds, 1),
+        "seconds": round(spent(), 1),
         "budget_seconds": opened.chosen.seconds,
     }
     summary = run.read_json(out / "summary.json") or {}
     summary[page.KEY] = plain(told)
     atomic_write_text(out / "summary.json", document(summary))
-    say(f"report: {page.write(out / 'report.html', out, results)}")
+    say(f"report: {page.write(out / 'report.html', out, targets.results)}")
     models = sum(fold.trained for fold in done)
     say(
         f"{models} models: delineate predict {out} SCANS uses them together. Every case above "
@@ -290,24 +301,47 @@ def _publish(
     return summary
 
 
-def _declared_test(
-    plan: Mapping[str, Any],
-    done: Sequence[Fold],
+def _score_declared(
+    models: Sequence[Path],
+    chosen: RunConfig,
     cohort: Cohort,
-    opening: Opening,
+    seconds: float | None,
     out: Path,
     invocation: Invocation,
 ) -> dict[str, Any] | None:
-    """Score the ensemble on the part that the data declare for testing.
+    """Score the models together on the part that the data declare for testing.
+
+    Args:
+        models: Of the folds that were trained to their end.
+        chosen: Settings of any fold.
+        cohort: All cases.
+        seconds: That it may take; None: as long as it takes.
+        out: For predictions and scores.
+        invocation: How the command was called.
 
     Returns:
-        How many cases of it are scored, and its figures; None where there is no such part.
+        How many of its cases are scored, of how many; None where there is no such part.
     """
-    chosen_for_test = [case.id for case in cohort.cases if case.split == "test"]
-    models = [fold.model for fold in done if fold.trained]
-    if not chosen_for_test or not models:
+    usable = targets.of(chosen).usable(cohort).labelled
+    tested = [case.id for case in usable.cases if case.split == "test"]
+    if not tested or not models:
         return None
-    return None
+    groups = held_out.subjects(usable, tested, chosen.seed)
+    clock = Clock(seconds, time.monotonic())
+    invocation.say(f"the {len(models)} models together on the declared test part:")
+    _, done, failure = held_out.score(
+        models, invocation.source, out, chosen.opening,
+        [name for group in groups for name in group], device=chosen.device,
+        enough=held_out.Enough(groups, lambda: clock.left, Costs()),
+        say=invocation.say, progress=invocation.progress,
+    )  # fmt: skip
+    if len(done) < len(tested):
+        invocation.say(f"figures are of {len(done)} of {len(tested)} cases declared for testing")
+    return {
+        "cases": len(done),
+        "of": len(tested),
+        "failure": None if failure is None else failure.message,
+    }
 
 
 def _but_scores(say: Say) -> Say:

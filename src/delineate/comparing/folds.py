@@ -22,7 +22,7 @@ from delineate.core.errors import ConfigError, InputError, OutputError
 from delineate.core.progress import Progress, Say
 from delineate.core.threads import cores
 from delineate.data.cohort import Cohort
-from delineate.data.splits import Split, describe_declared
+from delineate.data.splits import Split, check, describe_declared
 from delineate.engine.allowance import REPORT_SECONDS
 from delineate.engine.budget import MODEST_STEPS
 from delineate.inference.runtimes.torch import choose_device
@@ -35,6 +35,11 @@ PLAN = "crossvalidation.json"
 _CORES_A_FOLD = 8
 #: The machine may become busier, and cases differ.
 _SLACK = 1.2
+#: A fold tries some cases itself, and must not find its share too small.
+_MARGIN = 1.1
+#: Share of the budget for a declared test part: the models that predict it together will be larger
+#: than the one that was tried.
+_TESTING = 0.1
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -119,14 +124,21 @@ class Need:
         fold: A fold at least.
         better: A fold that is worth more.
         rounds: Folds one after another.
-        after: Figures of all cases, and of a declared test part.
+        merging: Figures of all cases.
+        testing: Predictions and figures of a declared test part.
     """
 
     before: float
     fold: float
     better: float
     rounds: int
-    after: float
+    merging: float
+    testing: float = 0.0
+
+    @property
+    def after(self) -> float:
+        """All that follows the folds."""
+        return self.merging + self.testing
 
     @property
     def least(self) -> int:
@@ -169,23 +181,23 @@ def need(found: Estimate, cohort: Cohort, chosen: RunConfig, jobs: int) -> Need:
     """
     folds = chosen.folds or 1
     usable = targets.of(chosen).usable(cohort).labelled
-    judged = len(dealt(usable))
-    declared = sum(case.split == "test" for case in usable.cases)
+    tested = sum(case.split == "test" for case in usable.cases)
     crowd = CROWDED if jobs > 1 else 1.0
     # each fold comes upon a cohort that is audited and prepared
     alone = dataclasses.replace(
-        found, audit=0.0, preparation=0.0, step=crowd * found.step, measuring=crowd
-        * found.measuring,
+        found, audit=0.0, preparation=0.0, step=crowd * found.step,
+        measuring=crowd * found.measuring,
     )  # fmt: skip
     costs = found.costs
-    ensemble = folds * costs.network + costs.reading + costs.scoring
+    together = folds * costs.network + costs.reading + costs.scoring
+    testing = max(_TESTING * (chosen.seconds or 0.0), _SLACK * tested * together + REPORT_SECONDS)
     return Need(
         before=_SLACK * (found.start + found.audit + found.preparation),
-        fold=1.1 * alone.least,
-        better=1.1 * alone.least + 5 * MODEST_STEPS * alone.step,
+        fold=_MARGIN * alone.least,
+        better=_MARGIN * alone.least + 5 * MODEST_STEPS * alone.step,
         rounds=math.ceil(folds / jobs),
-        after=_SLACK * (judged * costs.scoring + declared * ensemble)
-        + REPORT_SECONDS * (1 + (declared > 0)),
+        merging=_SLACK * len(dealt(usable)) * costs.scoring + REPORT_SECONDS,
+        testing=testing if tested else 0.0,
     )
 
 
@@ -244,6 +256,7 @@ def prepare(
         progress: Shows how far it is.
 
     Raises:
+        AuditError: A subject of the declared test part among the others.
         InputError: A class, or a part, that some fold would have none of.
         DelineateError: Cases that cannot be prepared.
     """
@@ -251,6 +264,7 @@ def prepare(
     folds, scratch = chosen.folds or 1, out / "preparing"
     for line in describe_declared(cohort, usable, folds):
         say(line)
+    _require_test_apart(usable, chosen.leaky)
     found, notes = [], list[str]()
     for fold in progress.track(range(folds), "preparing the cases of every fold", folds):
         shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
@@ -265,6 +279,19 @@ def prepare(
         say(note)
     _require_partition(found, {case.id for case in dealt(usable)}, cohort)
     return found
+
+
+def _require_test_apart(usable: Cohort, leaky: bool) -> None:
+    """A declared test part shares no subject with the folds.
+
+    Raises:
+        AuditError: It does.
+    """
+    tested = tuple(case.id for case in usable.cases if case.split == "test")
+    if tested:
+        others = tuple(case.id for case in usable.cases if case.split != "test")
+        split = Split("declared", 0, {"folds": others, "test": tested}, leaky)
+        check(usable, split, allow_leaky=leaky)
 
 
 def _require_partition(found: Sequence[Split], wanted: set[str], cohort: Cohort) -> None:

@@ -78,7 +78,7 @@ class Enough:
 
 
 def score(
-    model: Path,
+    models: Sequence[Path],
     source: Path,
     folder: Path,
     opening: Opening,
@@ -92,7 +92,7 @@ def score(
     """Predict and evaluate cases.
 
     Args:
-        model: The model file.
+        models: Model files; several predict together.
         source: Data set.
         folder: For predictions and scores.
         opening: How the data set is opened.
@@ -113,7 +113,7 @@ def score(
     failure: PartialError | None = None
     try:
         predict_batch(
-            [model], source, folder / "predictions", opening.without_labels(),
+            models, source, folder / "predictions", opening.without_labels(),
             Options(overwrite=True, force=True, device=device),
             only=ids, enough=enough, progress=progress,
         )  # fmt: skip

@@ -379,7 +379,7 @@ class Job:
         groups = groups[: held_out.affordable(groups, left(), self.costs)]
         enough = held_out.Enough(groups, left, self.costs)
         summary, done, failure = held_out.score(
-            self.out / "model.safetensors", self.source, self.out / "validation", self.opening,
+            [self.out / "model.safetensors"], self.source, self.out / "validation", self.opening,
             [name for group in groups for name in group], device=self.chosen.device,
             enough=enough, say=self.say, progress=self.progress,
         )  # fmt: skip
