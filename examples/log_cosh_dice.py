@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from delineate.losses import Term, known, one_hot
+from delineate.losses import Term, annotated, one_hot
 
 KIND = "output"
 
@@ -45,7 +45,7 @@ def loss(
     """
     config, logits = config or Config(), logits.float()
     truth = one_hot(label, logits)  # 0 where nobody has annotated
-    guess = logits.softmax(1) * known(label, logits)
+    guess = logits.softmax(1) * annotated(label, logits)
     axes = (0, *range(2, logits.ndim))
     overlap, total = (guess * truth).sum(axes), (guess + truth).sum(axes)
     dice = (2 * overlap + config.smooth) / (total + config.smooth)

@@ -19,17 +19,18 @@ from torch import Tensor, nn
 
 from delineate.core.case import Batch
 from delineate.core.context import Context
-from delineate.losses import cross_entropy, dice, known
+from delineate.losses import cross_entropy, dice
 from delineate.methods import Plan, Stage, Update, require_rates
 
 TRAINS = ("segmenter",)
+USES = ("labelled",)
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings."""
 
-    agreement: float = field(default=1.0, metadata={"help": "weight of the distance of both"})
+    consistency: float = field(default=1.0, metadata={"help": "weight of the distance of both"})
     learning_rate: float = field(default=2e-3, metadata={"help": "peak, AdamW"})
 
     def __post_init__(self) -> None:
@@ -49,12 +50,10 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         both = network(torch.cat([batch.image, batch.image.flip(2)]))
         finest = both if isinstance(both, Tensor) else both[0]  # else deep supervision's outputs
-        logits, mirrored = finest.float().chunk(2)
+        logits, mirrored = finest.float().chunk(2)  # of images, of their mirror images
         supervised = dice.loss(logits, batch.label) + cross_entropy.loss(logits, batch.label)
-        seen = known(batch.label, logits)
-        distance = (logits.softmax(1) - mirrored.flip(2).softmax(1)).square() * seen
-        apart = distance.sum() / seen.sum().clamp_min(1)
-        loss = supervised + config.agreement * min(1.0, 2 * update.progress) * apart
+        apart = (logits.softmax(1) - mirrored.flip(2).softmax(1)).square().sum(1).mean()
+        loss = supervised + config.consistency * min(1.0, 2 * update.progress) * apart
         update(optimiser, loss)
         return {"loss": loss.detach(), "apart": apart.detach()}
 

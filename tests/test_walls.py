@@ -8,63 +8,41 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from delineate.conformance import _house
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "delineate"
 FILES = sorted(SOURCE.rglob("*.py"))
 #: Rooms whose public files are alternatives to each other; shared bricks begin with ``_``.
 ALTERNATIVES = ("data/layouts", "data/readers", "networks", "losses", "methods")
-#: Things outside the program -> the rooms (or files) that may reach for them.
-OUTSIDE = {
-    "the environment": ({"os.environ", "os.getenv", "os.putenv"}, ("cli", "server")),
-    "the network": (
-        {"urllib", "http", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "ssl", "socket"},
-        ("clinic", "server"),
-    ),
-    "other processes": (
-        {"subprocess", "multiprocessing", "os.fork", "os.system", "pty"},
-        ("core/processes.py",),
-    ),
+#: The rooms (or files) that may reach for a thing outside the program.
+MAY = {
+    "the environment": ("cli", "server"),
+    "the network": ("clinic", "server"),
+    "other processes": ("core/processes.py",),
 }
 #: A machine's own name, to tell whose lock or half-written file it is, is not the network.
 HOST_NAME = "socket.gethostname"
 NAME_OF_THE_MACHINE = ("core/lock.py", "core/atomic.py")
 #: Rooms that compute and touch nothing: no files, no clock, no global random state.
-PURE = ("augment", "losses", "metrics", "networks", "preprocess")
-TOUCHES = {"open", "time.time", "datetime.now", "np.random.seed", "random.seed", "random.random"}
-
-
-def _reached(tree: ast.AST) -> Iterator[str]:
-    """Modules imported, and dotted names used, of a file."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Attribute | ast.Name):
-            yield ast.unparse(node)
-
-
-def _is(name: str, thing: str) -> bool:
-    return name == thing or name.startswith(f"{thing}.")
+PURE = ("augment", "losses", "methods", "metrics", "networks", "preprocess")
 
 
 def trespasses(file: str, text: str) -> list[str]:
     """What a file, named from the package's folder, reaches for though its room may not."""
-    reached = set(_reached(ast.parse(text)))
-    found = []
-    for what, (things, rooms) in OUTSIDE.items():
-        if any(_is(file.replace("/", "."), room.replace("/", ".")) for room in rooms):
+    found = [] if file.split("/")[0] not in PURE else _house.reaches(text)
+    names = {name for name, _ in _house.reached(ast.parse(text))}
+    for what, things in _house.OUTSIDE.items():
+        rooms = MAY[what]
+        if any(_house.is_of(file.replace("/", "."), room.replace("/", ".")) for room in rooms):
             continue
-        names = {name for name in reached for thing in things if _is(name, thing)}
+        taken = {name for name in names for thing in things if _house.is_of(name, thing)}
         if file in NAME_OF_THE_MACHINE:
-            names = {name for name in names if name != "socket" and not name.startswith(HOST_NAME)}
-        found += [f"{what}: {name}" for name in sorted(names)]
-    if file.split("/")[0] in PURE:
-        found += [f"not pure: {name}" for name in sorted(reached & TOUCHES)]
+            taken = {name for name in taken if name != "socket" and not name.startswith(HOST_NAME)}
+        found += [f"{what}: {name}" for name in sorted(taken)]
     return found
 
 
@@ -113,8 +91,8 @@ def test_alternatives_do_not_know_each_other(room: str) -> None:
     known = [
         f"{path.name}: {name}"
         for path in sorted((SOURCE / room).glob("[!_]*.py"))
-        for name in _reached(ast.parse(path.read_text(encoding="utf-8")))
-        if any(_is(name, f"{package}.{member}") for member in members)
+        for name, _ in _house.reached(ast.parse(path.read_text(encoding="utf-8")))
+        if any(_house.is_of(name, f"{package}.{member}") for member in members)
     ]
     assert known == []
 

@@ -34,6 +34,7 @@ CONTRACTS: Mapping[str, Mapping[str, str]] = {
     },
     "methods": {
         "TRAINS": 'TRAINS = ("segmenter",)',
+        "USES": 'USES = ("labelled",)',
         "Config": "a frozen dataclass Config",
         "build": "build(config, network, context) -> Plan",
     },

@@ -222,6 +222,29 @@ def _installed_sha256(room: str, point: EntryPoint) -> str:
     return _own.File.read(Path(str(_installed(room, point).__file__))).sha256
 
 
+def recognise(name: str) -> str:
+    """The room that a file is written for, by the names it has.
+
+    Args:
+        name: A path as ``named`` gives it.
+
+    Raises:
+        ConfigError: Nothing tells, or the file cannot be run.
+    """
+    room = _own.recognise(_file(name).module)
+    if room is None:
+        raise ConfigError(
+            "expected a file of a room, got one that has the names of none",
+            where=name,
+            fix="give --room: " + "; ".join(
+                f"a {_own.singular(one)} has {', '.join(names)}"
+                for one, names in _own.CONTRACTS.items()
+            ),
+            code="part-room",
+        )  # fmt: skip
+    return room
+
+
 def stored(room: str, entry: Mapping[str, Any]) -> ModuleType:
     """The part that a model file names; see ``stored_name``."""
     return load(room, stored_name(room, entry))

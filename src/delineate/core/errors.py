@@ -8,6 +8,7 @@
     │   ├── GeometryError     shapes, spacings or affines disagree
     │   └── LabelError        label values are not what was declared
     ├── AuditError            blocking findings in a cohort       exit 2
+    ├── ConformanceError      a part of the user's own breaks a rule    exit 2
     ├── PartialError          some cases of a batch failed        exit 3
     ├── ModelFileError        a model file is foreign or damaged
     ├── CheckpointError       no checkpoint can be used
@@ -102,6 +103,13 @@ class AuditError(DelineateError):
     """A cohort has blocking findings."""
 
     code = "audit"
+    exit_code = 2
+
+
+class ConformanceError(DelineateError):
+    """A network, loss or method breaks a rule of its room."""
+
+    code = "conformance"
     exit_code = 2
 
 

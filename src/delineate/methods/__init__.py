@@ -10,7 +10,8 @@ Such a file holds:
 - ``NETWORKS``, where it trains no network but its own: kind -> the network's name;
 - ``Config``: a frozen dataclass with a help text for every field;
 - ``build(config, network, context) -> Plan``: see ``core.context`` and ``_plan``. What it trains
-  beside the predictor and wants to travel in the model file is a ``Part`` of ``Plan.keeps``.
+  beside the predictor and wants to travel in the model file is a ``Part`` of ``Plan.keeps``;
+- ``UNSOUND``, where it has such: presets that show a fault, so that their loss need not fall.
 
 What is named here is for files of anybody's own too.
 """

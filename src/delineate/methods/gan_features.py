@@ -44,6 +44,8 @@ from delineate.networks.feature_segmenter import FeatureSegmenter
 
 TRAINS = ("classifier", "segmenter")
 USES = ("labelled",)
+#: Presets that show a fault: what they minimise does not say whether they learn.
+UNSOUND = ("literal",)
 #: What it trains of each kind.
 NETWORKS = {"classifier": "feature_cnn", "segmenter": "feature_segmenter"}
 

@@ -46,6 +46,8 @@ class NetworkFile(Protocol):
 class NetworkFileHooks(Protocol):
     """What a file may have besides."""
 
+    #: Settings that make it small, with which tests and ``delineate check`` try it out.
+    SMALL: Mapping[str, Any]
     #: Least side of a patch; 1 by default.
     LEAST: int
     #: False: its last convolution sees less than the whole image, so that no head can share it.

@@ -19,6 +19,7 @@ from delineate.core.errors import ConfigError
 
 PAPER = "Hinton et al. 2006, doi:10.1162/neco.2006.18.7.1527"
 KIND = "classifier"
+SMALL = {"grid": 4, "units": (16, 8)}
 
 
 @dataclass(frozen=True)

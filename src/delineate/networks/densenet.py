@@ -22,6 +22,7 @@ from delineate.networks import _imagenet as imagenet
 
 PAPER = "Huang et al. 2017, arXiv:1608.06993"
 KIND = "classifier"
+SMALL = {"layers": (2, 3, 2)}
 #: Layers in each of the four blocks, by depth.
 STAGES = {
     121: (6, 12, 24, 16),

@@ -18,6 +18,7 @@ from delineate.networks import _imagenet as imagenet
 
 PAPER = "Tan & Le 2019, arXiv:1905.11946"
 KIND = "classifier"
+SMALL = {"drop_path": 0.0}
 #: Table 1 of the paper: expansion, kernel, stride, channels, layers.
 STAGES = (
     (1, 3, 1, 16, 1),

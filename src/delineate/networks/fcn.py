@@ -22,6 +22,7 @@ from delineate.networks import _vgg as vgg
 
 PAPER = "Long et al. 2015, arXiv:1411.4038"
 KIND = "segmenter"
+SMALL = {"levels": 4}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from delineate.networks import _blocks as blocks
 
 PAPER = "Sandler et al. 2018, arXiv:1801.04381; Ronneberger et al. 2015, arXiv:1505.04597"
 KIND = "segmenter"
+SMALL = {"levels": 4}
 
 #: Expansion, channels at width 32, blocks and stride of each group (Sandler et al. 2018, table 2).
 GROUPS = (

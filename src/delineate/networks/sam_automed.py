@@ -26,6 +26,7 @@ from delineate.networks import _sam as sam
 
 PAPER = "Sun et al. 2024, doi:10.1186/s12880-024-01401-6; Kirillov et al. 2023, arXiv:2304.02643"
 KIND = "segmenter"
+SMALL = {"dim": 24, "depth": 2, "neck": 16, "adapter": 6, "window": 2}
 #: What takes weights of the original program, see ``_transfer``.
 load_pretrained = sam.load_sam
 HEADS = 8

@@ -18,6 +18,7 @@ from delineate.networks import _sam as sam
 
 PAPER = "Sun et al. 2024, doi:10.1186/s12880-024-01401-6; Woo et al. 2018, arXiv:1807.06521"
 KIND = "classifier"
+SMALL = {"dim": 24, "depth": 2, "neck": 16, "adapter": 6}
 #: What takes weights of the original program, see ``_transfer``.
 load_pretrained = sam.load_sam
 

@@ -20,6 +20,7 @@ from delineate.networks import _vgg as vgg
 
 PAPER = "Badrinarayanan et al. 2017, arXiv:1511.00561"
 KIND = "segmenter"
+SMALL = {"levels": 4}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from delineate.networks import _blocks as blocks
 
 PAPER = "Hatamizadeh et al. 2022, arXiv:2201.01266"
 KIND = "segmenter"
+SMALL = {"depths": (2, 1, 1, 1), "window": 4}
 #: Channels come in twelves, so that the heads divide them.
 _UNIT = 12
 

@@ -1,0 +1,62 @@
+"""Try out a network, loss or method of your own by every rule of its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from delineate.core.errors import ConformanceError
+from delineate.core.progress import QUIET, Progress, Say, silent
+
+#: Broken rules that the closing line names.
+_NAMED = 3
+
+
+def check(
+    file: Path,
+    *,
+    room: Literal["networks", "losses", "methods"] | None = None,
+    say: Say = silent,
+    progress: Progress = QUIET,
+) -> dict[str, Any]:
+    """Try out a network, loss or method of your own, and say which rules it breaks.
+
+    The file is run, built small, and trained for a few steps on made-up images; the members of the
+    package pass the same checks in its tests. Exit code 2 if a rule is broken.
+
+    Args:
+        file: A Python file that you trust.
+        room: What it is to be; by default what it looks like.
+        say: Told each rule that is broken.
+        progress: Shows how far it is.
+
+    Returns:
+        ``file``, ``room`` and ``rules``, a row each.
+
+    Raises:
+        ConformanceError: A rule is broken.
+        ConfigError: The file cannot be run, or is of no room that can be told.
+    """
+    from delineate.conformance import _trial
+
+    trial = _trial.examine(file, room, progress)
+    rows = trial.table()
+    if trial.broken:
+        told = [
+            " ".join(filter(None, (row["rule"].rstrip("."), row["in"] and f"({row['in']})")))
+            + f": {row['got']}"
+            for row in rows
+            if row["kept"] == "no"
+        ]
+        for line in told:
+            say(f"broken: {line}")
+        more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        raise ConformanceError(
+            f"expected all rules of {trial.room} to be kept, got {len(told)} broken: "
+            + "; ".join(told[:_NAMED])
+            + more,
+            where=file,
+            fix="mend the file; the rules are in the documentation of parts of your own",
+        )
+    kept = [{"rule": row["rule"], "kept": row["kept"], "in": row["in"]} for row in rows]
+    return {"file": str(file), "room": trial.room, "rules": kept}
