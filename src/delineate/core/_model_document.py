@@ -36,6 +36,7 @@ def check_document(document: Mapping[str, Any], path: Path) -> None:
         if not isinstance(document.get(key), kind):
             raise _wrong(f"{key!r} as a {kind.__name__}", document.get(key), path)
     _check_network(document["network"], path)
+    _check_output(document, path)
     parts = document.get("parts", {})
     if not isinstance(parts, dict):
         raise _wrong("parts by name", parts, path)
@@ -61,6 +62,26 @@ def _check_network(network: Any, path: Path) -> None:
         isinstance(network.get(key), kind) for key, kind in kinds.items()
     ):
         raise _wrong("network as {name, config}", network, path)
+
+
+def _check_output(document: Mapping[str, Any], path: Path) -> None:
+    """Output and target, which older files do not have."""
+    output, target = document.get("output"), document.get("target")
+    names = output.get("names") if isinstance(output, dict) else None
+    if output is not None and not (
+        isinstance(output, dict)
+        and isinstance(output.get("map"), str)
+        and isinstance(names, list)
+        and names
+        and all(isinstance(name, str) for name in names)
+    ):
+        raise _wrong("output as {map, names}", output, path)
+    if target is not None and not (
+        isinstance(target, dict)
+        and isinstance(target.get("name"), str)
+        and isinstance(target.get("config"), dict)
+    ):
+        raise _wrong("target as {name, config}", target, path)
 
 
 def _check_part(name: str, part: Any, path: Path) -> None:

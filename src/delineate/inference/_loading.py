@@ -14,7 +14,7 @@ from torch import nn
 from delineate.core import catalog, config
 from delineate.core.errors import DelineateError, ModelFileError
 from delineate.core.model_file import ModelFile
-from delineate.core.schema import Schema
+from delineate.core.model_output import output
 from delineate.networks._critics import CriticInput
 
 
@@ -36,14 +36,11 @@ class Critic:
 def build(document: Mapping[str, Any]) -> nn.Module:
     """The network that predicts, with fresh weights."""
     with _explained(document["network"]):
-        schema = Schema.from_dict(document["schema"])
         shape = document["input"]
         neighbours = shape.get("neighbours", 0)
         # With those that the preparation derives; older files have none and do not say.
         channels = len(shape.get("channels", document["channels"])) * (2 * neighbours + 1)
-        classes = document.get("classes", {}).get("names")
-        outputs = len(classes) if classes else schema.num_outputs
-        return _fresh(document["network"], channels, outputs)
+        return _fresh(document["network"], channels, len(output(document).names))
 
 
 def critic(file: ModelFile, name: str) -> Critic:

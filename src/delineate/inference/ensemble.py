@@ -19,6 +19,7 @@ import numpy as np
 
 from delineate.core.errors import ConfigError, ModelFileError
 from delineate.core.image import Image
+from delineate.core.model_output import target
 from delineate.core.schema import Schema
 from delineate.inference.runtimes import PROBABILITIES
 from delineate.inference.session import Request, Session
@@ -34,9 +35,7 @@ MODEL = "model.safetensors"
 
 #: What members must have in common, and where a session has it.
 _COMMON: Mapping[str, Callable[[Session], Any]] = {
-    "target": lambda one: (
-        one.document.get("target") or one.document.get("classes", {}).get("target", "outline")
-    ),
+    "target": lambda one: target(one.document)["name"],
     "channels": lambda one: ", ".join(one.channels),
     "classes": lambda one: ", ".join(one.classes),
     "labels": lambda one: _labels(one.schema),

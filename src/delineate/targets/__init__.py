@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from delineate.core import catalog
+from delineate.core import catalog, model_output
 from delineate.core import config as settings
 from delineate.core.errors import ConfigError
 from delineate.core.progress import QUIET, Progress, Say, silent
@@ -427,12 +427,10 @@ def stored(document: Mapping[str, Any]) -> Target:
     """The target that a model file or ``predictions.json`` names.
 
     Args:
-        document: Older ones say it by their classes, or not at all: then it is outlines.
+        document: See ``core.model_output.target``.
     """
-    entry = document.get("target")
-    if entry is None:
-        entry = {"name": (document.get("classes") or {}).get("target", "outline")}
-    return make(entry["name"], entry.get("config"))
+    entry = model_output.target(document)
+    return make(entry["name"], entry["config"])
 
 
 def of_predictions(path: Path) -> Target:

@@ -238,7 +238,8 @@ class LearningClasses:
                 "slice_axis": self.axis,
                 "neighbours": 0,
                 "mirror_axes": list(feed.mirror_axes),
-            }
+            },
+            "output": {"map": LOGITS, "names": list(self.outputs)},
         }
 
     def validate(

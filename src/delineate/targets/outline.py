@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from delineate.core.case import Case
+from delineate.core.model_output import PROBABILITIES
 from delineate.core.progress import Progress, Say
 from delineate.data import labels, structures
 from delineate.data.cache import PreparedCase
@@ -186,7 +187,8 @@ class LearningOutlines:
                 "slice_axis": self.preparation.slice_axis,
                 "neighbours": feed.neighbours,
                 "mirror_axes": list(feed.mirror_axes),
-            }
+            },
+            "output": {"map": PROBABILITIES, "names": list(self.outputs)},
         }
 
     def validate(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from delineate.core import catalog, model_file
 from delineate.core.config import nearest
 from delineate.core.errors import ConfigError, InputError, ModelFileError
+from delineate.core.model_output import output
 from delineate.engine.budget import Candidate
 from delineate.methods._plan import Plan
 from delineate.networks import _cost, _transfer
@@ -245,8 +246,7 @@ def give(
         shape = document["input"]
         seen = shape.get("channels", document["channels"])
         old = channel_names(seen, shape.get("neighbours", 0))
-        labels = [label["name"] for label in document["schema"].get("labels", ())]
-        known = document.get("classes", {}).get("names") or ["background", *labels]
+        known = list(output(document).names)
         axis = shape.get("slice_axis")
         ends = Ends(*grow, channels, outputs, old, known, 2 if axis is None else axis)
     return _transfer.transfer(segmenter, weights.tensors, ends)

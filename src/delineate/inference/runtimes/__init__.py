@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from delineate.core.model_output import LOGITS, PROBABILITIES
+
 #: By name ``(B, K, *patch)`` float32; of a classifier ``(B, K)``.
 Maps = Mapping[str, NDArray[np.float32]]
 #: ``(B, C, *patch)`` float32 -> maps. No state: the same windows give the same maps.
 Infer = Callable[[NDArray[np.float32]], Maps]
 
-#: Softmax over labels, background first.
-PROBABILITIES = "probabilities"
-#: Of a classifier: before softmax and temperature.
-LOGITS = "logits"
+__all__ = ["ATTENTION", "LOGITS", "PROBABILITIES", "Infer", "Maps", "Runtime"]
 #: Of a classifier that weighs slices: the weight of each, ``(B, slices)``, summing to one.
 ATTENTION = "attention"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from delineate.core import model_file
 from delineate.core.errors import ConfigError, ModelFileError, ResourceError
 from delineate.core.model_file import ModelFile
-from delineate.core.schema import Schema
+from delineate.core.model_output import output
 from delineate.inference._loading import Critic, build, critic, fill
 from delineate.inference.runtimes import ATTENTION, LOGITS, PROBABILITIES, Infer, Runtime
 from delineate.networks._critics import score_map
@@ -57,7 +57,8 @@ def load(path: str | os.PathLike[str], device: str = "auto", parts: Sequence[str
 
 def _require_parts(file: ModelFile, parts: Sequence[str]) -> None:
     if lost := [name for name in parts if name not in file.parts]:
-        have = [*([] if file.document.get("classes") else [PROBABILITIES]), *file.parts]
+        own = output(file.document).map
+        have = [*([] if own == LOGITS else [own]), *file.parts]
         raise ConfigError(
             f"expected maps that the model has ({', '.join(have) or 'none'}), "
             f"got {', '.join(lost)}",
@@ -75,30 +76,34 @@ def runtime(
     critics: Mapping[str, Critic] = _NONE,
 ) -> Runtime:
     """A network that is built already, with the document that describes it."""
-    if document.get("classes"):
+    own = output(document)
+    if own.map == LOGITS:
         infer = classifier(network, device, attention=True)
         return Runtime(document, infer, {}, str(device), _peak(device))
-    outputs = Schema.from_dict(document["schema"]).num_outputs
-    infer = segmenter(network, device, critics)
-    maps = {PROBABILITIES: outputs, **{name: one.outputs for name, one in critics.items()}}
+    infer = segmenter(network, device, critics, own.map)
+    maps = {own.map: len(own.names), **{name: one.outputs for name, one in critics.items()}}
     return Runtime(document, infer, maps, str(device), _peak(device))
 
 
 def segmenter(
-    network: nn.Module, device: torch.device | str, critics: Mapping[str, Critic] = _NONE
+    network: nn.Module,
+    device: torch.device | str,
+    critics: Mapping[str, Critic] = _NONE,
+    own: str = PROBABILITIES,
 ) -> Infer:
-    """Maps of a network that gives logits ``(B, K, *patch)``: ``probabilities``, and scores of it.
+    """Maps of a network that gives ``(B, K, *patch)``: its own, and scores of it.
 
     Args:
         network: In ``eval`` from the first call on.
         device: Where it is.
         critics: By the name of their map; on the same device, in ``eval``.
+        own: Name of the network's own map, which has its activation.
     """
 
     def infer(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         shown = _tensor(windows, device)
         logits = network(shown)
-        found = {PROBABILITIES: _activated(PROBABILITIES, logits)}
+        found = {own: _activated(own, logits)}
         for name, one in critics.items():
             scores = score_map(one.network, one.sees, shown, logits.float())
             found[name] = scores.cpu().numpy()
