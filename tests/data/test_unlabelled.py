@@ -32,7 +32,7 @@ SPLIT = Split("holdout", 0, {"train": ("a1",), "validation": ("b1",), "test": ("
 
 
 def test_scans_of_subjects_that_are_held_out_are_not_learnt_from() -> None:
-    split, refused = unlabelled.join(SPLIT, COHORT, COHORT.labelled())
+    split, refused = unlabelled.join(SPLIT, COHORT, ["a2", "b2", "c2", "d1", "d2"])
     assert split["unlabelled"] == ("a2", "d1", "d2")
     assert refused == ("b2", "c2")
     assert {part: split[part] for part in SPLIT.parts} == dict(SPLIT.parts)
@@ -45,7 +45,7 @@ def test_what_the_data_declare_for_a_test_is_not_learnt_from_labelled_or_not() -
         case("e2", "e", False), case("f1", "f", False, "train"),
     )  # fmt: skip
     split, refused = unlabelled.join(
-        Split("x", 0, {"train": ("a1",), "test": ("b1",)}), given, given.labelled()
+        Split("x", 0, {"train": ("a1",), "test": ("b1",)}), given, ["e1", "e2", "f1"]
     )
     assert split["unlabelled"] == ("f1",)
     assert refused == ("e1", "e2")
@@ -54,7 +54,7 @@ def test_what_the_data_declare_for_a_test_is_not_learnt_from_labelled_or_not() -
 def test_where_nobody_is_left_there_is_no_such_part() -> None:
     given = cohort(case("a1", "a", True), case("b1", "b", True), case("b2", "b", False))
     split = Split("x", 0, {"train": ("a1",), "test": ("b1",)})
-    assert unlabelled.join(split, given, given.labelled()) == (split, ("b2",))
+    assert unlabelled.join(split, given, ["b2"]) == (split, ("b2",))
 
 
 def test_a_split_that_teaches_by_a_held_out_subject_is_stopped() -> None:

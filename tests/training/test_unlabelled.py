@@ -83,15 +83,22 @@ def test_a_method_that_uses_them_learns_from_half_of_every_batch(
     assert "on 3 cases of 3 subjects, and 2 unlabelled cases of 2 subjects" in page
 
 
-@pytest.mark.parametrize(
-    "name",
-    [m for m in catalog.members("methods") if catalog.load("methods", m).USES == ("labelled",)],
-)
-def test_any_other_method_is_never_given_one(name: str, scans: Path, tmp_path: Path) -> None:
-    outlines = "segmenter" in catalog.load("methods", name).TRAINS
+def given_labels_alone() -> Iterator[tuple[str, str]]:
+    """Methods that use nothing else, each with something that a model can be asked for."""
+    for name in catalog.members("methods"):
+        method = catalog.load("methods", name)
+        for kind, target in (("segmenter", "outline"), ("classifier", "presence")):
+            if kind in method.TRAINS and "unlabelled" not in method.USES:
+                yield name, target
+
+
+@pytest.mark.parametrize(("name", "target"), [*given_labels_alone()])
+def test_any_other_method_is_never_given_one(
+    name: str, target: str, scans: Path, tmp_path: Path
+) -> None:
     chosen = RunConfig(
-        target="outline" if outlines else "presence", method=name, steps=1, holdout=0.25,
-        validation=0.25, width=4, patch=(16, 16, 16) if outlines else (32, 32), batch=4,
+        target=target, method=name, steps=1, holdout=0.25, validation=0.25, width=4,
+        patch=(16, 16, 16) if target == "outline" else (32, 32), batch=4,
     )  # fmt: skip
     ready = job(chosen, scans, tmp_path)
     split, prepared = ready.ready(tmp_path / "cache")

@@ -67,7 +67,7 @@ def take(
         )  # fmt: skip
     refused: tuple[str, ...] = ()
     if both:
-        split, refused = unlabelled.join(split, cohort.subset(found.ids), usable)
+        split, refused = unlabelled.join(split, cohort, found.unlabelled)
         record["unlabelled"] = _used(split, cohort, refused)
     splits.check(cohort, split, allow_leaky=chosen.leaky)
     run.write_json(out / "split.json", split.to_dict())
