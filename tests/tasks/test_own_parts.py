@@ -178,3 +178,34 @@ def test_the_list_of_networks_takes_a_file(lab: Path) -> None:
     (row,) = found["networks"]
     assert row["name"] == "dilated"
     assert row["parameters"] > 0
+
+
+def test_a_target_of_ones_own_is_trained_and_predicted_by_its_file(
+    lab: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mytarget.py"
+    file.write_text(
+        '"""Outlines by another name."""\nfrom delineate.targets import outline\n'
+        "Config = outline.Config\n\n\ndef build(config):\n    return outline.build(config)\n"
+    )
+    (tmp_path / "tiny.yaml").write_text("target: mytarget.py\nwidth: 4\npatch: [16, 16, 16]\n")
+    out = tmp_path / "run"
+    record = train(lab / "scans", steps=2, config=tmp_path / "tiny.yaml", out=out)
+    assert record["status"] == "finished"
+    document = model_file.load(out / "model.safetensors").document
+    assert document["target"]["name"] == "mytarget"
+    assert [(one["room"], one["name"]) for one in document["provenance"]["own"]] == [
+        ("targets", "mytarget")
+    ]
+    assert document["provenance"]["own"][0]["sha256"] == document["target"]["file"]["sha256"]
+    assert str(tmp_path) not in json.dumps(document)
+    assert "validation" in {path.name for path in out.iterdir()}
+
+
+def test_several_models_are_predicted_with_one_file(lab: Path, tmp_path: Path) -> None:
+    model, file = lab / "run" / "model.safetensors", lab / "parts" / "dilated.py"
+    other = tmp_path / "other.safetensors"
+    train(lab / "scans", config=lab / "settings.yaml", out=tmp_path / "run", seed=1, holdout=0.0)
+    shutil.copy(tmp_path / "run" / "model.safetensors", other)
+    index = predict([model, other], lab / "scans", tmp_path / "out", only=[case(lab)], part=(file,))
+    assert [one["network"] for one in index["model"]["members"]] == ["dilated", "dilated"]

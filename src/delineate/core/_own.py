@@ -9,12 +9,14 @@ import dataclasses
 import hashlib
 import importlib.abc
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 from delineate.core.errors import ConfigError
 
@@ -38,12 +40,17 @@ CONTRACTS: Mapping[str, Mapping[str, str]] = {
         "Config": "a frozen dataclass Config",
         "build": "build(config, network, context) -> Plan",
     },
+    "targets": {
+        "Config": "a frozen dataclass Config, or Config = NoSettings",
+        "build": "build(config) -> Target",
+    },
 }
 #: How a member of a room is asked for.
-_ASKED_BY = {
+ASKED_BY = {
     "networks": "--network {}",
     "losses": "method_settings: {{losses: {{{}: 1}}}} in the file of settings",
     "methods": "--method {}",
+    "targets": "--target {}",
 }
 
 
@@ -157,12 +164,19 @@ def recognise(module: ModuleType) -> str | None:
     """The room that a file is written for, by the names it has; None where nothing tells."""
     all_names = {name for names in CONTRACTS.values() for name in names}
     has = {name for name in all_names if hasattr(module, name)}
-    scores = {
-        room: (len(has & names.keys()) - len(has - names.keys()), len(has) / len(names))
-        for room, names in CONTRACTS.items()
-    }
+    takes = _parameters(getattr(module, "build", None))
+    scores = {}
+    for room, names in CONTRACTS.items():
+        alike = has & names.keys()
+        if "build" in alike and takes != names["build"].count(",") + 1:
+            alike.remove("build")
+        scores[room] = (len(alike) - len(has - alike), len(alike) / len(names))
     best = max(scores, key=lambda room: scores[room])
     return best if scores[best][0] > 1 else None
+
+
+def _parameters(function: Any) -> int:
+    return len(inspect.signature(function).parameters) if callable(function) else 0
 
 
 def require(module: ModuleType, room: str, where: str) -> None:
@@ -174,12 +188,12 @@ def require(module: ModuleType, room: str, where: str) -> None:
     names, member = CONTRACTS[room], singular(room)
     lacking = [name for name in names if not hasattr(module, name)]
     other = recognise(module)
-    if lacking and other not in (None, room):
+    if other not in (None, room):
         raise ConfigError(
             f"expected a {member}, got a file that looks like a {singular(str(other))}: it has "
             + _listed([name for name in CONTRACTS[str(other)] if hasattr(module, name)]),
             where=where,
-            fix="give it as " + _ASKED_BY[str(other)].format(Path(where).name),
+            fix="give it as " + ASKED_BY[str(other)].format(Path(where).name),
             code="part-room",
         )
     if lacking:

@@ -40,11 +40,11 @@ def members(room: str) -> list[str]:
     Args:
         room: Package below ``delineate``, for instance ``"networks"`` or ``"data.layouts"``.
     """
-    return sorted({*_within(room), *(point.name for point in _points(room))})
+    return sorted({*within(room), *(point.name for point in _points(room))})
 
 
-def _within(room: str) -> list[str]:
-    """Those of the package."""
+def within(room: str) -> list[str]:
+    """Names of those that are the package's own."""
     package = importlib.import_module(f"delineate.{room}")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
 
@@ -57,7 +57,7 @@ def _points(room: str) -> Iterator[EntryPoint]:
 
 def shadowed(room: str) -> list[str]:
     """A sentence for each entry point that cannot be used for its name is one of the package."""
-    known = _within(room)
+    known = within(room)
     return [
         f"{_own.singular(room)} {point.name} is Delineate's own; the entry point of that name in "
         f"{_package(point)} is left out: it needs another name"
@@ -87,6 +87,16 @@ def offer(path: Path) -> None:
         ConfigError: It cannot be read.
     """
     _file(named(str(path)))
+
+
+def own(room: str) -> list[str]:
+    """Names of the files of a room that the user has named; they are run to tell."""
+    members_ = []
+    for path in _NAMED:
+        with contextlib.suppress(ConfigError):  # told when it is loaded itself
+            load(room, path)
+            members_.append(path)
+    return members_
 
 
 def is_path(word: str) -> bool:
@@ -124,7 +134,7 @@ def load(room: str, name: str) -> ModuleType:
         module = _file(name).module
         _own.require(module, room, name)
         return module
-    if name in _within(room):
+    if name in within(room):
         return importlib.import_module(f"delineate.{room}.{name}")
     if (point := _point(room, name)) is not None:
         return _installed(room, point)
@@ -213,7 +223,7 @@ def origin(room: str, name: str) -> dict[str, Any]:
     """
     if is_path(name):
         return {"file": {"sha256": _file(name).sha256}}
-    if name in _within(room) or (point := _point(room, name)) is None:
+    if name in within(room) or (point := _point(room, name)) is None:
         return {}
     return {"file": {"sha256": _installed_sha256(room, point), "package": _package(point)}}
 
@@ -262,7 +272,7 @@ def stored_name(room: str, entry: Mapping[str, Any]) -> str:
     """
     called, file = str(entry["name"]), entry.get("file")
     if not isinstance(file, Mapping):
-        if is_path(called) or called not in _within(room):
+        if is_path(called) or called not in within(room):
             raise ModelFileError(
                 f"expected one of the {room} of this version of Delineate, got {called!r}",
                 fix="install the version that trained it, see provenance in the file",
@@ -295,7 +305,9 @@ def stored_name(room: str, entry: Mapping[str, Any]) -> str:
         f"expected the code of this model, got none: its {sentence}, but {source} (SHA-256 "
         f"{expected_sha256})",
         fix=(f"install {package}, or " if package else "")
-        + f"name the file: --part PATH/{called}.py (to train from these weights: --network)",
+        + f"name the file: --part PATH/{called}.py (to train from these weights: "
+        + _own.ASKED_BY[room].format(f"PATH/{called}.py")
+        + ")",
         code="part-needed",
     )
 

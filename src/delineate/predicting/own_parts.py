@@ -31,6 +31,8 @@ def offer(
     for model in models:
         document = model_file.load(model).document
         parts = [document, *document.get("parts", {}).values()]
-        for entry in (part["network"] for part in parts):
-            if warning := catalog.force("networks", entry):
+        entries = [("networks", part["network"]) for part in parts]
+        entries += [("targets", document["target"])] if "target" in document else []
+        for room, entry in entries:
+            if warning := catalog.force(room, entry):
                 say(warning)

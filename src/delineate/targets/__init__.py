@@ -430,7 +430,7 @@ def stored(document: Mapping[str, Any]) -> Target:
         document: See ``core.model_output.target``.
     """
     entry = model_output.target(document)
-    return make(entry["name"], entry["config"])
+    return make(catalog.stored_name("targets", entry), entry["config"])
 
 
 def of_predictions(path: Path) -> Target:
@@ -440,7 +440,8 @@ def of_predictions(path: Path) -> Target:
 
 def of_summary(summary: Mapping[str, Any]) -> Target:
     """The target whose scores a ``summary.json`` holds; of an empty one the likeliest."""
-    known = [make(name) for name in catalog.members("targets")]
+    names = [*catalog.within("targets"), *catalog.own("targets")]
+    known = [make(name) for name in names]
     found = [one for one in known if one.format == summary.get("format")]
     return found[0] if found else make("outline")
 
@@ -467,7 +468,7 @@ def results(folder: RunFolder) -> Results:
 
 def asked_by(opening: Opening) -> dict[str, str]:
     """Targets that the way data are opened asks for, and what of it does, in words."""
-    names = catalog.members("targets")
+    names = catalog.within("targets")
     return {name: words for name in names if (words := make(name).asked_by(opening))}
 
 
@@ -488,7 +489,7 @@ def possible(chosen: RunConfig) -> list[str]:
         return [chosen.target]
     ranks = {
         name: rank
-        for name in catalog.members("targets")
+        for name in catalog.within("targets")
         if (rank := make(name).automatic) is not None
     }
     return list(asked) or sorted(ranks, key=lambda name: ranks[name])
@@ -508,7 +509,7 @@ def require_own_settings(chosen: RunConfig) -> None:
     """
     usual, own = type(chosen)(), of(chosen).settings
     owners: dict[str, list[str]] = {}
-    for name in catalog.members("targets"):
+    for name in catalog.within("targets"):
         for setting in make(name).settings:
             owners.setdefault(setting, []).append(name)
     lost = [

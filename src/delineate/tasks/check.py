@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from delineate.core.errors import ConformanceError
 from delineate.core.progress import QUIET, Progress, Say, silent
@@ -15,7 +15,7 @@ _NAMED = 3
 def check(
     file: Path,
     *,
-    room: Literal["networks", "losses", "methods"] | None = None,
+    room: str | None = None,
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def check(
 
     Args:
         file: A Python file that you trust.
-        room: What it is to be; by default what it looks like.
+        room: What it is to be: networks, losses, methods or targets; by default what it looks like.
         say: Told each rule that is broken.
         progress: Shows how far it is.
 

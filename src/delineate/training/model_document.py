@@ -21,7 +21,7 @@ def describe_parts(keeps: Mapping[str, Part]) -> dict[str, Any]:
     """What the document says of the parts beside the predictor, see ``core.model_file``."""
     return {
         name: {
-            "network": _entry(part.network, part.config),
+            "network": _entry("networks", part.network, part.config),
             "channels": part.channels,
             "outputs": part.outputs,
             "sees": settings.to_dict(part.sees),
@@ -30,12 +30,12 @@ def describe_parts(keeps: Mapping[str, Part]) -> dict[str, Any]:
     }
 
 
-def _entry(name: str, config: Any) -> dict[str, Any]:
-    """A network: by its name and, where it is not of the package, by the hash of its file too."""
+def _entry(room: str, name: str, config: Any) -> dict[str, Any]:
+    """A part: by its name and, where it is not of the package, by the hash of its file too."""
     return {
         "name": catalog.title(name),
         "config": settings.to_dict(config),
-        **catalog.origin("networks", name),
+        **catalog.origin(room, name),
     }
 
 
@@ -72,14 +72,11 @@ def describe(
     own = resolved.own()
     others = record.get("unlabelled")
     return {
-        "network": _entry(resolved.chosen.network, resolved.network),
+        "network": _entry("networks", resolved.chosen.network, resolved.network),
         "channels": [channel.name for channel in preparation.channels],
         "schema": cohort.schema.to_dict(),
         "preparation": preparation.to_dict(),
-        "target": {
-            "name": resolved.chosen.target,
-            "config": settings.to_dict(resolved.target),
-        },
+        "target": _entry("targets", resolved.chosen.target, resolved.target),
         **target,
         "unlearnt": unlearnt,
         "config": resolved.to_dict(),

@@ -54,7 +54,7 @@ def read(
     document = settings.read(Path(path)) if path else Document()
     base = document.make(RunConfig)
     wins = {name: value for name, value in given.items() if value is not None}
-    for part in wins.keys() & {"method", "network"}:
+    for part in wins.keys() & {"target", "method", "network"}:
         wins[part] = catalog.named(wins[part])
     if "budget" in wins and "steps" in wins:
         raise ConfigError(
@@ -250,9 +250,9 @@ def own(chosen: RunConfig) -> list[dict[str, Any]]:
     """Parts of a run that are not of the package: room, title, and the hash of each file.
 
     Args:
-        chosen: Method and network named.
+        chosen: Target, method and network named.
     """
-    names = [("networks", chosen.network), ("methods", chosen.method)]
+    names = [(f"{part}s", getattr(chosen, part)) for part in ("network", "method", "target")]
     method = catalog.load("methods", chosen.method).Config
     config = settings.from_dict(chosen.method_settings, method, "method_settings")
     for setting in dataclasses.fields(config):

@@ -82,8 +82,7 @@ class Bench:
         learning = self.learning
         return Context(
             learning.ndim, self.channels, len(learning.outputs), learning.schema,
-            learning.spacing_mm,
-            self.chosen.target,
+            learning.spacing_mm, catalog.title(self.chosen.target),
         )  # fmt: skip
 
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
