@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from delineate.core.case import Geometry
 from delineate.core.progress import QUIET, Progress, Say, silent
@@ -22,7 +22,7 @@ def crossvalidate(
     budget: str | None = None,
     steps: int | None = None,
     jobs: int | None = None,
-    target: Literal["auto", "outline", "class", "presence"] | None = None,
+    target: str | None = None,
     method: str | None = None,
     network: str | None = None,
     weights: Path | None = None,
