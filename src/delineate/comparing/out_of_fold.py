@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from delineate.core import run
-from delineate.core.atomic import atomic_path, atomic_write_text, writable_folder
+from delineate.core.atomic import atomic_path, writable_folder
 from delineate.core.errors import InputError
 from delineate.data.outputs import INDEX
 from delineate.data.splits import Split
 from delineate.predicting import predictions_json
-from delineate.targets import of_summary
+from delineate.targets import of_summary, stored
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,7 @@ def merge(folds: Sequence[Fold], out: Path) -> dict[str, Any] | None:
         index["classes"] = {  # each model has a temperature of its own
             key: value for key, value in index["classes"].items() if "temperature" not in key
         }
-        table = predictions_json.class_table(cases, index["classes"]["names"])
-        atomic_write_text(out / predictions_json.CLASSES, table)
+    stored(index).answers.finish(index, out)
     predictions_json.write(out, index)
     return index
 

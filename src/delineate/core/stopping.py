@@ -10,6 +10,9 @@ from typing import Self
 from delineate.core import processes
 from delineate.core.progress import Bar, Say, silent
 
+#: Whether nothing more is wanted, told the share of the present case that is done.
+Enough = Callable[[float], bool]
+
 
 class TimeUpError(Exception):
     """Work was given up, because it took too long or somebody wants an end; never shown."""

@@ -23,6 +23,8 @@ FORMATS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ".png"),
     **dict.fromkeys((".tif", ".tiff"), ".tif"),
 }
+#: Those that hold any number.
+_OF_IMAGES = (".nrrd", ".mha")
 _MOST_BYTES = 180
 _MOST_NOTES = 8
 
@@ -42,8 +44,17 @@ class CaseOutputs:
         return (*self.masks, *self.maps.values())
 
 
-def plan(cases: Sequence[Case], out: Path, maps: Sequence[str]) -> list[CaseOutputs]:
-    """The output files of every case, all unlike each other."""
+def plan(
+    cases: Sequence[Case], out: Path, maps: Sequence[str] = (), *, images: bool = False
+) -> list[CaseOutputs]:
+    """The output files of every case, all unlike each other.
+
+    Args:
+        cases: That are predicted.
+        out: Folder.
+        maps: Names of the maps that are written beside.
+        images: What is written are images, not masks: formats of pictures do not hold them.
+    """
     jobs, taken = [], set[str]()
     for case in cases:
         name = file_name(case.id)
@@ -53,6 +64,8 @@ def plan(cases: Sequence[Case], out: Path, maps: Sequence[str]) -> list[CaseOutp
         source = next(iter(case.images.values()))
         first = source[0] if isinstance(source, tuple) else source
         extension = ".nii.gz" if first.is_dir() else FORMATS.get(first.suffix.lower(), ".nii.gz")
+        if images and extension not in _OF_IMAGES:
+            extension = ".nii.gz"
         stack = isinstance(source, tuple) and extension in (".png", ".tif")
         if isinstance(source, tuple) and stack:
             stems = [file_name(path.stem) for path in source]

@@ -1,4 +1,4 @@
-"""A batch of scans through a model: masks or classes, and the index of what was done."""
+"""A batch of scans through a model: what it says of each, and the index of what was done."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from delineate import targets
 from delineate.core import case_failures
-from delineate.core.atomic import atomic_write_text, remove_stale, writable_folder
-from delineate.core.case import Prediction
+from delineate.core.atomic import remove_stale, writable_folder
 from delineate.core.case_failures import Failures
 from delineate.core.errors import DelineateError, OutputError, PartialError
-from delineate.core.image import Image, flat_grid
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Bar, Progress, Say, silent
-from delineate.data import colour, readers
+from delineate.core.stopping import Enough
+from delineate.data import colour
 from delineate.data.channels import read_channels
 from delineate.data.opening import Opening
-from delineate.data.outputs import INDEX, CaseOutputs, plan, refuse_existing, refuse_inputs
+from delineate.data.outputs import INDEX, CaseOutputs, refuse_existing, refuse_inputs
 from delineate.data.site_key import SiteKey, existing
-from delineate.inference._requirements import require
-from delineate.inference.classes import classify
 from delineate.inference.ensemble import AnySession, open_models
-from delineate.inference.outlines import crf_of, outline
+from delineate.inference.options import Options
 from delineate.predicting import predictions_json
-from delineate.predicting.options import Enough, Options
 from delineate.provenance import known_scans, lineage
+from delineate.targets import Answers
 
 #: The index is written again after this long, so that a crash loses little of it.
 _INDEX_SECONDS = 5.0
@@ -48,7 +44,7 @@ def predict_batch(
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
-    """Outline every scan of a data set, or name its class; see ``delineate.predict``.
+    """Put every scan of a data set to a model; see ``delineate.predict``.
 
     Args:
         models: Model files; the mean of several predicts.
@@ -72,11 +68,9 @@ def predict_batch(
     chosen = cohort.subset(only) if only else cohort
     session = open_models(models, options.device, parts=options.maps)
     chosen = colour.as_trained(chosen, [c.modality for c in session.preparation.channels])
-    require(session, probabilities=options.probabilities, mirror=options.mirror, crf=options.crf)
-    if session.classes:
-        jobs = [CaseOutputs(case, (), {}, False) for case in chosen.cases]
-    else:
-        jobs = plan(chosen.cases, out, [*["probabilities"] * options.probabilities, *options.maps])
+    answers = targets.stored(session.members[0].document).answers
+    answers.require(session, options)
+    jobs = answers.outputs(chosen.cases, out, options)
     refuse_inputs(cohort, out, jobs)
     writable_folder(out)
     with folder_lock(out):
@@ -84,16 +78,16 @@ def predict_batch(
         for note in _notes(session):
             say(note)
         remove_stale(out)
-        refined = not session.classes and crf_of(session, options.crf) is not None
         settings = {
-            "mirror": options.mirror, "crf": refined, "memory": options.memory,
-            "device": session.device,
+            "mirror": options.mirror, **answers.settings(session, options),
+            "memory": options.memory, "device": session.device,
             "geometry": opening.geometry, "force": options.force, "maps": list(options.maps),
         }  # fmt: skip
         index = predictions_json.start(session, cohort, settings, only)
+        index |= answers.about(session)
         key = existing(cohort.root, opening.site_key, away_from=out)
-        faults = _run(jobs, session, out, index, options, key, enough, say, progress)
-    _end(faults, index["cases"], out, say, "classified" if session.classes else "outlined")
+        faults = _run(jobs, session, answers, out, index, options, key, enough, say, progress)
+    _end(faults, index["cases"], out, say, answers.done)
     return index
 
 
@@ -119,6 +113,7 @@ def _notes(session: AnySession) -> list[str]:
 def _run(
     jobs: list[CaseOutputs],
     session: AnySession,
+    answers: Answers,
     out: Path,
     index: dict[str, Any],
     options: Options,
@@ -138,10 +133,11 @@ def _run(
                 record: dict[str, Any] = {"id": job.case.id, "subject": job.case.subject}
                 tick = _Ticker(bar, enough)
                 try:
-                    record |= _predict_one(job, session, out, options, key, tick)
+                    record |= _predict_one(job, session, answers, out, options, key, tick)
                     for warning in record["facts"]["warnings"]:
                         say(f"{job.case.id}: {warning}")
-                    say(predictions_json.line(record))
+                    took = sum(record["facts"]["seconds"].values())
+                    say(f"{job.case.id}: {answers.line(record)}, {took:.1f} s")
                 except _EnoughError:
                     break
                 except Exception as error:
@@ -167,21 +163,20 @@ def _run(
         index |= {"only": [case["id"] for case in index["cases"]], "left_out": left}
     index["finished"] = True
     predictions_json.write(out, index)
-    if session.classes:
-        table = predictions_json.class_table(index["cases"], session.classes)
-        atomic_write_text(out / predictions_json.CLASSES, table)
+    answers.finish(index, out)
     return faults
 
 
 def _predict_one(
     job: CaseOutputs,
     session: AnySession,
+    answers: Answers,
     out: Path,
     options: Options,
     key: SiteKey | None,
     tick: _Ticker,
 ) -> dict[str, Any]:
-    """Read, outline and write one case; what the index says of it."""
+    """Read, predict and write one case; what the index says of it."""
     started = time.perf_counter()
     image = read_channels(job.case, session.channels)
     known = {
@@ -189,51 +184,16 @@ def _predict_one(
         "images": known_scans.contents(job.case, session.channels, image),
     }
     read = time.perf_counter()
-    how: dict[str, Any] = {
-        "mirror": options.mirror, "memory_bytes": options.memory_bytes, "force": options.force
-    }  # fmt: skip
-    if session.classes:
-        prediction = classify(session, image, **how)
-    else:
-        prediction = outline(
-            session, image, probabilities=options.probabilities, crf=options.crf,
-            maps=options.maps, progress=tick,
-            **how,
-        )  # fmt: skip
+    prediction = answers.predict(session, image, options, tick)
     done = time.perf_counter()
-    files = _write(job, prediction, out)
+    written = answers.write(job, prediction, out)
     facts = {**prediction.facts, "notes": list(image.meta.get("notes", ()))}
     facts["seconds"] = {
         "read": round(read - started, 3),
         **facts["seconds"],
         "write": round(time.perf_counter() - done, 3),
     }
-    record = {**known, "files": files, "facts": facts, "error": None}
-    if prediction.class_probabilities is not None:
-        record["classes"] = dict(prediction.class_probabilities)
-    return record
-
-
-def _write(job: CaseOutputs, prediction: Prediction, out: Path) -> dict[str, Any]:
-    """Write masks and maps; their names relative to ``out``."""
-    labels = prediction.labels
-    if labels is None:
-        return {}
-    if job.stack:
-        writable_folder(job.masks[0].parent)
-        flat = flat_grid(labels.shape[:2])
-        for k, path in enumerate(job.masks):
-            readers.write(path, Image(np.ascontiguousarray(labels[None, ..., k]), flat))
-    else:
-        readers.write(job.masks[0], Image(labels[None], prediction.grid))
-    files: dict[str, Any] = {"labels": [p.relative_to(out).as_posix() for p in job.masks]}
-    maps = dict(prediction.maps)
-    if prediction.probabilities is not None:
-        maps["probabilities"] = np.round(prediction.probabilities, 3)  # small once compressed
-    for name, path in job.maps.items():
-        readers.write(path, Image(maps[name], prediction.grid))
-        files[name] = path.relative_to(out).as_posix()
-    return files
+    return {**known, **written, "facts": facts, "error": None}
 
 
 def _end(

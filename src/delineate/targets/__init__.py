@@ -28,12 +28,16 @@ from delineate.scoring.options import Options
 if TYPE_CHECKING:
     from torch import nn
 
-    from delineate.core.case import Batch, Case
+    from delineate.core.case import Batch, Case, Prediction
+    from delineate.core.image import Image
     from delineate.core.schema import Schema
     from delineate.data.cache import PreparedCase
     from delineate.data.cohort import Cohort
     from delineate.data.opening import Opening
+    from delineate.data.outputs import CaseOutputs
     from delineate.engine.budget import Candidate
+    from delineate.inference.ensemble import AnySession
+    from delineate.inference.options import Options as Predicting
     from delineate.inference.sliding_window import Tick
     from delineate.preprocess.presets import Preparation
     from delineate.reports._run_folder import Results, RunFolder
@@ -291,6 +295,51 @@ class Comparison(Protocol):
         """What a reader must know to read the table."""
 
 
+class Answers(Protocol):
+    """What models of a target say of images, and how that is written."""
+
+    @property
+    def done(self) -> str:
+        """What has become of a case ("outlined")."""
+
+    def require(self, session: AnySession, options: Predicting) -> None:
+        """Refuse options that these models cannot follow.
+
+        Raises:
+            ConfigError: With the options that have to go.
+        """
+
+    def about(self, session: AnySession) -> dict[str, Any]:
+        """What ``predictions.json`` says of all cases, beside what it always says."""
+
+    def settings(self, session: AnySession, options: Predicting) -> dict[str, Any]:
+        """What of the options is up to the models, as it is followed."""
+
+    def outputs(self, cases: Sequence[Case], out: Path, options: Predicting) -> list[CaseOutputs]:
+        """The files that each case will be written to."""
+
+    def predict(
+        self, session: AnySession, image: Image, options: Predicting, progress: Tick | None
+    ) -> Prediction:
+        """What the models say of one image.
+
+        Args:
+            session: Of one model or of several.
+            image: ``(C, *S)`` as read from its files, channels in the models' order.
+            options: How it is predicted.
+            progress: Told windows done and windows in all; it may raise.
+        """
+
+    def write(self, outputs: CaseOutputs, prediction: Prediction, out: Path) -> dict[str, Any]:
+        """Write one prediction; what ``predictions.json`` says of it: its ``files``, and more."""
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """What is said of a finished case, from what ``predictions.json`` has of it."""
+
+    def finish(self, index: Mapping[str, Any], out: Path) -> None:
+        """Write what all cases have in common, such as a table."""
+
+
 class Target(Protocol):
     """What is asked of a model."""
 
@@ -358,6 +407,10 @@ class Target(Protocol):
 
     def rehearse(self, case: Case, cohort: Cohort) -> None:
         """Compute what scoring a case takes, for the time that it takes."""
+
+    @property
+    def answers(self) -> Answers:
+        """What its models say of images."""
 
     @property
     def format(self) -> str:

@@ -32,6 +32,7 @@ from delineate.scoring.classes import RowsOfCase, score_classes
 from delineate.scoring.options import Options
 from delineate.settings import RunConfig
 from delineate.targets import Comparison, Figure, Shown, Usable, _sizes
+from delineate.targets._class_answers import ClassAnswers
 from delineate.targets._class_comparison import ClassComparison
 from delineate.targets._class_feed import ClassFeed, Pictures
 
@@ -88,6 +89,7 @@ class Classes:
     method = "classify"
     network = "cnn"
     settings = ("balance",)
+    answers = ClassAnswers()
     format = "delineate-classification"
 
     @property

@@ -27,6 +27,7 @@ from delineate.settings import RunConfig
 from delineate.targets import Figure, NoSettings, Shown, Target, Usable, _sizes
 from delineate.targets._cleanup import choose_rules
 from delineate.targets._labelled import labelled, spread
+from delineate.targets._outline_answers import OutlineAnswers
 from delineate.targets._outline_comparison import OutlineComparison
 from delineate.targets._outline_feed import Feed, mean_dice, outline
 
@@ -47,6 +48,7 @@ class Outlines:
     network = "unet"
     settings = ("crf", "neighbours", "foreground")
     automatic = 0
+    answers = OutlineAnswers()
     format = "delineate-evaluation"
     comparison = OutlineComparison()
 

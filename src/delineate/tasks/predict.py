@@ -10,8 +10,9 @@ from typing import Any
 from delineate.core.case import Geometry
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.quantities import parse_bytes
+from delineate.core.stopping import Enough
 from delineate.data.opening import Opening
-from delineate.predicting.options import Enough, Options
+from delineate.inference.options import Options
 
 #: One line a case and one at the end are said: the terminal need not show the index as well.
 SAID = True

@@ -18,8 +18,8 @@ from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.data.outputs import INDEX
 from delineate.engine.allowance import Costs
+from delineate.inference.options import Options
 from delineate.predicting.batch import predict_batch
-from delineate.predicting.options import Options
 from delineate.targets import score_predictions
 
 #: Scoring takes longer than measured where a network that knows little outlines much.

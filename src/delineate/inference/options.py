@@ -1,14 +1,10 @@
-"""How a batch of scans is predicted."""
+"""How scans are predicted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from delineate.core.quantities import parse_bytes
-
-#: Whether nothing more is wanted, told the share of the present case that is done.
-Enough = Callable[[float], bool]
 
 
 @dataclass(frozen=True)

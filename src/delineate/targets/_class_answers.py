@@ -1,0 +1,88 @@
+"""Predicted classes: one row a case in ``classes.csv``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from delineate.core.atomic import atomic_write_text
+from delineate.core.case import Case, Prediction
+from delineate.core.image import Image
+from delineate.core.tables import table
+from delineate.data.outputs import CaseOutputs
+from delineate.inference._requirements import require
+from delineate.inference.classes import classify
+from delineate.inference.ensemble import AnySession
+from delineate.inference.options import Options
+from delineate.inference.sliding_window import Tick
+
+#: One row a case.
+CLASSES = "classes.csv"
+
+
+class ClassAnswers:
+    """See ``delineate.targets.Answers``."""
+
+    done = "classified"
+
+    def require(self, session: AnySession, options: Options) -> None:
+        """See ``Answers.require``."""
+        require(
+            session, probabilities=options.probabilities, mirror=options.mirror, crf=options.crf
+        )
+
+    def about(self, session: AnySession) -> dict[str, Any]:
+        """Names of the classes, and what a case or its slices were asked."""
+        return {"classes": session.members[0].document["classes"]}
+
+    def settings(self, session: AnySession, options: Options) -> dict[str, Any]:
+        """No CRF refines classes."""
+        return {"crf": False}
+
+    def outputs(self, cases: Sequence[Case], out: Path, options: Options) -> list[CaseOutputs]:
+        """No files of its own for any case."""
+        return [CaseOutputs(case, (), {}, False) for case in cases]
+
+    def predict(
+        self, session: AnySession, image: Image, options: Options, progress: Tick | None
+    ) -> Prediction:
+        """See ``Answers.predict``."""
+        return classify(
+            session, image, mirror=options.mirror, memory_bytes=options.memory_bytes,
+            force=options.force,
+        )  # fmt: skip
+
+    def write(self, outputs: CaseOutputs, prediction: Prediction, out: Path) -> dict[str, Any]:
+        """Nothing; the probability of every class stands in ``predictions.json``."""
+        return {"files": {}, "classes": dict(prediction.class_probabilities or {})}
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """The likeliest class and its probability."""
+        name = max(record["classes"], key=lambda one: float(record["classes"][one]))
+        return f"{name} ({record['classes'][name]:.3f})"
+
+    def finish(self, index: Mapping[str, Any], out: Path) -> None:
+        """One row a case: class, probability of every class, the slice that counted most."""
+        classes = index["classes"]["names"]
+        rows = [
+            {
+                "case": case["id"],
+                "subject": case["subject"],
+                "class": max(classes, key=lambda name: case["classes"][name]),
+                **{f"p_{name}": float(case["classes"][name]) for name in classes},
+                **_most_attended(case["facts"].get("attention", [])),
+            }
+            for case in index["cases"]
+            if "classes" in case
+        ]
+        columns = ["case", "subject", "class", *(f"p_{name}" for name in classes)]
+        extra = ["slice", "attention"] if any("attention" in row for row in rows) else []
+        atomic_write_text(out / CLASSES, table([*columns, *extra], rows))
+
+
+def _most_attended(attention: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not attention:
+        return {}
+    most = max(attention, key=lambda one: one["weight"])
+    return {"slice": most["slice"], "attention": most["weight"]}
