@@ -28,8 +28,8 @@ class RunConfig:
         metadata={
             "room": "targets",
             "help": "outline: a label for every voxel; class: the class of a case; presence: "
-            "whether a slice shows any structure; or a file of your own; auto: outline where there "
-            "are label maps",
+            "whether a slice shows any structure; image: one sequence from the others; or a file "
+            "of your own; auto: outline where there are label maps",
         },
     )
     target_settings: Mapping[str, Any] = field(

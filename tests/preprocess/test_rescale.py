@@ -60,7 +60,8 @@ def test_hounsfield_units_come_home_exactly() -> None:
 
 def test_a_scale_is_written_and_read() -> None:
     scale = Scale("t1c", "typical", 3.0, 2.0, 0.0)
-    assert Scale(**scale.to_dict()) == scale
+    assert Scale.from_dict(scale.to_dict()) == scale
+    assert "no unit" in scale.to_dict()["meaning"]
 
 
 @pytest.mark.parametrize(("value", "what"), [(0.0, "one single value"), (np.nan, "NaN")])

@@ -16,6 +16,9 @@ from delineate.core.errors import LayoutError, PartialError
 from delineate.core.progress import QUIET
 from delineate.core.schema import Schema
 from delineate.data.cohort import Cohort
+from delineate.data.opening import Opening
+from delineate.data.outputs import INDEX
+from delineate.scoring.options import Options
 from delineate.scoring.translations import score_images
 
 
@@ -46,10 +49,23 @@ def data(folder: Path, units: str = "typical") -> tuple[Cohort, dict[str, Any]]:
     return Cohort(folder / "data", "test", tuple(cases), Schema(())), index
 
 
+class Opened(Opening):
+    """A cohort that is listed already."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        super().__init__()
+        object.__setattr__(self, "listed", cohort)
+
+    def cohort(self, *_: Any) -> Cohort:
+        found: Cohort = vars(self)["listed"]
+        return found
+
+
 def score(folder: Path, cohort: Cohort, index: dict[str, Any], said: list[str]) -> dict[str, Any]:
+    (folder / "predictions" / INDEX).write_text(json.dumps(index))
     return score_images(
-        index, folder / "predictions", folder / "data", cohort, folder / "scores",
-        seed=0, resamples=200, say=said.append, progress=QUIET,
+        folder / "predictions", folder / "data", folder / "scores", Opened(cohort),
+        Options(resamples=200), said.append, QUIET,
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 #: Softmax over labels, background first.
 PROBABILITIES = "probabilities"
+#: One image, on the scale of ``preprocess.rescale``.
+IMAGE = "image"
 #: Of a classifier, before softmax and temperature: one number a class, and no map.
 LOGITS = "logits"
 

@@ -123,6 +123,10 @@ class Ensemble:
         """Names all members together, in their order."""
         return hashlib.sha256("".join(one.hash for one in self.members).encode()).hexdigest()
 
+    def outside(self, name: str) -> float:
+        """What a map holds where every preparation cuts an image off."""
+        return float(np.mean([one.outside(name) for one in self.members]))
+
     @property
     def device(self) -> str:
         """Where the networks are computed."""
@@ -172,6 +176,7 @@ class Ensemble:
                 total /= many
             else:
                 total /= np.maximum(covered, 1)
+                total[:, covered[0] == 0] = self.outside(name)
         step = max(1, VOXELS * shape[0] // covered.size)
         for start in range(0, shape[0], step):
             yield _part(sums, slice(start, start + step))

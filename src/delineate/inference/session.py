@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from delineate.core import catalog, config
 from delineate.core.errors import DelineateError, ModelFileError, ResourceError
 from delineate.core.image import Grid, Image
+from delineate.core.model_output import IMAGE
 from delineate.core.schema import Schema
 from delineate.inference._facts import too_little_memory
 from delineate.inference.runtimes import PROBABILITIES, Maps, Runtime
@@ -33,6 +34,7 @@ from delineate.inference.sliding_window import (
 )
 from delineate.preprocess import presets
 from delineate.preprocess.inverse import Inverse, Rows
+from delineate.preprocess.rescale import Scale
 
 if TYPE_CHECKING:
     from delineate.inference.crf import Config as Crf
@@ -96,6 +98,9 @@ class Session:
             self.schema = Schema.from_dict(self.document["schema"])
             self.preparation = presets.Preparation.from_dict(self.document["preparation"])
             self.crf = _crf_settings(self.document)
+            scale = self.document.get("output", {}).get("scale")
+            #: Of the image that the model gives, if it gives one.
+            self.scale = Scale.from_dict(scale) if scale else None
         except (DelineateError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(
                 f"expected a schema and a preparation in the document, got: {error!r}",
@@ -133,6 +138,10 @@ class Session:
     def members(self) -> tuple[Session, ...]:
         """The models that take part: this one."""
         return (self,)
+
+    def outside(self, name: str) -> float:
+        """What a map holds where the preparation cuts an image off."""
+        return self.scale.outside if self.scale and name == IMAGE else 0.0
 
     @property
     def device(self) -> str:
@@ -228,7 +237,14 @@ class Session:
         image = prepared.image
         inverse = Inverse(image.history, image.array.shape[1:], prepared.original, axis or 0)
         for _, maps in rows:
+            maps = self._in_units(maps)
             yield from inverse.add({n: m[:, 0] for n, m in maps.items()} if lone else maps)
+
+    def _in_units(self, maps: Maps) -> Maps:
+        """The same, an image in the units of the scans."""
+        if self.scale is None or IMAGE not in maps:
+            return maps
+        return {**maps, IMAGE: self.scale.undo(maps[IMAGE])}
 
     def _laid_out(self, prepared: Prepared) -> tuple[NDArray[np.float32], int | None, bool]:
         """The image as it is walked, the axis of slices, and whether it is a lone slice."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import delineate
-from delineate.core import run
+from delineate.core import model_output, run
 from delineate.core.atomic import atomic_write_text
 from delineate.data.cohort import Cohort
 from delineate.data.outputs import INDEX
@@ -39,7 +39,7 @@ def start(
         "settings": dict(settings),
         "schema": session.schema.to_dict(),
         "classes": None,
-        "target": session.members[0].document.get("target"),
+        "target": model_output.target(session.members[0].document),
         "channels": list(session.channels),
         "scans": str(cohort.root),
         "layout": cohort.layout,

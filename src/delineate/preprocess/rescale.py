@@ -11,9 +11,10 @@ A prepared target keeps its own values; ``prepare`` says where those of its tiss
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ class Scale:
     """
 
     channel: str
-    units: str
+    units: Literal["scan", "typical"]
     mean: float
     std: float
     outside: float
@@ -115,6 +116,12 @@ class Scale:
             float(np.median(outside)) if outside else 0.0,
         )
 
+    @staticmethod
+    def mean_of(scales: Sequence[Scale]) -> Scale:
+        """Of the mean of what several models give."""
+        mean, std, outside = np.mean([(s.mean, s.std, s.outside) for s in scales], axis=0).tolist()
+        return dataclasses.replace(scales[0], mean=mean, std=std, outside=outside)
+
     def apply(self, values: Any, facts: Facts) -> Any:
         """Bring values of a case (an array or a tensor) to the scale that a network learns on."""
         if self.units == "scan":
@@ -125,6 +132,21 @@ class Scale:
         """Give what a network says (an array or a tensor) its units."""
         return values * self.std + self.mean
 
+    @property
+    def meaning(self) -> str:
+        """What the values of a predicted image are, in words."""
+        if self.units == "scan":
+            return f"the units of {self.channel}, exactly"
+        return (
+            f"{self.channel} has no unit: values have the mean ({self.mean:.4g}) and standard "
+            f"deviation ({self.std:.4g}) of the tissue of a typical training scan"
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; ``Scale(**data)`` is its inverse."""
-        return asdict(self)
+        """Plain data for JSON, with what the values mean."""
+        return {**asdict(self), "meaning": self.meaning}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Scale:
+        """The inverse of ``to_dict``."""
+        return Scale(**{key: value for key, value in data.items() if key != "meaning"})

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from delineate.core.atomic import atomic_write_bytes, atomic_write_text, writable_folder
 from delineate.core.image import Grid
 from delineate.reports import page
+from delineate.reports._run_folder import Results, RunFolder
+from delineate.reports.evaluation import time_tile
 from delineate.reports.figures import Picture
 from delineate.reports.overlays import PANEL, cut_slice, data_uri, resize, tile
 from delineate.reports.page import (
@@ -157,6 +159,13 @@ def sections(
         ("Every case", page.table("Every case", _CASES, worst_first)),
         ("Scoring", _method(summary)),
     ]
+
+
+def results(folder: RunFolder) -> Results:
+    """What the report of a run shows of the images of held-out cases."""
+    found = sections(folder.summary, folder.cases, folder.pictures)
+    sentences = verdict(folder.summary, "held-out subject")
+    return found, sentences, tiles(folder.summary, time_tile(folder), scored_on="Held out")
 
 
 def comparison(

@@ -18,14 +18,17 @@ from delineate.core.progress import Progress, Say
 from delineate.core.tables import document, plain, table
 from delineate.data import readers
 from delineate.data.channels import holds, read_channels
-from delineate.data.cohort import Cohort
 from delineate.data.content import Hashes
+from delineate.data.layouts._listing import load_json
+from delineate.data.opening import Opening
+from delineate.data.outputs import INDEX
 from delineate.metrics.image_quality import best_mix, score_image
 from delineate.metrics.statistics import LEVEL, by_subject, compare_paired, summarise
 from delineate.preprocess import crop, normalise
 from delineate.provenance import known_scans
 from delineate.provenance.lineage import TAUGHT
 from delineate.scoring.examples import chosen
+from delineate.scoring.options import Options, require_apart
 
 Row = dict[str, Any]
 
@@ -54,27 +57,22 @@ MATCHED = (
 
 
 def score_images(
-    index: Mapping[str, Any],
     predictions: Path,
-    data: Path,
-    cohort: Cohort,
+    labels: Path,
     out: Path,
-    *,
-    seed: int,
-    resamples: int,
+    opening: Opening,
+    options: Options,
     say: Say,
     progress: Progress,
 ) -> dict[str, Any]:
     """Score predicted images against the scans of a data set.
 
     Args:
-        index: Content of ``predictions.json``.
-        predictions: Its folder.
-        data: Where the data set lies.
-        cohort: The data set.
+        predictions: Folder with ``predictions.json``.
+        labels: Where the data set lies.
         out: Folder for the results.
-        seed: Of the bootstrap.
-        resamples: Of the bootstrap.
+        opening: How the data set is opened.
+        options: How they are scored.
         say: Told the figures.
         progress: Shows how far the work is.
 
@@ -86,7 +84,11 @@ def score_images(
         InputError: No case could be scored.
         PartialError: Some cases could not be scored; the results of the others are written.
     """
-    scale, cases = index["image"], {case.id: case for case in cohort.cases}
+    require_apart(predictions, labels, out)
+    options.require_usual("predicted images")
+    index = load_json(predictions / INDEX) or {}
+    writable_folder(out)
+    scale, cases = index["image"], {case.id: case for case in opening.cohort(labels, say).cases}
     rows: list[Row] = []
     failures: list[dict[str, str | None]] = []
     unknown: list[str] = []
@@ -103,7 +105,7 @@ def score_images(
         except Exception as error:
             fault = case_failures.record(unforeseen.of(error, case.id))
             failures.append({"case": case.id, **fault})
-    _require_some(rows, failures, len(records), scale["channel"], data)
+    _require_some(rows, failures, len(records), scale["channel"], labels)
     if unknown:
         shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
         say(f"not scored, for want of a true {scale['channel']}: {len(unknown)} cases ({shown})")
@@ -114,17 +116,21 @@ def score_images(
         {
             "format": "delineate-translation",
             "predictions": str(predictions),
-            "labels": str(data),
+            "labels": str(labels),
             "model": index.get("model"),
             "image": scale,
             "inputs": list(index["channels"]),
-            "settings": {"seed": seed, "resamples": resamples, "level": LEVEL},
+            "settings": {
+                "seed": options.seed,
+                "resamples": options.resamples,
+                "level": LEVEL,
+            },
             "rules": {**RULES, **({"matched": MATCHED} if scale["units"] == "typical" else {})},
             "versions": run.versions(),
             "failures": failures,
             "taught": [name for name, part in parts.items() if part in TAUGHT],
             "notes": seen_in_training,
-            **_statistics(rows, seed, resamples),
+            **_statistics(rows, options.seed, options.resamples),
         }
     )
     _write(out, summary, rows, predictions, index, cases)

@@ -25,10 +25,13 @@ from delineate.metrics.case import structures
 from delineate.metrics.ignored import without_ignored
 from delineate.metrics.overlap import binary_counts, joint_histogram, overlap_scores
 from delineate.preprocess.presets import Preparation
+from delineate.preprocess.rescale import Scale
 from delineate.settings import RunConfig
 
 #: The region read is this much larger than the patch, so that rotated corners are real.
 _MARGIN = 1.2
+#: A voxel of an image to be given is known if so much of it is.
+_WHOLE = 0.999
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Feed:
         mirror_axes: Axes of the patch that may be mirrored.
         neighbours: Slices to each side that join as channels.
         unlabelled: Prepared cases without a label, from which half of a batch comes.
+        scale: Of the images that are to be given, where those are learned: the batch has them.
     """
 
     cases: Sequence[PreparedCase]
@@ -54,6 +58,7 @@ class Feed:
     mirror_axes: tuple[int, ...]
     neighbours: int
     unlabelled: Sequence[PreparedCase] = ()
+    scale: Scale | None = None
 
     def __call__(self, step: int, micro: int, split: int) -> Batch:
         """See ``delineate.engine.loop.Batches``."""
@@ -76,16 +81,40 @@ class Feed:
         labelled = torch.tensor([d.labelled for d in drawn])
         image = torch.from_numpy(np.stack([pair[0] for pair in pairs]))
         label = torch.from_numpy(np.stack([pair[1] for pair in pairs]))
+        if self.scale is not None:
+            beside = [self._read_target(pools[d.labelled][d.case], d, region) for d in drawn]
+            image = torch.cat([image, torch.from_numpy(np.stack(beside))], 1)
         spacing = tuple(s for a, s in enumerate(self.cases[0].grid.spacing_mm) if a != axis)
         if not chosen.augment:
             image, label = spatial.crop_centre(image, label, self.patch)
-            return Batch(image, label, spacing, labelled=labelled)
+            image, target = self._apart(image)
+            return Batch(image, label, spacing, labelled=labelled, target=target)
         key = (chosen.seed * 1_000_003 + moment) * 1009
         generator = torch.Generator().manual_seed(key)
         ranges = spatial.Config(chosen.rotation(len(self.patch), whole=False), chosen.scale)
         matrices = spatial.draw(ranges, size, spacing, self.mirror_axes, generator)
         image, label = spatial.apply(matrices, image, label, self.patch)
-        return Batch(self._repaint(image, generator), label, spacing, labelled=labelled)
+        image, target = self._apart(image)
+        image = self._repaint(image, generator)
+        return Batch(image, label, spacing, labelled=labelled, target=target)
+
+    def _read_target(
+        self, case: PreparedCase, drawn: sampling.Draw, region: Region
+    ) -> NDArray[np.float32]:
+        """The scaled image to be given ``(2, *region)``, and 1 where it is known, else 0."""
+        found = np.zeros((2, *region.size), np.float32)
+        if case.target is not None and self.scale is not None:
+            values = sampling.read_like(case.target, drawn.centre, region)
+            known = np.isfinite(values)
+            found[:1][known] = self.scale.apply(values[known], case.meta["target"])
+            found[1:] = known
+        return found
+
+    def _apart(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The inputs, and the image to be given; NaN where part of a voxel is not known."""
+        if self.scale is None:
+            return image, None
+        return image[:, :-2], image[:, -2:-1].masked_fill(image[:, -1:] < _WHOLE, math.nan)
 
     def _repaint(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Intensity augmentation of every sequence apart, a slice and its neighbours alike.

@@ -21,6 +21,7 @@ def train(
     budget: str | None = None,
     steps: int | None = None,
     target: str | None = None,
+    translate_to: str | None = None,
     method: str | None = None,
     network: str | None = None,
     weights: Path | None = None,
@@ -57,8 +58,11 @@ def train(
         budget: Wall-clock time for everything, as 90s, 40m or 1h30m (40m if nothing is said).
         steps: A fixed number of steps instead of a budget; on a CPU alone, such a run repeats to
             the bit.
-        target: What the model is to give: an outline, the class of a case, or the presence of
-            anything outlined in each slice; auto: outlines where there are label maps.
+        target: What the model is to give: outline, class (of a case), presence (of anything
+            outlined in each slice) or image, see --translate-to; auto: outlines where there are
+            label maps.
+        translate_to: Name of the sequence that the model is to give, made from the others: its
+            target is then an image. A model of T1 with contrast, say, needs no contrast any more.
         method: How to train: supervised, adversarial, segan or cpgan; classify, deep_features or
             layerwise for classes; gan_features or vae_features for either; or a Python file of your
             own.
@@ -103,11 +107,15 @@ def train(
     from delineate.training import run  # brings torch along
     from delineate.training.job import Invocation
 
-    given = {
+    given: dict[str, Any] = {
         "budget": budget, "steps": steps, "target": target, "method": method, "network": network,
         "weights": weights, "freeze": freeze, "seed": seed, "holdout": holdout, "device": device,
         "drop_duplicates": drop_duplicates or None,
     }  # fmt: skip
+    if translate_to is not None:
+        given |= {
+            "target": target or "image", "target_settings": {"translate_to": translate_to},
+        }  # fmt: skip
     opening = Opening(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
     )

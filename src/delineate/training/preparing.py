@@ -21,7 +21,7 @@ from delineate.core.progress import QUIET, Progress
 from delineate.core.schema import IGNORED, Schema
 from delineate.data import cache, capacity, readers
 from delineate.data.cache import PreparedArrays, PreparedCase
-from delineate.data.channels import read_channels
+from delineate.data.channels import holds, read_channels
 from delineate.data.cohort import Cohort
 from delineate.data.labels import read_indices
 from delineate.inference import _contract
@@ -158,7 +158,7 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
         LabelError: Values that the schema does not declare.
     """
     names = [channel.name for channel in preparation.channels]
-    if preparation.target is not None:
+    if preparation.target is not None and holds(case, preparation.target.name):
         names.append(preparation.target.name)
     image = read_channels(case, names)
     image, wanted = _split(image, len(preparation.channels))
@@ -168,7 +168,8 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
         "notes": list(image.meta.get("notes", ())), "intensity": _contract.measure(image)
     }  # fmt: skip
     if preparation.target is not None:  # what is outlined, if anything, is not asked for
-        target, facts["target"] = rescale.prepare(wanted[0], preparation.target, prepared)
+        if len(wanted):
+            target, facts["target"] = rescale.prepare(wanted[0], preparation.target, prepared)
     elif case.label is not None:
         full = read_indices(case, schema, image.grid)
         indices = full.array

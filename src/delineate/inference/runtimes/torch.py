@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from delineate.core import model_file
 from delineate.core.errors import ConfigError, ModelFileError, ResourceError
 from delineate.core.model_file import ModelFile
-from delineate.core.model_output import output
+from delineate.core.model_output import IMAGE, output
 from delineate.inference._loading import Critic, build, critic, fill
 from delineate.inference.runtimes import ATTENTION, LOGITS, PROBABILITIES, Infer, Runtime
 from delineate.networks._critics import score_map
@@ -22,6 +22,7 @@ from delineate.networks._critics import score_map
 #: From what the last layer gives to the map of that name.
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     PROBABILITIES: lambda logits: torch.softmax(logits.float(), 1),
+    IMAGE: lambda image: image.float(),
     LOGITS: lambda logits: logits.float(),
 }
 _NONE: Mapping[str, Critic] = {}
