@@ -177,10 +177,10 @@ def test_a_blocking_finding_names_what_settles_it_and_that_settles_it(
 def test_every_code_that_can_block_is_tried_here() -> None:
     """Codes that stand in the source beside a severity that may be blocking."""
     text = "".join(p.read_text() for p in Path(delineate.findings.__path__[0]).glob("*.py"))
-    severity = r'(?:"blocking"|severity|"blocking" if every else "note")'
-    codes = set(re.findall(rf'"([a-z-]+)"(?: if every else "[a-z-]+")?,\s*{severity}', text))
+    severity = r'(?:"blocking"|severity|"blocking" if all_empty else "note")'
+    codes = set(re.findall(rf'"([a-z-]+)"(?: if all_empty else "[a-z-]+")?,\s*{severity}', text))
     codes -= {"modality-mismatch"}  # a warning or a note
-    copies = re.findall(r'f"\{same\}-([a-z-]+)", "blocking"', text)
+    copies = re.findall(r'f"\{kind_of_copy\}-([a-z-]+)", "blocking"', text)
     codes |= {f"{same}-{rest}" for rest in copies for same in ("duplicate", "near-duplicate")}
     assert len(codes) >= 6
     assert codes <= BLOCKING.keys() | {"label-all-ignored"}

@@ -160,8 +160,8 @@ def _fault(error: DelineateError, as_json: bool) -> int:
 
 def _fail(text: str, code: int, facts: dict[str, Any], as_json: bool) -> int:
     """Say what went wrong; the exit code."""
-    red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{red}{text}{plain}", file=sys.stderr, flush=True)
+    red, reset = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{red}{text}{reset}", file=sys.stderr, flush=True)
     if as_json:
         _print(json.dumps({"error": {**facts, "exit_code": code}}, indent=1))
     return code

@@ -12,7 +12,7 @@ FORMAT = 2
 #: The part that every model file has: the network that predicts.
 PREDICTOR = "predictor"
 #: What predictions call things of their own; a part of such a name would be taken for them.
-_TAKEN = (PREDICTOR, "probabilities", "labels")
+_RESERVED = (PREDICTOR, "probabilities", "labels")
 AGAIN = "copy the file again from where it was trained, or train anew"
 
 _REQUIRED: dict[str, type] = {
@@ -85,9 +85,9 @@ def _check_output(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_part(name: str, part: Any, path: Path) -> None:
-    if not name.isidentifier() or name in _TAKEN:
-        taken = ", ".join(_TAKEN)
-        raise _wrong(f"a part's name of letters, digits and _, and none of {taken}", name, path)
+    if not name.isidentifier() or name in _RESERVED:
+        reserved = ", ".join(_RESERVED)
+        raise _wrong(f"a part's name of letters, digits and _, and none of {reserved}", name, path)
     if not isinstance(part, dict) or not isinstance(part.get("sees"), dict):
         raise _wrong("a part as {network, channels, outputs, sees}", part, path)
     _check_network(part.get("network"), path)

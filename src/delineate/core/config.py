@@ -363,10 +363,10 @@ def _convert_collection(expected: Any, value: Any, key: Key, document: Document)
         fixed = origin is tuple and args and args[-1] is not Ellipsis
         if fixed and len(value) != len(args):
             raise document.mismatch(key, expected, value)
-        each = args if fixed else (args[0] if args else Any,) * len(value)
+        types = args if fixed else (args[0] if args else Any,) * len(value)
         items = [
             _convert(t, v, (*key, i), document)
-            for i, (t, v) in enumerate(zip(each, value, strict=True))
+            for i, (t, v) in enumerate(zip(types, value, strict=True))
         ]
         return items if origin is list else tuple(items)
     if origin in (dict, Mapping) and isinstance(value, Mapping):

@@ -105,8 +105,8 @@ def save(
         )
     arrays = {
         f"{part}.{name}": _array(name, tensor, path)
-        for part, own in {PREDICTOR: tensors, **(parts or {})}.items()
-        for name, tensor in own.items()
+        for part, tensors_of_part in {PREDICTOR: tensors, **(parts or {})}.items()
+        for name, tensor in tensors_of_part.items()
     }
     _check_finite(arrays, path)
     full = {**{key: {} for key in _OPTIONAL}, **document, "format": FORMAT}
@@ -287,7 +287,7 @@ def _by_part(
     parts: dict[str, dict[str, NDArray[Any]]] = {PREDICTOR: {}}
     parts |= {name: {} for name in document.get("parts", {})}
     for name, array in arrays.items():
-        part, _, own = name.partition(".")
+        part, _, tensor_name = name.partition(".")
         if part not in parts:
             raise ModelFileError(
                 f"expected weights of {', '.join(parts)}, got {name!r} beside them",
@@ -295,7 +295,7 @@ def _by_part(
                 fix=AGAIN,
                 code="model-file-part",
             )
-        parts[part][own] = array
+        parts[part][tensor_name] = array
     for part, own_arrays in parts.items():
         if not own_arrays and part != PREDICTOR:
             raise ModelFileError(

@@ -45,12 +45,12 @@ class Stop:
     """
 
     def __init__(self, say: Say = silent) -> None:
-        self.say, self.asked = say, False
+        self.say, self.requested = say, False
         self._gently, self._handlers = False, ExitStack()
 
     def __call__(self) -> bool:
         """Whether somebody has asked for an end."""
-        return self.asked
+        return self.requested
 
     def __enter__(self) -> Self:
         self._handlers.enter_context(processes.on_stop(self._ask))
@@ -69,8 +69,8 @@ class Stop:
             self._gently = False
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked or not self._gently:
-            self.asked = True
+        if self.requested or not self._gently:
+            self.requested = True
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         self.say("stopping after this step; once more to stop at once")

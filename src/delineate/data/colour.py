@@ -35,12 +35,12 @@ def harmonise(cohort: Cohort) -> Cohort:
         return cohort
     cases = [case for case in cohort.cases if not case.meta.get("channels")]
     pictures = [case for case in cases if all(map(_picture, case.images.values()))]
-    counts = _each(_channels, pictures)
+    counts = _ask_each(_channels, pictures)
     ones = [case for case, n in zip(pictures, counts, strict=True) if n == 1]
     threes = [case for case, n in zip(pictures, counts, strict=True) if n == 3]
-    if not threes or (not ones and False in _each(_grey, threes[:_FIRST])):
+    if not threes or (not ones and False in _ask_each(_grey, threes[:_FIRST])):
         return cohort
-    is_grey = _each(_grey, threes)
+    is_grey = _ask_each(_grey, threes)
     colours = is_grey.count(False)
     if not colours and True in is_grey:
         message = f"{len(threes)} of {len(pictures)} pictures store grey as three equal channels: "
@@ -96,7 +96,7 @@ def _grey(case: Case) -> bool:
     return bool(readers.read(_source(case), case.reading).meta.get("grey"))
 
 
-def _each(question: Callable[[Case], T], cases: list[Case]) -> list[T | None]:
+def _ask_each(question: Callable[[Case], T], cases: list[Case]) -> list[T | None]:
     """The answer for each case; None where its file cannot be read, which is told elsewhere."""
 
     def ask(case: Case) -> T | None:

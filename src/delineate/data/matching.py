@@ -37,7 +37,7 @@ def match(cases: list[Case], named: Iterable[tuple[str, T]]) -> dict[str, list[T
     count = Counter(name for names_of_case in names.values() for name in names_of_case)
     matched = {}
     for case in cases:
-        hits = [loose[n] for n in names[case.id] if n in loose and count[n] == 1]
-        if case.id in exact or hits:
-            matched[case.id] = exact.get(case.id) or hits[0]
+        unique_matches = [loose[n] for n in names[case.id] if n in loose and count[n] == 1]
+        if case.id in exact or unique_matches:
+            matched[case.id] = exact.get(case.id) or unique_matches[0]
     return matched

@@ -163,11 +163,11 @@ class Opening:
                 error.fix = f"{error.fix}; {FOLLOW}" if error.fix else FOLLOW
             raise
         if not listing.cases:
-            lost = [*listing.unpaired, *strays][:4] + [FOLLOW] * bool(strays)
+            not_listed = [*listing.unpaired, *strays][:4] + [FOLLOW] * bool(strays)
             raise LayoutError(
                 f"the layout {name!r} lists no case; got {glimpse(root)}",
                 where=root,
-                fix="; ".join(lost) or "check the folder",
+                fix="; ".join(not_listed) or "check the folder",
                 code="no-cases",
             )
         return listing

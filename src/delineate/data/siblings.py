@@ -209,8 +209,8 @@ def _grouped(stems: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
 
 def _joined(tokens: Iterable[str]) -> str:
     r"""A regular expression of endings, numbers being any number: ``_t0``, ``_t1`` -> ``_t\d+``."""
-    plain = {re.sub(r"([.()\\])", r"\\\1", token) for token in tokens}
-    general = {re.sub(r"\d+", lambda _: r"\d+", token) for token in plain}
+    escaped = {re.sub(r"([.()\\])", r"\\\1", token) for token in tokens}
+    general = {re.sub(r"\d+", lambda _: r"\d+", token) for token in escaped}
     return "|".join(sorted(general, key=lambda text: (-len(text), text)))
 
 

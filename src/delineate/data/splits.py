@@ -98,8 +98,8 @@ def holdout(
         parts = _deal(cohort, shares, seed, structures, train)
         inside = {case.subject for case in cohort.subset(parts["train"])}
         lacking = [structure for structure, holders in subjects.items() if not holders & inside]
-        everyone = len({case.subject for case in cohort.cases})
-        if not lacking or len(train) + 1 >= everyone:
+        n_subjects = len({case.subject for case in cohort.cases})
+        if not lacking or len(train) + 1 >= n_subjects:
             return Split(name, seed, parts)
         rarest = min(lacking, key=lambda structure: (len(subjects[structure]), structure))
         train.add(min(subjects[rarest]))

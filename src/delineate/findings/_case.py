@@ -272,10 +272,10 @@ def _planes(image: Image, channel: str, case: Case, modality: str) -> list[Plane
 
 def _plane(array: NDArray[np.float32], grid: Grid, name: str, channel: str) -> Plane:
     low, high = float(array.min()), float(array.max())
-    turned = _ras(array, grid)
+    in_ras = _ras(array, grid)
     if not (math.isfinite(low) and math.isfinite(high)) or low == high:
         level = abs(low) if low == high else math.nan
-        return Plane(name, channel, low, high, level, digest(turned), None)
+        return Plane(name, channel, low, high, level, digest(in_ras), None)
     flat = array.reshape(-1)
     stride = max(1, flat.size // SAMPLE)
     while math.gcd(stride, flat.size) > 1:  # else the sample could be a single column
@@ -287,8 +287,8 @@ def _plane(array: NDArray[np.float32], grid: Grid, name: str, channel: str) -> P
     if floor == ceiling:
         floor, ceiling = low, high
     few_values = low == 0 and high == np.rint(high) and _few_whole(array)
-    small = thumbnail(turned, floor, ceiling)
-    return Plane(name, channel, low, high, level, digest(turned), small, few_values)
+    small = thumbnail(in_ras, floor, ceiling)
+    return Plane(name, channel, low, high, level, digest(in_ras), small, few_values)
 
 
 def _few_whole(array: NDArray[np.float32]) -> bool:
@@ -303,8 +303,8 @@ def _ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
     """Axes swapped and turned as near to RAS+ as can be without interpolation."""
     if not grid.oriented or grid.ndim != 3:
         return array
-    turned: NDArray[Any] = _turn(array, _axes_of(grid.affine))
-    return turned
+    in_ras: NDArray[Any] = _turn(array, _axes_of(grid.affine))
+    return in_ras
 
 
 def orientation(grid: Grid) -> str:

@@ -102,7 +102,9 @@ def _counted(n: int, noun: str) -> str:
 
 
 def _named(cases: Mapping[str, str]) -> str:
-    examples = [f"{name} ({why})" if why else name for name, why in list(cases.items())[:8]]
+    examples = [
+        f"{name} ({reason})" if reason else name for name, reason in list(cases.items())[:8]
+    ]
     more = f" and {len(cases) - 8} more" if len(cases) > 8 else ""
     return f"{len(cases)} cases: {', '.join(examples)}{more}"
 

@@ -128,13 +128,13 @@ def subjects(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         if len(parts_of_subject) > 1
     }
     if parted:
-        most = {
+        commonest_part = {
             subject: parts_of_subject.most_common(1)[0][0]
             for subject, parts_of_subject in parted.items()
         }
         surplus = (
             c.id for c in cohort.cases
-            if c.subject in parted and c.split and c.split != most[c.subject]
+            if c.subject in parted and c.split and c.split != commonest_part[c.subject]
         )  # fmt: skip
         findings.append(
             Finding(

@@ -26,7 +26,7 @@ def names(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
             naming_files += 1
             for name in sorted(record.label.names):
                 owners.setdefault(name, []).append(record.case.id)
-    findings = _alike(owners) + _overruled(cohort, owners)
+    findings = _similar_names(owners) + _overruled(cohort, owners)
     rare = {name: cases for name, cases in owners.items() if len(cases) < naming_files}
     if rare and cohort.schema.named:
         counts = ", ".join(f"{name!r} in {len(cases)}" for name, cases in rare.items())
@@ -68,17 +68,19 @@ def _overruled(cohort: Cohort, owners: Mapping[str, Sequence[str]]) -> list[Find
     ]  # fmt: skip
 
 
-def _alike(owners: Mapping[str, Sequence[str]]) -> list[Finding]:
+def _similar_names(owners: Mapping[str, Sequence[str]]) -> list[Finding]:
     """Names that differ in case, spaces and dashes alone: one structure, in all likelihood."""
     groups: dict[str, list[str]] = {}
     for name in owners:
         groups.setdefault(re.sub(r"[\W_]+", "", name).casefold(), []).append(name)
     findings = []
-    for alike in groups.values():
-        if len(alike) > 1:
-            common = max(alike, key=lambda name: len(owners[name]))
-            others = dict.fromkeys(c for name in alike if name != common for c in owners[name])
-            message = f"names that are almost the same are taken for different structures: {alike}"
+    for spellings in groups.values():
+        if len(spellings) > 1:
+            common = max(spellings, key=lambda name: len(owners[name]))
+            others = dict.fromkeys(c for name in spellings if name != common for c in owners[name])
+            message = (
+                f"names that are almost the same are taken for different structures: {spellings}"
+            )
             fix = "give the structure one name in every file"
             cases = tuple(others)
             findings.append(

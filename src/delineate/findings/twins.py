@@ -188,11 +188,13 @@ def groups(records: Sequence[Record]) -> list[Group]:
 def copied_channels(record: Record) -> list[tuple[str, ...]]:
     """Groups of channels of one case that are one and the same scan."""
     planes = [plane for plane in record.planes if plane.thumbnail is not None]
-    alike = [(i, j) for i, a in enumerate(planes) for j, b in enumerate(planes[:i]) if _alike(a, b)]
-    return [tuple(planes[i].name for i in group) for group in _join(len(planes), alike)]
+    copies = [
+        (i, j) for i, a in enumerate(planes) for j, b in enumerate(planes[:i]) if _same_image(a, b)
+    ]
+    return [tuple(planes[i].name for i in group) for group in _join(len(planes), copies)]
 
 
-def _alike(a: Plane, b: Plane) -> bool:
+def _same_image(a: Plane, b: Plane) -> bool:
     if a.thumbnail is None or b.thumbnail is None or a.thumbnail.shape != b.thumbnail.shape:
         return False
     first, second = _unit(np.stack([a.thumbnail, b.thumbnail]))

@@ -77,8 +77,10 @@ def bounded(
         ``(B, outputs - 1, *S)`` float32 between -1 and 1.
     """
     field = signed(label, outputs, spacing_mm, clip_mm) / clip_mm
-    far = field.abs().flatten(2).amin(2) >= 1  # not one voxel beside a surface
-    return field.masked_fill(far.view(*far.shape, *(1,) * (field.ndim - 2)), 0.0)
+    without_surface = field.abs().flatten(2).amin(2) >= 1  # not one voxel beside a surface
+    return field.masked_fill(
+        without_surface.view(*without_surface.shape, *(1,) * (field.ndim - 2)), 0.0
+    )
 
 
 def _reach(mask: Tensor, spacing: Sequence[float], reach: float) -> Tensor:

@@ -24,7 +24,7 @@ class Config(Term):
 
 
 def soft_dice(
-    probabilities: Tensor, target: Tensor, background: bool = False, each: bool = False
+    probabilities: Tensor, target: Tensor, background: bool = False, per_case: bool = False
 ) -> Tensor:
     """``1 - Dice`` pooled over the batch, mean over foreground channels.
 
@@ -32,9 +32,9 @@ def soft_dice(
         probabilities: ``(B, C, *S)``, background first.
         target: ``(B, C, *S)`` one-hot.
         background: Whether channel 0 counts too.
-        each: Whether every case has its own ratio.
+        per_case: Whether every case has its own ratio.
     """
-    axes = pooled(probabilities)[1:] if each else pooled(probabilities)
+    axes = pooled(probabilities)[1:] if per_case else pooled(probabilities)
     first = 0 if background else 1
     overlap = (probabilities * target).sum(axes)[..., first:]
     total = (probabilities + target).sum(axes)[..., first:]

@@ -126,8 +126,8 @@ def ece_by_chance(
     confidence, _, place = _binned(table, np.zeros(len(table), np.intp), bins)
     right = np.random.default_rng(seed).random((len(confidence), _DRAWS)) < confidence[:, None]
     inside = (place == np.unique(place)[:, None]).astype(np.float64)
-    drawn = np.abs(inside @ (confidence[:, None] - right)).sum(axis=0) / len(table)
-    return float(drawn.mean()), float(np.quantile(drawn, 0.95))
+    errors = np.abs(inside @ (confidence[:, None] - right)).sum(axis=0) / len(table)
+    return float(errors.mean()), float(np.quantile(errors, 0.95))
 
 
 def risk_coverage(probabilities: ArrayLike, truth: ArrayLike) -> tuple[FloatArray, FloatArray]:

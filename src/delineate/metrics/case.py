@@ -106,7 +106,7 @@ def score_case(
             done[indices] = {
                 "state": _state(tp + fp, tp + fn),
                 **overlap_scores(tp, fp, fn, tn),
-                **_distances(surfaces, both=bool(tp + fp and tp + fn)),
+                **_distances(surfaces, defined=bool(tp + fp and tp + fn)),
                 "nsd": surfaces.nsd,
                 "nsd_voxels": surfaces.nsd_voxels,
                 "volume_ml_truth": (tp + fn) * voxel_ml,
@@ -117,12 +117,12 @@ def score_case(
     return rows
 
 
-def _distances(scores: SurfaceScores, both: bool) -> dict[str, float]:
+def _distances(scores: SurfaceScores, defined: bool) -> dict[str, float]:
     """Distances where both have the structure, and with the penalty for missing ones."""
     names = ("hd95_mm", "hd_mm", "assd_mm")
     distances = {name: getattr(scores, name) for name in names}
     return {
-        **{name: value if both else float("nan") for name, value in distances.items()},
+        **{name: value if defined else float("nan") for name, value in distances.items()},
         **{f"{name}_penalised": value for name, value in distances.items()},
     }
 

@@ -63,8 +63,8 @@ def bounding_box(array: NDArray[Any]) -> tuple[slice, ...]:
     for axis in range(array.ndim):
         view = array[tuple(box)]  # what is known to be empty is not looked at again
         others = tuple(a for a in range(array.ndim) if a != axis)
-        hits = np.flatnonzero(view.max(axis=others, initial=0) if others else view)
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
+        occupied = np.flatnonzero(view.max(axis=others, initial=0) if others else view)
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else slice(0, 0))
     return tuple(box)
 
 

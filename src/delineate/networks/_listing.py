@@ -125,11 +125,13 @@ def _row(
         config = module.Config(ndim=ndim)
         channels, size = PATCHES[ndim]
         step = module.divisor(config)
-        taken = tuple(-(-n // step) * step for n in size)
+        size_used = tuple(-(-n // step) * step for n in size)
         outputs = 1 if module.KIND == "critic" else _OUTPUTS
-        row |= _measure(lambda: module.build(config, channels, outputs), channels, taken, device)
-        if taken != size:
-            row["patch"] = "x".join(map(str, (channels, *taken)))
+        row |= _measure(
+            lambda: module.build(config, channels, outputs), channels, size_used, device
+        )
+        if size_used != size:
+            row["patch"] = "x".join(map(str, (channels, *size_used)))
         row["paper"] = module.PAPER
     except Exception as error:  # one that cannot be used does not hide the others
         words = error.message if isinstance(error, DelineateError) else repr(error)

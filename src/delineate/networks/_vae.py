@@ -71,10 +71,10 @@ class CodeConfig:
             ConfigError: A channel is asked for that the input does not have.
         """
         if self.first:
-            most = max(*self.first, *self.second)
-            if most >= channels:
+            highest = max(*self.first, *self.second)
+            if highest >= channels:
                 raise ConfigError(
-                    f"expected channels from 0 to {channels - 1}, got {most}",
+                    f"expected channels from 0 to {channels - 1}, got {highest}",
                     where="network_settings",
                     fix="name channels of the data in first and second, or leave both out",
                     code="channel-unknown",
@@ -161,12 +161,15 @@ class Branches(nn.Module):
     def __init__(self, nd: int, channels: int, width: int, config: CodeConfig) -> None:
         super().__init__()
         self.channels, self.width = config.split(channels), width
-        self.encoders = nn.ModuleList(Encoder(nd, len(own), width, config) for own in self.channels)
+        self.encoders = nn.ModuleList(
+            Encoder(nd, len(channels_of_branch), width, config)
+            for channels_of_branch in self.channels
+        )
         self.length = config.common + 2 * config.unique
 
     def pictures(self, x: Tensor) -> list[Tensor]:
         """Both pictures, ``(B, C', *S)`` each."""
-        return [x[:, list(own)] for own in self.channels]
+        return [x[:, list(channels_of_branch)] for channels_of_branch in self.channels]
 
     def forward(self, x: Tensor) -> tuple[Codes, Codes]:
         """See the class."""
@@ -176,8 +179,8 @@ class Branches(nn.Module):
 
     def code(self, x: Tensor) -> Tensor:
         """The joined code ``(B, length)``: drawn while training, of the means in use."""
-        both = self(x)
-        values = [[n.draw() if self.training else n.mean for n in codes] for codes in both]
+        codes_of_both = self(x)
+        values = [[n.draw() if self.training else n.mean for n in codes] for codes in codes_of_both]
         return join(*zip(*values, strict=True))
 
 

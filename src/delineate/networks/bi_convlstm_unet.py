@@ -112,8 +112,8 @@ class Join(nn.Module):
 
     def forward(self, skip: Tensor, below: Tensor) -> Tensor:
         """Joined map ``(B, width, *S)``: tanh of a mixture of both directions' last states."""
-        both = [self.forwards(skip, below), self.backwards(below, skip)]
-        joined: Tensor = self.mix(torch.cat(both, 1)).tanh()
+        directions = [self.forwards(skip, below), self.backwards(below, skip)]
+        joined: Tensor = self.mix(torch.cat(directions, 1)).tanh()
         return joined
 
 
@@ -159,9 +159,11 @@ class BiConvLSTMUNet(nn.Module):
         self.bottom = Dense(config, finer[-1], last)
         self.up = nn.ModuleList(
             nn.Sequential(
-                blocks.up_conv(nd, below, here), blocks.norm(nd, here, norm), nn.LeakyReLU(0.01)
+                blocks.up_conv(nd, below, level_width),
+                blocks.norm(nd, level_width, norm),
+                nn.LeakyReLU(0.01),
             )
-            for here, below in zip(finer, widths[1:], strict=True)
+            for level_width, below in zip(finer, widths[1:], strict=True)
         )
         self.join = nn.ModuleList(Join(nd, width) for width in finer)
         self.decoder = nn.ModuleList(map(double, finer, finer))

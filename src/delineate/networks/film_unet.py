@@ -100,7 +100,7 @@ class FilmUNet(nn.Module):
         nd, widths, kind = config.ndim, config.widths, config.norm
         self.branches = family.Branches(nd, channels, config.width, config)
         length = self.branches.length
-        plain = len(widths) - 1 - min(_MODULATED, len(widths) - 1)
+        n_plain = len(widths) - 1 - min(_MODULATED, len(widths) - 1)
         self.encoder = nn.ModuleList(
             blocks.double_conv(nd, before, width, kind, 2 if i else 1)
             for i, (before, width) in enumerate(pairwise([channels, *widths[:-1]]))
@@ -111,7 +111,7 @@ class FilmUNet(nn.Module):
         )
         self.decoder = nn.ModuleList(
             blocks.double_conv(nd, 2 * width, width, kind)
-            if i < plain
+            if i < n_plain
             else Stage(nd, 2 * width, width, kind, length)
             for i, width in enumerate(widths[:-1])
         )

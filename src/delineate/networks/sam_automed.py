@@ -98,7 +98,7 @@ class Inverted(nn.Module):
         super().__init__()
         kernel, wide, after, squeeze, swish, _ = row
         act = nn.Hardswish if swish else nn.ReLU
-        self.same = before == after and stride == 1
+        self.residual = before == after and stride == 1
         self.branch = nn.Sequential(
             *([nn.Conv2d(before, wide, 1), blocks.norm(2, wide, norm), act()]
               if wide != before else []),
@@ -113,7 +113,7 @@ class Inverted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, before, H, W) -> (B, after, H/stride, W/stride)``."""
         output: Tensor = self.branch(x)
-        return x + output if self.same else output
+        return x + output if self.residual else output
 
 
 class Positions(nn.Module):

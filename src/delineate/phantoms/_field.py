@@ -71,5 +71,5 @@ def noise(
         node_mm: Distance of the control points; the field's Gaussian width is about 0.6 of it.
     """
     nodes = [max(1, round(n * spacing_mm / node_mm)) + 3 for n in shape]
-    drawn = rng.standard_normal(nodes, dtype=np.float32)
-    return spline(drawn / np.float32(_SPLINE_VARIANCE**1.5), shape)
+    coarse = rng.standard_normal(nodes, dtype=np.float32)
+    return spline(coarse / np.float32(_SPLINE_VARIANCE**1.5), shape)

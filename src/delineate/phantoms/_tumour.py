@@ -247,10 +247,10 @@ def _parts(
         "solid": soft(solid),
         "csf": soft(hollow),
     }
-    rest = np.clip(1 - sum(parts.values()), 0, 1)
+    remainder = np.clip(1 - sum(parts.values()), 0, 1)
     rise = np.clip((density - 0.35 * outer) / (0.9 * outer), 0, 1)
     water = rise * rise * (3 - 2 * rise) * np.clip(0.66 + 0.25 * texture, 0.25, 1.0)
-    parts["oedema"] = np.asarray(rest * water * np.clip(1.25 * wm - 0.1, 0, 1), np.float32)
+    parts["oedema"] = np.asarray(remainder * water * np.clip(1.25 * wm - 0.1, 0, 1), np.float32)
     return parts
 
 

@@ -127,28 +127,28 @@ def generate(
 
 def simulate(recipe: Recipe, index: int) -> Volumes:
     """Simulate one scan in memory; see ``generate`` for what the recipe means."""
-    drawn = plan(recipe, index)
+    planned = plan(recipe, index)
     seed, spacing = recipe.seed, recipe.spacing_mm
     template = _anatomy.load_template(recipe.anatomy, spacing)
-    rng = stream(seed, Stream.WARP, drawn.source)
-    head = _anatomy.build(template, drawn.person, drawn.tumour, spacing, rng)
+    rng = stream(seed, Stream.WARP, planned.source)
+    head = _anatomy.build(template, planned.person, planned.tumour, spacing, rng)
     labels = np.zeros(head.shape, np.uint8)
     growth = None
-    if drawn.tumour is not None:
-        rng = stream(seed, Stream.GROWTH, drawn.source)
-        growth = _tumour.grow(head, drawn.tumour, rng)
+    if planned.tumour is not None:
+        rng = stream(seed, Stream.GROWTH, planned.source)
+        growth = _tumour.grow(head, planned.tumour, rng)
         labels[growth.box] = growth.labels
-    rng = stream(seed, Stream.TISSUE, drawn.source)
-    body = _signal.body(head, drawn.person, growth, rng)
-    crop, affine = _field_of_view(head, drawn)
+    rng = stream(seed, Stream.TISSUE, planned.source)
+    body = _signal.body(head, planned.person, growth, rng)
+    crop, affine = _field_of_view(head, planned)
     images = {}
-    for place, series in enumerate(drawn.scan.series):
+    for place, series in enumerate(planned.scan.series):
         if not series.missing:
             rng = stream(seed, Stream.RENDER, 4 * index + place)
-            image = _signal.render(body, drawn.scan, series, rng)[crop]
+            image = _signal.render(body, planned.scan, series, rng)[crop]
             whole = np.clip(np.rint(image), 1, 32767) * head.mask[crop]
             images[series.modality] = whole.astype(np.int16)
-    return Volumes(drawn, images, labels[crop], affine)
+    return Volumes(planned, images, labels[crop], affine)
 
 
 def _check(recipe: Recipe, subjects: int, workers: int) -> None:
@@ -283,11 +283,11 @@ def _write_one(folder: Path, recipe: Recipe, plan: Plan) -> None:
 
 
 def _field_of_view(
-    head: _anatomy.Anatomy, drawn: Plan
+    head: _anatomy.Anatomy, planned: Plan
 ) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
     """Box around the brain with this scan's own margins, and its affine (RAS+)."""
     inside = np.argwhere(head.mask)
-    pad = np.array(drawn.scan.pad)
+    pad = np.array(planned.scan.pad)
     low = np.maximum(inside.min(0) - pad[:3], 0)
     high = np.minimum(inside.max(0) + 1 + pad[3:], head.shape)
     affine = np.diag([head.spacing_mm] * 3 + [1.0])

@@ -204,10 +204,10 @@ def _unpack(learned: Mapping[str, Any]) -> list[NDArray[np.float32]]:
         flat = np.frombuffer(base64.b64decode(learned["weights"], validate=True), "<f4")
         shapes = [shape for a, b in itertools.pairwise(widths) for shape in ((b, a, 3, 3), (b,))]
         ends = np.cumsum([math.prod(shape) for shape in shapes])
-        fits = len(widths) == len(WIDTHS) and flat.size == ends[-1] and np.isfinite(flat).all()
+        valid = len(widths) == len(WIDTHS) and flat.size == ends[-1] and np.isfinite(flat).all()
     except (KeyError, TypeError, ValueError, IndexError):
-        fits = False
-    if not fits:
+        valid = False
+    if not valid:
         raise ConfigError(
             "expected the weights of a denoising autoencoder, got something else",
             fix="take the model file anew: it is damaged",

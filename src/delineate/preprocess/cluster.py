@@ -103,7 +103,7 @@ def kmeans(
     inside = np.ones(values.shape[1:], dtype=bool) if mask is None else mask
     features = _features(values, inside, coord_weight, spacing_mm)
     numbers = ELBOW if k == "elbow" else (k,)
-    fits = _fits(features, numbers, seed, voxels, iterations, restarts, update)
+    fits = _best_fits(features, numbers, seed, voxels, iterations, restarts, update)
     curve = {n: inertia for n, (_, inertia) in fits.items()} if k == "elbow" else {}
     centres = fits[elbow(curve) if k == "elbow" else k][0]
     return _ordered(values, inside, features, centres, order_by, curve)
@@ -128,7 +128,7 @@ def inertias(
         return {}
     if len(values) == 1:
         return dict(_by_histogram(values[0], mask, "elbow").curve)
-    fits = _fits(_features(values, inside, 0.0, None), ELBOW, seed, voxels, 20, 2, "mean")
+    fits = _best_fits(_features(values, inside, 0.0, None), ELBOW, seed, voxels, 20, 2, "mean")
     return {n: inertia for n, (centres, inertia) in fits.items() if len(centres) == n}
 
 
@@ -140,7 +140,7 @@ def elbow(curve: Mapping[int, float]) -> int:
     return int(n[np.argmax(chord - inertia)])
 
 
-def _fits(
+def _best_fits(
     features: Array,
     numbers: Iterable[int],
     seed: int,

@@ -33,8 +33,11 @@ def background(channel: NDArray[Any]) -> float | None:
     value = float(values[counts.argmax()])
     top = float(np.percentile(sparse(channel), 99))
     other = border[border != value]
-    near = np.abs(other - value) < NEAR * abs(top - value)
-    clean = counts.max() >= BORDER_SHARE * border.size and near.sum() <= NOISE_SHARE * border.size
+    near_background = np.abs(other - value) < NEAR * abs(top - value)
+    clean = (
+        counts.max() >= BORDER_SHARE * border.size
+        and near_background.sum() <= NOISE_SHARE * border.size
+    )
     return value if clean else None
 
 

@@ -139,9 +139,9 @@ def wavelet(
     )
     total = np.zeros(values.shape, np.float32)
     for place in places:
-        turned = np.roll(values, place, axes)
+        shifted = np.roll(values, place, axes)
         done = denoise_wavelet(
-            turned, sigma=noise, wavelet=name, wavelet_levels=levels, rescale_sigma=False
+            shifted, sigma=noise, wavelet=name, wavelet_levels=levels, rescale_sigma=False
         )
         total += np.roll(done, [-p for p in place], axes)
     return total / np.float32(len(places))

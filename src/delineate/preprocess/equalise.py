@@ -82,8 +82,8 @@ def histogram(
     index, bins = _index(values, mask, levels)
     cumulated = np.cumsum(_levels.count(index, bins, mask))
     first = int(cumulated[cumulated > 0][0]) if stretch else 0
-    rest = max(1, int(cumulated[-1]) - first)
-    table = (2 * np.maximum(cumulated - first, 0) * (levels - 1) + rest) // (2 * rest)
+    span = max(1, int(cumulated[-1]) - first)
+    table = (2 * np.maximum(cumulated - first, 0) * (levels - 1) + span) // (2 * span)
     out = _look_up(table.astype(kind), index)
     return out if mask is None else out * mask
 
@@ -217,12 +217,12 @@ def _neighbours(size: int, count: int) -> list[tuple[NDArray[np.intp], NDArray[n
 
 def _mix_plane(grey: Array, table: Any, corners: Sequence[tuple[Array, Array]]) -> Array:
     """Grey levels of a plane, by the four tables around each pixel."""
-    plain = np.ascontiguousarray(table).reshape(-1)
+    flat_table = np.ascontiguousarray(table).reshape(-1)
     above = np.zeros(grey.shape, np.float32)
     below = np.zeros(grey.shape, np.float32)
     for base, share in corners:
-        above += plain[base + grey] * share
-        below += plain[base + (_GREYS - 1)] * share
+        above += flat_table[base + grey] * share
+        below += flat_table[base + (_GREYS - 1)] * share
     return np.rint(above * (_GREYS - 1) / np.maximum(below, 1e-6))
 
 

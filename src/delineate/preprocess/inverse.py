@@ -84,16 +84,16 @@ class Inverse:
             yield self._finished(blocks, slice(start, min(start + size, stop)))
         self._done = stop
         still = min(int(self._low[stop]), end) if stop < len(self._low) else end
-        rest = self._rows(slice(still - self._first, None))
-        self._held = {name: block[rest].copy() for name, block in blocks.items()}
+        remaining = self._rows(slice(still - self._first, None))
+        self._held = {name: block[remaining].copy() for name, block in blocks.items()}
         self._first = still
 
     def _finished(self, blocks: Mapping[str, NDArray[Any]], rows: slice) -> Rows:
         """Some rows of the original (oriented and cropped) grid."""
-        there = self._rows(rows)
+        target_rows = self._rows(rows)
         return Rows(
             lambda name, number: self._home(blocks[name][number], rows),
-            lambda array: _replayed(array, self._steps)[there],
+            lambda array: _replayed(array, self._steps)[target_rows],
         )
 
     def _home(self, channel: NDArray[Any], rows: slice) -> NDArray[Any]:
@@ -123,8 +123,8 @@ def estimate_bytes(original: Sequence[int], outputs: int, keep: bool) -> int:
     voxels = int(np.prod(original))
     at_once = min(voxels, max(VOXELS, voxels // min(original)))
     # Three float32 a voxel: while rows come home, of those at once; then, to clean labels, of all.
-    most = max(voxels + 12 * at_once, 12 * voxels)
-    return most + (8 * outputs * voxels if keep else 0)
+    peak = max(voxels + 12 * at_once, 12 * voxels)
+    return peak + (8 * outputs * voxels if keep else 0)
 
 
 def _replayed(array: NDArray[Any], steps: Sequence[Mapping[str, Any]]) -> NDArray[Any]:

@@ -124,10 +124,10 @@ def _target(
 ) -> tuple[Channel, str]:
     """The channel that a model is to give, never clipped, and whether it has units of its own."""
     channel, _ = _channel(name, modality, statistics if modality == "PET" else None)
-    why = "every scan is scaled alone, for its values have no unit"
+    reason = "every scan is scaled alone, for its values have no unit"
     if channel.rule != "zscore":
-        why = "all scans on one scale, that of their unit"
-    return channel, f"target {name}: {why} ({modality})"
+        reason = "all scans on one scale, that of their unit"
+    return channel, f"target {name}: {reason} ({modality})"
 
 
 def _channel(

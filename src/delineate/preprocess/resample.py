@@ -144,8 +144,8 @@ def _labels(labels: NDArray[Any], shape: tuple[int, ...], orders: Sequence[int])
     for value in values:
         share = _separable((labels == value).astype(np.float32), shape, orders)
         # Shares of equal size differ in the last bit, which must not decide.
-        wins = share > best + 1e-6
-        out[wins], best[wins] = value, share[wins]
+        larger = share > best + 1e-6
+        out[larger], best[larger] = value, share[larger]
     return out
 
 

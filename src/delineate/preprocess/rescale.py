@@ -70,9 +70,9 @@ def _cropped_away(array: NDArray[Any], like: Image) -> NDArray[Any]:
         if step["step"] == "orient":
             array = orient.replay(array, step)
         elif step["step"] == "crop":
-            away = np.ones(array.shape, bool)
-            crop.replay(away, step)[...] = False
-            return array[away]
+            cropped = np.ones(array.shape, bool)
+            crop.replay(cropped, step)[...] = False
+            return array[cropped]
     return array[:0]
 
 

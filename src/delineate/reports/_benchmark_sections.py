@@ -68,12 +68,12 @@ def overview(benchmark: Benchmark) -> Markup:
     return block("standings", f"{main.heading} everywhere", heads, *row_groups)
 
 
-def few(charts: Sequence[Picture], most: int = 4) -> Markup:
+def fold_after(charts: Sequence[Picture], most: int = 4) -> Markup:
     """The first charts, and a fold with the others."""
     parts = [block("pictures", charts[:most], True)]
-    if rest := charts[most:]:
-        body = block("pictures", rest, True)
-        parts.append(block("fold", page.plural(len(rest), "more chart"), body))
+    if further := charts[most:]:
+        body = block("pictures", further, True)
+        parts.append(block("fold", page.plural(len(further), "more chart"), body))
     return join(*parts)
 
 
@@ -112,10 +112,10 @@ def contrasts(benchmark: Benchmark) -> Markup:
         "Each contrast compares two arms on the same subjects. p (Holm) is corrected for the "
         "number of contrasts; the interval is not."
     )
-    parts = [block("text", words), few(charts, 2)]
+    parts = [block("text", words), fold_after(charts, 2)]
     parts.append(page.table("Paired contrasts", columns, rows_shown))
     if lines:
-        parts += [block("subheading", "Subject by subject"), few(lines)]
+        parts += [block("subheading", "Subject by subject"), fold_after(lines)]
     return join(*parts)
 
 

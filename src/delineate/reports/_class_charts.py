@@ -63,9 +63,9 @@ def confusion(
                 axes.text(a, t + 0.2, f"{100 * share:.1f} %", ha="center", va="center",
                           fontsize=9.5)  # fmt: skip
         names = [short(name, 40 // size + 4 if size > 2 else 22) for name in classes]
-        turned = max(map(len, names)) > 30 // size
-        axes.set_xticks(range(size), names, rotation=30 if turned else 0,
-                        ha="right" if turned else "center", rotation_mode="anchor")  # fmt: skip
+        rotated = max(map(len, names)) > 30 // size
+        axes.set_xticks(range(size), names, rotation=30 if rotated else 0,
+                        ha="right" if rotated else "center", rotation_mode="anchor")  # fmt: skip
         axes.set_yticks(range(size), names)
         axes.set_xlim(-0.5, size - 0.5)
         axes.set_ylim(size - 0.5, -0.5)

@@ -24,7 +24,7 @@ from delineate.reports._benchmark_parts import (
 )
 from delineate.reports._benchmark_sections import (
     contrasts,
-    few,
+    fold_after,
     method,
     overview,
     printed,
@@ -301,7 +301,7 @@ def _charts(benchmark: Benchmark) -> Markup:
                 title = metric.heading + benchmark.region_in_words(region, f" {page.DASH} ")
                 charts.append(interval_bars(bars, title, metric.digits))
         groups.append(charts)
-    return few(list(chain(*groups)), len(groups[0])) if any(groups) else Markup()
+    return fold_after(list(chain(*groups)), len(groups[0])) if any(groups) else Markup()
 
 
 def _costs(benchmark: Benchmark) -> Markup:

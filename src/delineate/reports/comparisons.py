@@ -189,33 +189,35 @@ def pairs(
     Returns:
         The picture; None where no subject is in both.
     """
-    both = [(first[s], second[s]) for s in first if s in second]
-    if not both:
+    paired = [(first[s], second[s]) for s in first if s in second]
+    if not paired:
         return None
-    counts = [sum(a > b for a, b in both), sum(a < b for a, b in both)]
+    counts = [sum(a > b for a, b in paired), sum(a < b for a, b in paired)]
     ahead = counts if higher_is_better else counts[::-1]
     with _style():
         figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
         axes = figure.add_subplot()
-        for a, b in both:
+        for a, b in paired:
             gain = (a > b) == higher_is_better
             colour = _GREY if a == b else _BLUE if gain else _RED
             axes.plot((0, 1), (a, b), "-o", color=colour, alpha=0.7, linewidth=1.1, markersize=4,
                       markeredgewidth=0)  # fmt: skip
-        for place, values in enumerate(zip(*both, strict=True)):
+        for place, values in enumerate(zip(*paired, strict=True)):
             axes.hlines(float(np.mean(values)), place - 0.09, place + 0.09, color=INK, linewidth=3)
         axes.set_xticks((0, 1), [_short(n) for n in names])
         axes.set_xlim(-0.35, 1.35)
         axes.grid(axis="x", visible=False)
         axes.set_ylabel(_short(up, 40))
-        ties = len(both) - sum(ahead)
+        ties = len(paired) - sum(ahead)
         equal = f", equal in {ties}" if ties else ""
         caption = (
             f"One line a subject. {names[0]} ahead in {ahead[0]} (blue), {names[1]} in {ahead[1]} "
             f"(red){equal}; black: means."
         )
-        means = [float(np.mean(values)) for values in zip(*both, strict=True)]
-        alt = f"Paired lines of {len(both)} subjects, {up}: mean {means[0]:.3f} and {means[1]:.3f}."
+        means = [float(np.mean(values)) for values in zip(*paired, strict=True)]
+        alt = (
+            f"Paired lines of {len(paired)} subjects, {up}: mean {means[0]:.3f} and {means[1]:.3f}."
+        )
         return _picture(figure, title, f"{alt} {caption}", caption)
 
 
@@ -267,13 +269,13 @@ def _label_points(
     """
     figure.draw_without_rendering()  # the layout is settled, so places are in pixels
     scale = figure.dpi / 72
-    taken = []
+    occupied = []
     for cost, quality in points.values():
         x, y = axes.transData.transform((cost, quality))
-        taken.append(Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale))
+        occupied.append(Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale))
     corners = axes.transData.transform(steps)
     for (x0, y0), (x1, y1) in pairwise(corners):
-        taken += [Bbox([[x0, y0 - 1], [x1, y0 + 1]]), Bbox([[x1 - 1, y0], [x1 + 1, y1]])]
+        occupied += [Bbox([[x0, y0 - 1], [x1, y0 + 1]]), Bbox([[x1 - 1, y0], [x1 + 1, y1]])]
     inside = axes.get_window_extent()
     for name, point in sorted(points.items(), key=lambda item: -item[1][1]):
         note = axes.annotate(
@@ -286,16 +288,16 @@ def _label_points(
         fewest: tuple[int, float, float, Bbox] | None = None
         for dx, dy in _places(*half):
             box = size.translated(dx * scale, dy * scale)
-            hits = sum(bool(box.overlaps(other)) for other in taken)
-            hits += 3 * (not (inside.x0 <= box.x0 and box.x1 <= inside.x1))
-            hits += 3 * (not (inside.y0 <= box.y0 and box.y1 <= inside.y1))
-            if fewest is None or hits < fewest[0]:
-                fewest = hits, dx, dy, box
-            if hits == 0:
+            overlaps = sum(bool(box.overlaps(other)) for other in occupied)
+            overlaps += 3 * (not (inside.x0 <= box.x0 and box.x1 <= inside.x1))
+            overlaps += 3 * (not (inside.y0 <= box.y0 and box.y1 <= inside.y1))
+            if fewest is None or overlaps < fewest[0]:
+                fewest = overlaps, dx, dy, box
+            if overlaps == 0:
                 break
         if fewest is not None:
             _place_label(axes, note, point, fewest[1], fewest[2], half)
-            taken.append(fewest[3])
+            occupied.append(fewest[3])
 
 
 def _places(half_width: float, half_height: float) -> Iterator[tuple[float, float]]:

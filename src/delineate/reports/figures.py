@@ -181,9 +181,9 @@ def bars(values: Mapping[str, float], title: str, unit: str = "", digits: int = 
         figure = Figure(figsize=(WIDTH, 0.35 + 0.34 * max(1, len(values))), layout="constrained")
         axes = figure.add_subplot()
         heights = [as_number(v) or 0.0 for v in values.values()]
-        drawn = axes.barh(range(len(values)), heights, color=SERIES[0], height=0.62)
+        bar_artists = axes.barh(range(len(values)), heights, color=SERIES[0], height=0.62)
         words = [f"{number(v, digits)}{unit}" for v in values.values()]
-        axes.bar_label(drawn, labels=words, padding=4)
+        axes.bar_label(bar_artists, labels=words, padding=4)
         axes.set_yticks(range(len(values)), [short(n) for n in values])
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlim(min(0.0, *heights, 0.0) * 1.2, (max([*heights, 0.0]) or 1.0) * 1.22)

@@ -128,7 +128,7 @@ class Job:
         try:
             scores = {} if self.stop() else self._score(split)
         except KeyboardInterrupt:
-            self.stop.asked = True
+            self.stop.requested = True
         except Exception as error:  # the model is there, and must not be lost to its figures
             failure = error
         self._finish(split, failure)

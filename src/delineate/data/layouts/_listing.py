@@ -160,8 +160,8 @@ def spelt(path: Path) -> Path:
     parent = spelt(path.parent)
     if not parent.is_dir():
         return path
-    same = _spellings(parent, parent.stat().st_mtime_ns).get(_spelling(path.name), ())
-    return parent / same[0] if len(same) == 1 else path
+    spellings = _spellings(parent, parent.stat().st_mtime_ns).get(_spelling(path.name), ())
+    return parent / spellings[0] if len(spellings) == 1 else path
 
 
 def _spelling(name: str) -> str:

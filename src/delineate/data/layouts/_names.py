@@ -147,7 +147,7 @@ class Place:
 
 def of_folders(parts: tuple[str, ...]) -> Place:
     """What folders say, from the root to the file."""
-    role, own, rest, tag = "", [], Words(), Words()
+    role, own, further, tag = "", [], Words(), Words()
     split = None
     for part in parts:
         words = _folder_words(part)
@@ -159,12 +159,12 @@ def of_folders(parts: tuple[str, ...]) -> Place:
         if kind:
             role, tag = kind, words if kind == "label" else ()
             known = _LABEL | _OBSERVER | _IMAGE | table.keys()
-            rest = tuple(w for w in others if w not in known)
+            further = tuple(w for w in others if w not in known)
         if declared and (kind or len(others) == len(declared)):
             split = split or declared[0]
         elif not kind:
             own.append(part)
-    return Place(role, tuple(own), tuple(map(split_words, own)), rest, tag, split)
+    return Place(role, tuple(own), tuple(map(split_words, own)), further, tag, split)
 
 
 def _folder_words(name: str) -> Words:

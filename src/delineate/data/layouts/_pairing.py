@@ -78,8 +78,8 @@ def _read(path: Path, place: Place) -> tuple[File, bool]:
         label = None  # images/roi_12 is an image
     if label is None and place.role == "label":
         words = _names.split_words(text)
-        rest = tuple(word for word in words if word not in place.rest)
-        label = Name(words, _names.without_image(rest or words))
+        own_words = tuple(word for word in words if word not in place.rest)
+        label = Name(words, _names.without_image(own_words or words))
     if label is None and place.role != "image" and _names.mentions_label(text):
         label = Name(_names.split_words(text), ("?",), ("?",))  # of no image that can be told
     return File(path, place, label or _names.of_image(text)), label is not None
@@ -119,10 +119,10 @@ def _by_name(scans: list[Scan], labels: list[File], place: Callable[[Place], obj
             index.setdefault((place(scan.first.place), words), []).append(scan)
 
     def only(label: File, words: Words) -> Scan | None:
-        hits = index.get((place(label.place), words), [])
-        exact = [scan for scan in hits if scan.first.name.words == words]
-        hits = exact if len(exact) == 1 else hits
-        return hits[0] if len(hits) == 1 else None
+        candidates = index.get((place(label.place), words), [])
+        exact = [scan for scan in candidates if scan.first.name.words == words]
+        candidates = exact if len(exact) == 1 else candidates
+        return candidates[0] if len(candidates) == 1 else None
 
     unpaired: list[File] = []
     # a_1_mask says more clearly that it belongs to a_1 than a_mask_1 does.
@@ -149,15 +149,15 @@ def _across(scans: list[Scan], labels: list[File]) -> list[File]:
     names = Counter(scan.first.name.base for scan in scans)
     free = {s.first.name.base: s for s in scans if names[s.first.name.base] == 1 and not s.labels}
     count = Counter(_whole(label) for label in labels)
-    rest = []
+    unpaired = []
     for label in labels:
         words = _whole(label)
         scan = free.get(words) if words and count[words] == 1 else None
         if scan and not (scan.first.place.own and label.place.own):
             scan.labels.append(label)
         else:
-            rest.append(label)
-    return rest
+            unpaired.append(label)
+    return unpaired
 
 
 def _numbered(
@@ -165,7 +165,7 @@ def _numbered(
 ) -> list[File]:
     """Pair masks/a_1, a_1_mask, mask_a_2 … with the image a, where none is called a_1."""
     known = {(place(scan.first.place), scan.first.name.words): scan for scan in scans}
-    rest = []
+    unpaired = []
     for label in labels:
         name = label.name
         words = name.base if name.tag else name.words
@@ -174,8 +174,8 @@ def _numbered(
             name = replace(name, base=words[:-1], number=words[-1])
             scan.labels.append(replace(label, name=name))
         else:
-            rest.append(label)
-    return rest
+            unpaired.append(label)
+    return unpaired
 
 
 def _whole(label: File) -> Words:
@@ -228,8 +228,8 @@ def join(scans: list[Scan], kinds: set[frozenset[str]] | None = None) -> list[Sc
     joined: dict[int, Scan] = {}
     for group in groups.values():
         images = {word: scan.first for word, scan in group}
-        alike = frozenset(images) in kinds and 1 < len(images) == len(group)
-        if alike and not any(scan.labels for _, scan in group):
+        same_channels = frozenset(images) in kinds and 1 < len(images) == len(group)
+        if same_channels and not any(scan.labels for _, scan in group):
             joined |= dict.fromkeys((id(scan) for _, scan in group), Scan(images))
     return _replaced(scans, joined)
 

@@ -127,8 +127,8 @@ def _sorted(root: Path) -> tuple[dict[_Key, list[File]], dict[_Key, list[File]]]
         key = entities["sub"], entities.get("ses", "")
         above = path.relative_to(root).parts[:-1]
         if suffix in _LABELS:
-            own = len(above) > 1 and above[0] == "derivatives" and above[1][:4] != "sub-"
-            pipeline = above[1] if own else ""
+            is_derivative = len(above) > 1 and above[0] == "derivatives" and above[1][:4] != "sub-"
+            pipeline = above[1] if is_derivative else ""
             named = [pipeline, entities.get("label", ""), entities.get("desc", ""), suffix]
             words = tuple(word for name in named for word in _names.split_words(name))
             name = _names.Name(words, (), words)
@@ -150,8 +150,8 @@ def _parse(path: Path) -> tuple[dict[str, str], str]:
 def _channels(scans: Iterable[File], labels: Iterable[File]) -> dict[str, File]:
     """Sequence -> scan, in the space of the label files; none that comes twice."""
     spaces = {_parse(file.path)[0].get("space") for file in labels}
-    near = [f for f in scans if not spaces or _parse(f.path)[0].get("space") in spaces]
-    named = [(_parse(file.path)[1], file) for file in near or scans]
+    in_space = [f for f in scans if not spaces or _parse(f.path)[0].get("space") in spaces]
+    named = [(_parse(file.path)[1], file) for file in in_space or scans]
     count = Counter(name for name, _ in named)
     return {name: file for name, file in named if name and count[name] == 1}
 

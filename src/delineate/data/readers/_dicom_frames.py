@@ -268,9 +268,9 @@ def _enhanced(path: Path, header: pydicom.Dataset, count: int) -> list[Frame]:
         )
     shared = (header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
     frames = []
-    for index, own in enumerate(groups):
+    for index, frame_groups in enumerate(groups):
 
-        def item(name: str, own: pydicom.Dataset = own) -> pydicom.Dataset:
+        def item(name: str, own: pydicom.Dataset = frame_groups) -> pydicom.Dataset:
             sequence = own.get(name) or shared.get(name)
             return sequence[0] if sequence else pydicom.Dataset()
 

@@ -67,7 +67,7 @@ def part(frames: list[Frame]) -> list[tuple[str, list[Frame]]] | None:
     for fits in (_alike, _unlike):
         for keys, groups in split:
             if len(groups) > 1 and not any(map(crowded, groups.values())) and fits(groups):
-                return [(_apart(keys, value, groups), groups[value]) for value in groups]
+                return [(_differing(keys, value, groups), groups[value]) for value in groups]
     return _in_turn(frames)
 
 
@@ -87,7 +87,7 @@ def interleaved(frames: list[Frame]) -> list[tuple[str, list[Frame]]] | None:
             ends = [(_along(group[0]), _along(group[-1])) for group in groups.values()]
             shared = min(end for _, end in ends) - max(start for start, _ in ends)
             if shared > 0.5 * max(end - start for start, end in ends):
-                return [(_apart((name,), value, groups), groups[value]) for value in groups]
+                return [(_differing((name,), value, groups), groups[value]) for value in groups]
     return None
 
 
@@ -122,11 +122,13 @@ def _along(frame: Frame) -> float:
     return float(np.asarray(frame.position) @ normal_of([frame]))
 
 
-def _apart(names: tuple[str, ...], value: tuple[str, ...], groups: Groups) -> str:
+def _differing(names: tuple[str, ...], value: tuple[str, ...], groups: Groups) -> str:
     """Names and values of those keys that differ between volumes."""
     varies = [len({other[i] for other in groups}) > 1 for i in range(len(names))]
     return " ".join(
-        f"{n} {v or 'absent'}" for n, v, apart in zip(names, value, varies, strict=True) if apart
+        f"{n} {v or 'absent'}"
+        for n, v, differs in zip(names, value, varies, strict=True)
+        if differs
     )
 
 

@@ -13,7 +13,7 @@ from delineate.data.readers._dicom_frames import Frame
 from delineate.data.readers._dicom_grid import LPS_TO_RAS, SPACING_TOLERANCE, TILT_TOLERANCE
 
 #: Planes of one volume agree in direction (cosine) and pixel size (mm) to this.
-_ALIKE = 1e-3
+_TOLERANCE = 1e-3
 
 
 def lattice(frames: Sequence[Frame], like: Grid | None) -> tuple[Grid, list[int]]:
@@ -47,7 +47,7 @@ def lattice(frames: Sequence[Frame], like: Grid | None) -> tuple[Grid, list[int]
     places = np.rint((along - along.min()) / step).astype(int)
     lowest, highest = positions[along.argmin()], positions[along.argmax()]
     off = np.linalg.norm(positions - lowest - np.outer(along - along.min(), normal), axis=1)
-    if off.max() > max(TILT_TOLERANCE * np.ptp(along), _ALIKE):
+    if off.max() > max(TILT_TOLERANCE * np.ptp(along), _TOLERANCE):
         raise GeometryError(
             "planes are shifted sideways against each other (gantry tilt)",
             where=first.path,
@@ -71,9 +71,9 @@ def _refuse_other_plane(frame: Frame, first: Frame, shape: tuple[int, int]) -> N
     difference = next(
         (
             name
-            for name, (own, other) in pairs.items()
-            if own is not None and other is not None
-            if np.abs(np.subtract(own, other)).max() > _ALIKE
+            for name, (value, first_value) in pairs.items()
+            if value is not None and first_value is not None
+            if np.abs(np.subtract(value, first_value)).max() > _TOLERANCE
         ),
         "",
     )
@@ -103,8 +103,8 @@ def _step(along: FloatArray, normal: FloatArray, first: Frame, like: Grid | None
         across = int(np.abs(normal @ LPS_TO_RAS[:3, :3] @ axes).argmax())
         candidates.append(like.spacing_mm[across])
     shared = (first.header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    own = first.header.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
-    measures = shared.get("PixelMeasuresSequence") or own[0].get("PixelMeasuresSequence")
+    groups = first.header.get("PerFrameFunctionalGroupsSequence") or [pydicom.Dataset()]
+    measures = shared.get("PixelMeasuresSequence") or groups[0].get("PixelMeasuresSequence")
     if measures:
         candidates += [
             float(measures[0].get(n) or 0) for n in ("SpacingBetweenSlices", "SliceThickness")

@@ -143,8 +143,8 @@ def _join_single_slices(
 def _one_run(frames: tuple[Frame, ...]) -> bool:
     """Whether single slices can be one volume: evenly spaced, and numbered apart if at all."""
     numbers = [frame.text("InstanceNumber") for frame in frames]
-    apart = not any(numbers) or len(set(numbers)) == len(numbers)
-    return len(frames) >= _FEWEST and apart and step_mm(frames) is not None
+    consecutive = not any(numbers) or len(set(numbers)) == len(numbers)
+    return len(frames) >= _FEWEST and consecutive and step_mm(frames) is not None
 
 
 def files_of(source: Path | tuple[Path, ...]) -> list[Path]:

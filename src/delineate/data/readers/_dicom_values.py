@@ -185,20 +185,20 @@ def _own_bits(stored: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     kind, size = "iu"[int(dataset.PixelRepresentation) == 0], stored.itemsize
     bits = stored.view(f"u{size}")
-    own: NDArray[Any] = (bits << spare).view(f"{kind}{size}") >> spare
+    values: NDArray[Any] = (bits << spare).view(f"{kind}{size}") >> spare
     below = int(dataset.get("HighBit", 0)) + 1 - int(dataset.BitsStored)
     if below <= 0 or dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return own
+        return values
     if not (bits & (2**below - 1)).any():
-        own = (bits << (spare - below)).view(f"{kind}{size}") >> spare
-    elif (own != stored).any():  # else HighBit alone is wrong, as it often is
+        values = (bits << (spare - below)).view(f"{kind}{size}") >> spare
+    elif (values != stored).any():  # else HighBit alone is wrong, as it often is
         raise ReadError(
             f"HighBit {dataset.HighBit} puts {dataset.BitsStored} bits above {below} free ones, "
             "but those are not free",
             fix="export the series again, with HighBit one less than BitsStored",
             code="dicom-high-bit",
         )
-    return own
+    return values
 
 
 def _inverted(stored: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:

@@ -49,8 +49,8 @@ def whole(values: NDArray[Any], path: Path) -> Labels:
         return values.astype(values.dtype.newbyteorder("="), copy=False), ()
     noise = 4 * max(_FLOAT32, float(np.finfo(values.dtype).eps))
     with np.errstate(invalid="ignore"):
-        near = np.rint(values)
-        distance = np.abs(values - near)
+        rounded = np.rint(values)
+        distance = np.abs(values - rounded)
         not_whole = ~(
             (distance <= noise * np.maximum(1, np.abs(values))) & (np.abs(values) < 2**31)
         )
@@ -58,7 +58,7 @@ def whole(values: NDArray[Any], path: Path) -> Labels:
         raise _not_whole(values[not_whole], path, "")
     off = values[distance > 0]
     notes = (f"values such as {off[0]:.8g} were rounded to whole numbers",) if off.size else ()
-    return near.astype(np.int32), notes
+    return rounded.astype(np.int32), notes
 
 
 def unscaled(stored: NDArray[Any], slope: float, intercept: float, path: Path) -> Labels:
@@ -111,10 +111,12 @@ def lossless(labels: NDArray[Any], jpeg: bool, path: Path) -> Labels:
         present[plane] = True  # much faster than sorting
     values = np.flatnonzero(present).tolist()
     between = [v for v in values if DARK < v < _BRIGHT]
-    near = [v for v in values if v not in (0, 255)]
-    both = near and not between and min(near) <= DARK and max(near) >= _BRIGHT
+    grey_values = [v for v in values if v not in (0, 255)]
+    at_both_ends = (
+        grey_values and not between and min(grey_values) <= DARK and max(grey_values) >= _BRIGHT
+    )
     edges = not jpeg and len(between) > 1 and _only_edges(labels[0])
-    if not near or not (jpeg or edges or (both and {0, 255} <= set(values))):
+    if not grey_values or not (jpeg or edges or (at_both_ends and {0, 255} <= set(values))):
         return labels, ()
     listed = ", ".join(map(str, values[:8])) + (" …" if len(values) > 8 else "")
     two = values[0] <= DARK and values[-1] >= _BRIGHT and not between

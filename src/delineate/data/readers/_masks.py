@@ -45,12 +45,12 @@ def unite(masks: Sequence[Image], source: Masks) -> Image:
             )
         if number:  # what is named is of structures, not of observers
             _refuse_contradiction(united, mask, path, meta["names"])
-        both = np.count_nonzero((united != 0) & (mask.array != 0))
-        least = min(np.count_nonzero(united), np.count_nonzero(mask.array))
-        if 2 * both > least:
+        shared = np.count_nonzero((united != 0) & (mask.array != 0))
+        smaller = min(np.count_nonzero(united), np.count_nonzero(mask.array))
+        if 2 * shared > smaller:
             raise LabelError(
-                f"expected masks of different parts, got one that shares {both} of {least} marked "
-                f"voxels with {source[0].name}",
+                f"expected masks of different parts, got one that shares {shared} of {smaller} "
+                f"marked voxels with {source[0].name}",
                 where=path,
                 fix="if they are of several observers, name them _rater1, _rater2 and choose one "
                 "with --observer; else take one away",

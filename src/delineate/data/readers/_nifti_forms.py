@@ -88,8 +88,8 @@ def _note_choice(
 ) -> None:
     gap = np.nan if other is None else gap_mm(chosen, other, shape)
     if not gap <= TOLERANCE_MM:
-        far = f"{gap:.4g} mm away" if np.isfinite(gap) else "invalid"
-        notes.append(f"placed by the {geometry} as asked; the other form is {far}")
+        gap_in_words = f"{gap:.4g} mm away" if np.isfinite(gap) else "invalid"
+        notes.append(f"placed by the {geometry} as asked; the other form is {gap_in_words}")
 
 
 def _imaginary(raw: Any) -> FloatArray:

@@ -131,10 +131,10 @@ def _data_type(raw: Any, channels: int, path: Path) -> tuple[np.dtype[Any], int]
 
 
 def _offset(raw: Any, path: Path) -> int:
-    offset, least = float(raw["vox_offset"]), int(raw["sizeof_hdr"]) + 4
-    if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
+    offset, lowest = float(raw["vox_offset"]), int(raw["sizeof_hdr"]) + 4
+    if not (math.isfinite(offset) and offset >= lowest and offset == int(offset)):
         raise ReadError(
-            f"expected vox_offset of at least {least}, got {offset:g}",
+            f"expected vox_offset of at least {lowest}, got {offset:g}",
             where=path,
             fix="the header is damaged; convert the file again from its source",
             code="nifti-offset",

@@ -99,17 +99,17 @@ def _steps(label: Grid, grid: Grid, slack_mm: float = 0.0) -> FloatArray | None:
     """
     if label.ndim != 3 or grid.ndim != 3 or label.oriented != grid.oriented:
         return None
-    near = np.rint(np.linalg.solve(grid.affine, label.affine))
-    turn = np.abs(near[:3, :3])
+    steps = np.rint(np.linalg.solve(grid.affine, label.affine))
+    turn = np.abs(steps[:3, :3])
     if (turn.sum(0) != 1).any() or (turn.sum(1) != 1).any():
         return None
-    corner_offsets = (grid.affine @ near - label.affine)[:3] @ _corners(label.shape)
+    corner_offsets = (grid.affine @ steps - label.affine)[:3] @ _corners(label.shape)
     normal = label.affine[:3, 2] / label.spacing_mm[2]
     along = normal @ corner_offsets
     across = np.linalg.norm(corner_offsets - np.outer(normal, along), axis=0)
     tolerance_mm = max(TOLERANCE_MM, _SHARE * min(label.spacing_mm))
     fits = across.max() <= tolerance_mm and np.abs(along).max() <= tolerance_mm + slack_mm
-    return near if fits else None
+    return steps if fits else None
 
 
 def _corners(shape: tuple[int, ...]) -> FloatArray:
