@@ -247,8 +247,8 @@ def recognise(name: str) -> str:
             "expected a file of a room, got one that has the names of none",
             where=name,
             fix="give --room: " + "; ".join(
-                f"a {_own.singular(one)} has {', '.join(names)}"
-                for one, names in _own.CONTRACTS.items()
+                f"a {_own.singular(candidate)} has {', '.join(names)}"
+                for candidate, names in _own.CONTRACTS.items()
             ),
             code="part-room",
         )  # fmt: skip

@@ -29,8 +29,8 @@ class Output:
 
 def output(document: Mapping[str, Any]) -> Output:
     """What the network of a model file gives; older files say it by their classes and labels."""
-    if given := document.get("output"):
-        return Output(str(given["map"]), tuple(given["names"]))
+    if declared := document.get("output"):
+        return Output(str(declared["map"]), tuple(declared["names"]))
     if names := document.get("classes", {}).get("names"):
         return Output(LOGITS, tuple(names))
     labels = (label["name"] for label in document["schema"]["labels"])
@@ -42,6 +42,6 @@ def target(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Older ones say it by their classes, or not at all: then it is outlines.
     """
-    if found := document.get("target"):
-        return dict(found)
+    if declared := document.get("target"):
+        return dict(declared)
     return {"name": (document.get("classes") or {}).get("target", "outline"), "config": {}}

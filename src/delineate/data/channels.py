@@ -58,8 +58,8 @@ def read_channels(case: Case, channels: Iterable[str]) -> Image:
 def holds(case: Case, channel: str) -> bool:
     """Whether a case has a channel of this very name, as far as its list of files tells."""
     base = _base(channel)
-    told = case.meta.get("channels") or ()
-    return channel in (*case.images, *told) or (base != channel and base in case.images)
+    listed = case.meta.get("channels") or ()
+    return channel in (*case.images, *listed) or (base != channel and base in case.images)
 
 
 def sources(case: Case, channels: Iterable[str]) -> dict[str, Source]:

@@ -172,9 +172,11 @@ _RANKING = (
 
 def results(folder: RunFolder) -> Results:
     """What the report of a run shows of the classes of held-out cases."""
-    found = sections(folder.summary, [_answer(row) for row in folder.cases], [])
-    shown = [one for one in found if one[0] != "Worst mistakes"]  # their pictures: validation/
-    return shown, verdict(folder.summary), tiles(folder.summary)
+    sections_of_page = sections(folder.summary, [_answer(row) for row in folder.cases], [])
+    without_mistakes = [
+        section for section in sections_of_page if section[0] != "Worst mistakes"
+    ]  # their pictures: validation/
+    return without_mistakes, verdict(folder.summary), tiles(folder.summary)
 
 
 def _answer(row: Mapping[str, str]) -> dict[str, Any]:

@@ -60,48 +60,51 @@ def write(path: Path, folder: Path, show: Callable[[RunFolder], Results]) -> Pat
     Raises:
         OutputError: The file cannot be written.
     """
-    found = RunFolder.read(folder, Path())
-    told = as_dict(found.summary.get(KEY))
-    found.run = {"seconds": told.get("seconds"), "budget_seconds": told.get("budget_seconds")}
-    results, sentences, lead = show(found)
-    sections = [("Folds", _folds(told)), *results, ("The models", _models(told))]
+    run_folder = RunFolder.read(folder, Path())
+    record = as_dict(run_folder.summary.get(KEY))
+    run_folder.run = {
+        "seconds": record.get("seconds"),
+        "budget_seconds": record.get("budget_seconds"),
+    }
+    results, sentences, lead = show(run_folder)
+    sections = [("Folds", _folds(record)), *results, ("The models", _models(record))]
     declared = RunFolder.read(folder, Path("test"))
     if declared.summary:
         sections.insert(-1, ("The ensemble on the declared test part", _declared(show(declared))))
     html = page.render(
-        str(told.get("name") or folder.name),
+        str(record.get("name") or folder.name),
         sections,
         kind="cross-validation",
-        verdict=_verdict(told, sentences, found),
+        verdict=_verdict(record, sentences, run_folder),
         lead=lead,
     )
     return page.write(path, html)
 
 
-def _verdict(told: Mapping[str, Any], sentences: Sequence[str], found: RunFolder) -> str:
-    folds = as_list(told.get("folds"))
+def _verdict(record: Mapping[str, Any], sentences: Sequence[str], run_folder: RunFolder) -> str:
+    folds = as_list(record.get("folds"))
     judged = sum(int(as_dict(fold).get("judged") or 0) for fold in folds)
     words = [
         f"{plural(len(folds), 'model')} were trained, each without one part of the subjects; "
         f"{plural(judged, 'case')} were judged once each, by the model that had not seen their "
         "subject.",
         *sentences,
-        _spread(told),
+        _spread(record),
     ]
     failed = [str(fold["fold"]) for fold in map(as_dict, folds) if fold.get("failure")]
     if failed:
         words.append(f"Without figures or cut short: fold {', '.join(failed)}.")
-    if unjudged := as_list(told.get("unjudged")):
+    if unjudged := as_list(record.get("unjudged")):
         words.append(f"{plural(len(unjudged), 'case')} could not be judged.")
-    used, budget = (duration(found.run.get(key)) for key in ("seconds", "budget_seconds"))
+    used, budget = (duration(run_folder.run.get(key)) for key in ("seconds", "budget_seconds"))
     if used:
         words.append(f"It took {used}" + (f" of a budget of {budget}." if budget else "."))
     return " ".join(filter(None, words))
 
 
-def _spread(told: Mapping[str, Any]) -> str:
+def _spread(record: Mapping[str, Any]) -> str:
     """How far apart the folds are by their first figure; nothing where there is one alone."""
-    spreads = as_dict(told.get("spread"))
+    spreads = as_dict(record.get("spread"))
     name = next(iter(spreads), "")
     spread = as_dict(spreads.get(name))
     if spread.get("n", 0) < 2:
@@ -112,8 +115,8 @@ def _spread(told: Mapping[str, Any]) -> str:
     )
 
 
-def _folds(told: Mapping[str, Any]) -> Markup:
-    folds = [as_dict(fold) for fold in as_list(told.get("folds"))]
+def _folds(record: Mapping[str, Any]) -> Markup:
+    folds = [as_dict(fold) for fold in as_list(record.get("folds"))]
     names = list(dict.fromkeys(name for fold in folds for name in as_dict(fold.get("figures"))))
     rows = [_row(fold) for fold in folds]
     columns = [*_COLUMNS, *(Column(f"figure {name}", name, 3) for name in names)]
@@ -124,7 +127,9 @@ def _folds(told: Mapping[str, Any]) -> Markup:
         for words in (fold.get("failure"), fold.get("trained"))
         if words
     ]
-    spreads = [{"name": name, **as_dict(one)} for name, one in as_dict(told.get("spread")).items()]
+    spreads = [
+        {"name": name, **as_dict(spread)} for name, spread in as_dict(record.get("spread")).items()
+    ]
     parts.append(page.table("Between the folds", _SPREAD, spreads, sortable=False))
     charts = [_chart(name, folds) for name in names[:_CHARTS]]
     parts.append(block("pictures", charts, True) if charts else block("missing", "Figures"))
@@ -141,7 +146,7 @@ def _folds(told: Mapping[str, Any]) -> Markup:
     if len(plans) > 1:
         words = "The folds measured the machine apart and did not all choose the same plan."
         parts.append(block("note", f"{words} Fix width, patch and batch by --config.", "note"))
-    if unjudged := as_list(told.get("unjudged")):
+    if unjudged := as_list(record.get("unjudged")):
         words = f"Not judged, for want of time or because a fold failed ({len(unjudged)})"
         parts.append(block("fold", words, block("bullets", unjudged)))
     return join(*parts)
@@ -149,7 +154,9 @@ def _folds(told: Mapping[str, Any]) -> Markup:
 
 def _row(fold: Mapping[str, Any]) -> dict[str, Any]:
     patch = " \N{MULTIPLICATION SIGN} ".join(map(str, as_list(fold.get("patch"))))
-    plan = ", ".join(str(one) for one in (fold.get("width"), patch, fold.get("batch")) if one)
+    plan = ", ".join(
+        str(setting) for setting in (fold.get("width"), patch, fold.get("batch")) if setting
+    )
     figures = as_dict(fold.get("figures"))
     return {
         "fold": str(fold.get("fold")),
@@ -173,9 +180,9 @@ def _chart(name: str, folds: Sequence[Mapping[str, Any]]) -> Any:
     return interval_bars(bars, f"{name} of each fold")
 
 
-def _declared(shown: Results) -> Markup:
+def _declared(figures: Results) -> Markup:
     """Figures of the ensemble on cases that the data keep for testing."""
-    results, sentences, lead = shown
+    results, sentences, lead = figures
     words = (
         "The data declare these cases for testing: no fold learned from them, chose by them or is "
         "judged on them. The models of all folds outline or name them together, as an ensemble. "
@@ -183,19 +190,20 @@ def _declared(shown: Results) -> Markup:
     return join(block("text", words + " ".join(sentences)), lead, results[0][1])
 
 
-def _models(told: Mapping[str, Any]) -> Markup:
-    many = len(as_list(told.get("folds")))
+def _models(record: Mapping[str, Any]) -> Markup:
+    n_models = len(as_list(record.get("folds")))
     return join(
         block(
             "text",
-            f"delineate predict {told.get('name') or 'FOLDER'} SCANS uses the models together, as "
-            "an ensemble, which is usually a little better than each of them.",
+            f"delineate predict {record.get('name') or 'FOLDER'} SCANS uses the models together, "
+            "as an ensemble, which is usually a little better than each of them.",
         ),
         block(
             "note",
-            f"Every labelled case but those of a declared test part taught {many - 1} of the "
-            f"{many} models, so the ensemble has seen it: figures of the ensemble on such cases "
-            "would flatter it. The honest figures of these models are the out-of-fold ones above.",
+            f"Every labelled case but those of a declared test part taught {n_models - 1} of the "
+            f"{n_models} models, so the ensemble has seen it: figures of the ensemble on such "
+            "cases would flatter it. The honest figures of these models are the out-of-fold ones "
+            "above.",
             "warning",
         ),
     )

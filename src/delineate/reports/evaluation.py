@@ -251,8 +251,8 @@ def results(folder: RunFolder) -> Results:
     sentences = verdict(head, "held-out subject")
     if as_number(head["dice"].get("mean")) is None:
         sentences.append("No held-out cases were scored, so nothing can be said of its quality.")
-    found = sections(folder.summary, folder.cases, folder.pictures)
-    return found, sentences, tiles(head, time_tile(folder), scored_on="Held out")
+    results = sections(folder.summary, folder.cases, folder.pictures)
+    return results, sentences, tiles(head, time_tile(folder), scored_on="Held out")
 
 
 def time_tile(folder: RunFolder) -> tuple[str, str, str]:

@@ -151,11 +151,11 @@ def sections(
     summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Picture]
 ) -> list[Section]:
     """Results, pictures, every case, and how it was scored."""
-    shown = block("pictures", pictures, False) if pictures else block("missing", "Pictures")
+    images = block("pictures", pictures, False) if pictures else block("missing", "Pictures")
     worst_first = sorted(rows, key=lambda row: as_number(row.get("psnr_db")) or 0.0)
     return [
         ("Results", _results(summary)),
-        ("Images", shown),
+        ("Images", images),
         ("Every case", page.table("Every case", _CASES, worst_first)),
         ("Scoring", _method(summary)),
     ]
@@ -163,9 +163,9 @@ def sections(
 
 def results(folder: RunFolder) -> Results:
     """What the report of a run shows of the images of held-out cases."""
-    found = sections(folder.summary, folder.cases, folder.pictures)
+    listed = sections(folder.summary, folder.cases, folder.pictures)
     sentences = verdict(folder.summary, "held-out subject")
-    return found, sentences, tiles(folder.summary, time_tile(folder), scored_on="Held out")
+    return listed, sentences, tiles(folder.summary, time_tile(folder), scored_on="Held out")
 
 
 def comparison(
@@ -234,13 +234,13 @@ def _results(summary: Mapping[str, Any]) -> Markup:
     rows = _ROWS if as_dict(summary.get("image")).get("units") == "typical" else _ROWS[:2]
     lines = []
     for prefix, name in rows:
-        found = {k: _figure(summary, prefix + k) for k in ("psnr_db", "ssim", "mae", "rmse")}
+        figures = {k: _figure(summary, prefix + k) for k in ("psnr_db", "ssim", "mae", "rmse")}
         lines.append(
             {
                 "what": name,
-                **{k: figure.get("mean") for k, figure in found.items()},
-                "psnr_interval": _interval(found["psnr_db"], 2),
-                "ssim_interval": _interval(found["ssim"], 3),
+                **{k: figure.get("mean") for k, figure in figures.items()},
+                "psnr_interval": _interval(figures["psnr_db"], 2),
+                "ssim_interval": _interval(figures["ssim"], 3),
             }
         )
     words = [str(as_dict(summary.get("rules")).get(k, "")) for k in ("baseline", "matched")]
@@ -256,8 +256,8 @@ def _method(summary: Mapping[str, Any]) -> Markup:
         parts.append(page.table("Cases that could not be scored", columns, failures))
     for key in ("rules", "settings", "versions"):
         parts.append(block("subheading", key.capitalize()))
-        given = as_dict(summary.get(key))
-        parts.append(page.facts({page.label(k): page.plain(v) for k, v in given.items()}))
+        entries = as_dict(summary.get(key))
+        parts.append(page.facts({page.label(k): page.plain(v) for k, v in entries.items()}))
     return join(*parts)
 
 
