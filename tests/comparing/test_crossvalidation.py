@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from delineate.cli.main import main
-from delineate.comparing import folds, run_processes
+from delineate.comparing import crossvalidation, folds, run_processes
 from delineate.core import model_file, processes
 from delineate.core.errors import (
     AuditError,
@@ -30,6 +30,7 @@ from delineate.core.errors import (
     OutputError,
     PartialError,
 )
+from delineate.settings import RunConfig
 from delineate.tasks.crossvalidate import crossvalidate
 from delineate.tasks.evaluate import evaluate
 
@@ -282,6 +283,43 @@ def test_a_fold_that_fails_does_not_end_the_others_and_goes_on_afterwards(
     assert all(same(tmp_path / f"fold-{k}", whole / f"fold-{k}") for k in range(2))
 
 
+@pytest.mark.parametrize("left", [1, 4])
+def test_cases_that_a_fold_had_no_time_for_are_counted_and_judged_by_the_same_command(
+    whole: Path,
+    command: dict[str, Any],
+    in_process: Callable[[Start], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    left: int,
+) -> None:
+    """Whether a fold judged some of its cases or none."""
+    out = tmp_path / "cv"
+    shutil.copytree(whole, out)
+    parts = splits(whole)[0]["test"]
+    lost = parts[-min(left, len(parts)) :]
+    predictions = out / "fold-0/validation/predictions"
+    index = json.loads((predictions / "predictions.json").read_text())
+    index["cases"] = [case for case in index["cases"] if case["id"] not in lost]
+    (predictions / "predictions.json").write_text(json.dumps(index))
+    for name in lost:
+        (predictions / f"{name}.png").unlink()
+    monkeypatch.setattr(crossvalidation, "judge", lambda *given: None)  # no time is left
+    said: list[str] = []
+    poorer = crossvalidate(**command, out=out, say=said.append)
+    assert poorer["crossvalidation"]["unjudged"] == sorted(lost)
+    assert poorer["n_cases"] == 7 - len(lost)
+    assert any(line.startswith(f"{len(lost)} cases are not judged yet") for line in said)
+    monkeypatch.undo()
+    richer = crossvalidate(**command, out=out)
+    assert richer["crossvalidation"]["unjudged"] == []
+    for key in ("mean_dice", "regions", "n_cases"):
+        assert richer[key] == summary(whole)[key]
+    figures = [[fold["figures"] for fold in one["crossvalidation"]["folds"]]
+               for one in (richer, summary(whole))]  # fmt: skip
+    assert figures[0] == figures[1]
+    assert json.loads((out / "fold-0/run.json").read_text())["scored"]["cases"] == len(parts)
+
+
 def test_where_all_folds_fail_nothing_is_said_of_figures(
     command: dict[str, Any], in_process: Callable[[Start], None], tmp_path: Path
 ) -> None:
@@ -317,6 +355,16 @@ def test_a_budget_too_small_for_all_folds_is_refused_before_work(
     assert caught.value.code == "budget-too-small"
     assert not (tmp_path / folds.PLAN).exists()
     assert not list(tmp_path.glob("fold-*"))
+
+
+def test_folds_at_the_same_time_share_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = RunConfig(folds=5, device="cpu")
+    for cores, jobs, wanted in ((2, None, (1, None)), (2, 2, (2, 1)), (8, 3, (3, 2)),
+                                (16, None, (2, 8)), (64, 9, (5, 12))):  # fmt: skip
+        monkeypatch.setattr(folds, "cores", lambda cores=cores: cores)
+        assert folds.jobs_and_threads(chosen, jobs) == wanted
+    with pytest.raises(ConfigError, match="one fold at a time or more"):
+        folds.jobs_and_threads(chosen, 0)
 
 
 def test_the_budget_is_shared_evenly_and_leaves_time_for_the_figures() -> None:

@@ -13,6 +13,7 @@ from delineate.comparing import folds, out_of_fold, run_processes
 from delineate.comparing.folds import PLAN
 from delineate.comparing.out_of_fold import Fold
 from delineate.comparing.run_processes import Run
+from delineate.comparing.unjudged import judge
 from delineate.core import config as settings
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
@@ -69,8 +70,10 @@ def crossvalidate(
         plan, cohort = _planned(opened, invocation, out, jobs, audit)
         chosen = opened.chosen
         opening = _opening_of_folds(chosen.opening, cohort, out, invocation)
+        going = not all(_over(out / f"fold-{k}") for k in range(plan["folds"]))
         try:
             failed = _race(plan, dataclasses.replace(chosen, opening=opening), out, invocation)
+            _judge_the_rest(plan, chosen, failed, out, invocation, limited=going)
             return _publish(plan, opened, cohort, failed, out, invocation)
         except KeyboardInterrupt:
             done = sum(_over(out / f"fold-{k}") for k in range(plan["folds"]))
@@ -118,6 +121,7 @@ def _planned(
         "jobs": at_a_time,
         "threads": threads,
         "fold_seconds": seconds,
+        "merging_seconds": needed.merging if needed else None,
         "testing_seconds": needed.testing if needed else None,
         "splits": [split.to_dict() for split in splits],
         "started": run.now(),
@@ -217,6 +221,37 @@ def _fold(plan: Mapping[str, Any], number: int, out: Path, failure: str | None) 
     return Fold(number, folder, Split.from_dict(plan["splits"][number]), failure)
 
 
+def _judge_the_rest(
+    plan: Mapping[str, Any],
+    chosen: RunConfig,
+    failed: Mapping[str, str],
+    out: Path,
+    invocation: Invocation,
+    limited: bool,
+) -> None:
+    """Judge the cases that folds had no time for, in the time that they left, or in any.
+
+    Args:
+        plan: Of the cross-validation.
+        chosen: Settings of any fold.
+        failed: Folds, with their last words.
+        out: Folder of everything.
+        invocation: How the command was called.
+        limited: To the budget.
+    """
+    left = Clock(chosen.seconds if limited else None, invocation.begun - plan["seconds"]).left
+    after = plan["merging_seconds"] + plan["testing_seconds"] if chosen.seconds else 0.0
+    clock = Clock(left - after, time.monotonic())
+    for number in range(plan["folds"]):
+        fold = _fold(plan, number, out, failed.get(f"fold-{number}"))
+        if fold.trained and fold.unjudged and clock.left > 0:
+            invocation.say(f"{fold.name}: {len(fold.unjudged)} cases that it had no time for")
+            judge(
+                fold, invocation.source, chosen.opening, chosen.device, lambda _: clock.left <= 0,
+                invocation.progress,
+            )  # fmt: skip
+
+
 # --- what comes out -------------------------------------------------------------------------------
 
 
@@ -266,7 +301,7 @@ def _publish(
     if spread := out_of_fold.spread_line(told):
         say(spread)
     if told["unjudged"]:
-        say(f"not judged, for want of time or of a model: {len(told['unjudged'])} cases")
+        say(f"{len(told['unjudged'])} cases are not judged yet: the same command goes on with them")
     chosen, seconds = opened.chosen, plan["testing_seconds"]
     if seconds is not None and chosen.seconds is not None:  # and what the folds left of theirs
         seconds = max(seconds, chosen.seconds - spent() - REPORT_SECONDS)

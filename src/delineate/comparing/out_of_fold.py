@@ -67,6 +67,12 @@ class Fold:
         """``predictions.json``; empty where there is none, or the model may not judge."""
         return (run.read_json(self.predictions / INDEX) or {}) if self.trained else {}
 
+    @property
+    def unjudged(self) -> list[str]:
+        """Ids of the cases that it was to judge and has not."""
+        judged = {record["id"] for record in self.index().get("cases", ())}
+        return [name for name in self.split["test"] if name not in judged]
+
     def summary(self) -> dict[str, Any]:
         """``summary.json`` of its own cases, empty where there is none."""
         path = self.folder / "validation" / "summary.json"
@@ -103,7 +109,8 @@ def merge(folds: Sequence[Fold], out: Path) -> dict[str, Any] | None:
                     code="fold-split",
                 )
             files = {
-                kind: _copied(named, fold, out, taken) for kind, named in record["files"].items()
+                kind: copied(named, fold.predictions, out, taken, fold.name)
+                for kind, named in record["files"].items()
             }
             cases.append({**record, "files": files, "fold": fold.number})
     cases.sort(key=lambda record: str(record["id"]))
@@ -137,17 +144,26 @@ def _model(models: Sequence[Mapping[str, Any]], folds: Sequence[Fold]) -> dict[s
     }
 
 
-def _copied(named: Any, fold: Fold, out: Path, taken: set[str]) -> Any:
-    """Copy the files that an entry names; their new names."""
+def copied(named: Any, source: Path, out: Path, taken: set[str], aside: str) -> Any:
+    """Copy the files that an entry of ``predictions.json`` names.
+
+    Args:
+        named: Names relative to ``source``: one, or a list.
+        source: Folder of predictions.
+        out: Folder that they are copied to.
+        taken: Names there, in lower case; more are added.
+        aside: Folder in ``out`` for a name that is taken: ids may differ in case alone.
+
+    Returns:
+        The names relative to ``out``.
+    """
     if not isinstance(named, str):
-        return [_copied(name, fold, out, taken) for name in named]
-    name = named
-    if name.casefold() in taken:  # ids that differ in case alone, in two folds
-        name = f"{fold.name}/{named}"
+        return [copied(name, source, out, taken, aside) for name in named]
+    name = f"{aside}/{named}" if named.casefold() in taken else named
     taken.add(name.casefold())
     writable_folder((out / name).parent)
     with atomic_path(out / name) as temporary:
-        shutil.copyfile(fold.predictions / named, temporary)
+        shutil.copyfile(source / named, temporary)
     return name
 
 
@@ -176,12 +192,10 @@ def describe(folds: Sequence[Fold]) -> dict[str, Any]:
         }
         for name, given in values.items()
     }
-    judged = {record["id"] for fold in folds for record in fold.index().get("cases", ())}
-    every = [name for fold in folds for name in fold.split["test"]]
     return {
         "folds": rows,
         "spread": spread,
-        "unjudged": sorted(name for name in every if name not in judged),
+        "unjudged": sorted(name for fold in folds for name in fold.unjudged),
     }
 
 
