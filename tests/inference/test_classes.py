@@ -6,7 +6,13 @@ import torch
 
 from delineate.core.errors import ResourceError
 from delineate.core.image import Grid, Image
-from delineate.inference.classes import overlap, probabilities, shown_slices
+from delineate.inference.classes import (
+    any_slice,
+    mean_of_slices,
+    overlap,
+    probabilities,
+    shown_slices,
+)
 from delineate.inference.runtimes.torch import classifier
 from delineate.preprocess.presets import Channel, Preparation, apply
 
@@ -30,7 +36,8 @@ def document(target: str, axis: int | None, temperature: float = 1.0) -> dict:
 
 def classify(document: dict, network: torch.nn.Module, image: Image, original: Grid, **options):
     infer = classifier(network, "cpu", attention=True)
-    return probabilities(document, infer, image, original, **options)
+    pool = any_slice if document["classes"]["target"] == "presence" else mean_of_slices
+    return probabilities(document, infer, image, original, pool, **options)
 
 
 def volume(levels: list[float]) -> Image:
@@ -139,7 +146,14 @@ def test_attention_of_a_mirrored_volume_is_that_of_the_slices_that_are_there():
 def test_too_little_memory_is_said_before_the_network_runs():
     image = volume([1.0])
     with pytest.raises(ResourceError, match="it needs"):
-        probabilities(document("class", 2), lambda _: {}, image, image.grid, memory_bytes=100)
+        probabilities(
+            document("class", 2),
+            lambda _: {},
+            image,
+            image.grid,
+            mean_of_slices,
+            memory_bytes=100,
+        )
 
 
 def test_slices_share_what_is_shown_of_them():

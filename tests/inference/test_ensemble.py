@@ -13,7 +13,7 @@ from delineate.core import model_file
 from delineate.core.errors import ConfigError, ModelFileError, ResourceError
 from delineate.core.image import Grid, Image
 from delineate.core.schema import Label, Schema
-from delineate.inference.classes import classify
+from delineate.inference.classes import classify, mean_of_slices
 from delineate.inference.ensemble import Ensemble, model_files, open_models
 from delineate.inference.outlines import outline
 from delineate.inference.session import Session
@@ -190,8 +190,8 @@ def test_classes_are_averaged_after_the_temperature_of_each(tmp_path: Path) -> N
 
     members = [classifier("a", 1.0, 1.0), classifier("b", -3.0, 2.0)]
     image = scan((9, 9, 4))
-    alone = [classify(one, image) for one in members]
-    found = classify(Ensemble(members), image)
+    alone = [classify(one, image, mean_of_slices) for one in members]
+    found = classify(Ensemble(members), image, mean_of_slices)
     assert found.class_probabilities is not None
     expected = np.mean([one.class_probabilities["yes"] for one in alone])
     assert found.class_probabilities["yes"] == pytest.approx(expected)

@@ -69,9 +69,9 @@ THRESHOLD = types.SimpleNamespace(
 
 @pytest.fixture(autouse=True)
 def threshold_network(monkeypatch: Any) -> None:
-    within = catalog._within
+    within = catalog.within
     more = {"networks": ["threshold"]}
-    monkeypatch.setattr(catalog, "_within", lambda room: [*within(room), *more.get(room, [])])
+    monkeypatch.setattr(catalog, "within", lambda room: [*within(room), *more.get(room, [])])
     monkeypatch.setitem(sys.modules, "delineate.networks.threshold", THRESHOLD)
 
 

@@ -122,11 +122,9 @@ def merge(folds: Sequence[Fold], out: Path) -> dict[str, Any] | None:
         "cases": cases,
     }
     index.pop("left_out", None)
-    if index.get("classes"):
-        index["classes"] = {  # each model has a temperature of its own
-            key: value for key, value in index["classes"].items() if "temperature" not in key
-        }
-    stored(index).answers.finish(index, out)
+    answers = stored(index).answers
+    index |= answers.merged(index)
+    answers.finish(index, out)
     predictions_json.write(out, index)
     return index
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,23 +16,18 @@ if TYPE_CHECKING:
     from delineate.inference.ensemble import AnySession
 
 
-def require(
-    session: AnySession,
-    *,
-    probabilities: bool = False,
-    mirror: bool = False,
-    crf: bool | None = None,
-) -> None:
-    """Refuse options that this kind of model cannot follow.
+def require(session: AnySession, mirror: bool = False, lost: Sequence[str] = ()) -> None:
+    """Refuse options that a model cannot follow.
+
+    Args:
+        session: Of one model or of several.
+        mirror: Mirrored passes are asked for.
+        lost: What else is asked for in vain: the option, a colon, and why.
 
     Raises:
         ConfigError: With the options that have to go.
     """
-    lost = []
-    if session.classes and probabilities:
-        lost.append("--probabilities: a class has one number, which is told in any case")
-    if session.classes and crf:
-        lost.append("--crf: it refines outlines, and this model names classes")
+    lost = list(lost)
     if mirror and not all(one.document["input"].get("mirror_axes") for one in session.members):
         lost.append("--mirror: left and right mean something to this model along every axis")
     if lost:

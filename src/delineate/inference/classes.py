@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +21,24 @@ from delineate.preprocess import views
 if TYPE_CHECKING:
     from delineate.inference.ensemble import AnySession
 
+#: From probabilities ``(slices, classes)`` to those of the case, one a class.
+Pool = Callable[[NDArray[np.float64]], list[float]]
 #: Pictures a forward pass.
 PICTURES = 16
 #: A slice that reaches into another by less than this share of the thinner one only grazes it:
 #: affines are as exact as the files that hold them.
 _GRAZED = 0.01
+
+
+def mean_of_slices(each: NDArray[np.float64]) -> list[float]:
+    """A case is what its slices are on average."""
+    return [float(value) for value in each.mean(axis=0)]
+
+
+def any_slice(each: NDArray[np.float64]) -> list[float]:
+    """What is looked for in each slice is in the case if it is in any of them."""
+    present = float(each[:, 1].max())
+    return [1 - present, present]
 
 
 def answers(
@@ -53,6 +66,7 @@ def answers(
 def classify(
     session: AnySession,
     image: Image,
+    pool: Pool,
     *,
     mirror: bool = False,
     memory_bytes: int = 8 << 30,
@@ -63,6 +77,7 @@ def classify(
     Args:
         session: Of a model that names classes, or of several, whose probabilities are averaged.
         image: ``(C, *S)`` as read from its files, channels in the model's order.
+        pool: From the probabilities of slices to those of the case.
         mirror: Average over mirrored passes, along the axes that the model allows.
         memory_bytes: An image that needs more is refused.
         force: Take images of another modality, or in other units, than in training; a warning
@@ -73,7 +88,7 @@ def classify(
         InputError: Wrong number of channels or dimensions, or another kind of image.
         ResourceError: Too little memory (said before the network runs), or it ran out.
     """
-    require(session, mirror=mirror)
+    require(session, mirror)
     warnings = require_fit(session, image, force)
     seconds: dict[str, float] = {}
     each = []
@@ -83,7 +98,7 @@ def classify(
             started = time.perf_counter()
             each.append(
                 probabilities(
-                    one.document, one.runtime.infer, prepared.image, image.grid,
+                    one.document, one.runtime.infer, prepared.image, image.grid, pool,
                     mirror=mirror, memory_bytes=memory_bytes,
                 )
             )  # fmt: skip
@@ -107,22 +122,23 @@ def probabilities(
     infer: Infer,
     prepared: Image,
     original: Grid,
+    pool: Pool,
     *,
     mirror: bool = False,
     memory_bytes: int = 8 << 30,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Calibrated probabilities of a case, and of each slice of its file that has content.
 
-    A case's class is the mean over its slices; what is looked for in each slice ("presence") is in
-    the case if it is in any slice. A network that sees the volume whole answers for the case alone.
-    Where the preparation changed the distance between slices, a slice of the file has the mean
-    probability of the prepared slices that it shows, by how much of each it shows.
+    A network that sees the volume whole answers for the case alone. Where the preparation changed
+    the distance between slices, a slice of the file has the mean probability of the prepared slices
+    that it shows, by how much of each it shows.
 
     Args:
         document: Of the model file.
         infer: Of its network.
         prepared: The image as the network's preparation leaves it.
         original: Its grid before that.
+        pool: From the probabilities of slices to those of the case.
         mirror: Average over mirrored passes, along the axes that the model allows.
         memory_bytes: What may be used.
 
@@ -153,11 +169,7 @@ def probabilities(
         shown = np.flatnonzero(shares.sum(axis=1))
         numbers = [int(k) for k in shown]
         each = (shares[shown] @ each) / shares[shown].sum(axis=1, keepdims=True)
-    if classes["target"] == "presence":
-        present = float(each[:, 1].max())
-        case = [1 - present, present]
-    else:
-        case = each.mean(axis=0).tolist()
+    case = pool(each)
     names = classes["names"]
     slices = [
         {"slice": number, "probabilities": dict(zip(names, map(float, row), strict=True))}

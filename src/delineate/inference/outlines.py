@@ -59,7 +59,7 @@ def outline(
         InputError: Wrong number of channels or dimensions, or another kind of image.
         ResourceError: Too little memory (said before the network runs), or it ran out.
     """
-    require(session, probabilities=probabilities, mirror=mirror, crf=crf)
+    require(session, mirror)
     warnings = require_fit(session, image, force)
     outputs = session.schema.num_outputs
     settings = crf_of(session, crf)

@@ -75,7 +75,7 @@ def predict_batch(
     writable_folder(out)
     with folder_lock(out):
         refuse_existing(out, jobs, options.overwrite)
-        for note in _notes(session):
+        for note in _notes(session, answers):
             say(note)
         remove_stale(out)
         settings = {
@@ -91,23 +91,15 @@ def predict_batch(
     return index
 
 
-def _notes(session: AnySession) -> list[str]:
-    """What should be known of the models: hardly trained, or cleaned up unlike each other."""
+def _notes(session: AnySession, answers: Answers) -> list[str]:
+    """What should be known of the models: hardly trained, or unlike each other."""
     several = len(session.members) > 1
     notes = [
         f"{one.name}: {trained}" if several else str(trained)
         for one in session.members
         if (trained := one.document.get("card", {}).get("training"))
     ]
-    unshared = {label for one in session.members for label in one.keep_largest}
-    if unshared := unshared.difference(session.keep_largest):
-        notes.append(
-            f"every component of {', '.join(sorted(unshared))} is kept: not all of the models keep "
-            "the largest alone"
-        )
-    if session.crf is None and any(one.crf for one in session.members):
-        notes.append("no CRF refines the outlines: not all of the models ask for the same one")
-    return notes
+    return [*notes, *answers.notes(session)]
 
 
 def _run(

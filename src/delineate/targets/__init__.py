@@ -312,6 +312,12 @@ class Answers(Protocol):
     def about(self, session: AnySession) -> dict[str, Any]:
         """What ``predictions.json`` says of all cases, beside what it always says."""
 
+    def merged(self, index: Mapping[str, Any]) -> dict[str, Any]:
+        """The same, of predictions that several models made, one a case."""
+
+    def notes(self, session: AnySession) -> list[str]:
+        """What should be known of several models that predict together."""
+
     def settings(self, session: AnySession, options: Predicting) -> dict[str, Any]:
         """What of the options is up to the models, as it is followed."""
 

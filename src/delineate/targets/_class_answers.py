@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from delineate.core.image import Image
 from delineate.core.tables import table
 from delineate.data.outputs import CaseOutputs
 from delineate.inference._requirements import require
-from delineate.inference.classes import classify
+from delineate.inference.classes import Pool, classify
 from delineate.inference.ensemble import AnySession
 from delineate.inference.options import Options
 from delineate.inference.sliding_window import Tick
@@ -21,20 +22,39 @@ from delineate.inference.sliding_window import Tick
 CLASSES = "classes.csv"
 
 
+@dataclass(frozen=True)
 class ClassAnswers:
-    """See ``delineate.targets.Answers``."""
+    """See ``delineate.targets.Answers``.
 
+    Args:
+        pool: From the probabilities of slices to those of their case.
+    """
+
+    pool: Pool
     done = "classified"
 
     def require(self, session: AnySession, options: Options) -> None:
         """See ``Answers.require``."""
-        require(
-            session, probabilities=options.probabilities, mirror=options.mirror, crf=options.crf
-        )
+        lost = {
+            "--probabilities: a class has one number, which is told in any case": (
+                options.probabilities
+            ),
+            "--crf: it refines outlines, and this model names classes": options.crf,
+        }
+        require(session, options.mirror, [words for words, given in lost.items() if given])
 
     def about(self, session: AnySession) -> dict[str, Any]:
         """Names of the classes, and what a case or its slices were asked."""
         return {"classes": session.members[0].document["classes"]}
+
+    def merged(self, index: Mapping[str, Any]) -> dict[str, Any]:
+        """The same without a temperature: each model has one of its own."""
+        told = index["classes"].items()
+        return {"classes": {key: value for key, value in told if "temperature" not in key}}
+
+    def notes(self, session: AnySession) -> list[str]:
+        """Nothing."""
+        return []
 
     def settings(self, session: AnySession, options: Options) -> dict[str, Any]:
         """No CRF refines classes."""
@@ -49,8 +69,8 @@ class ClassAnswers:
     ) -> Prediction:
         """See ``Answers.predict``."""
         return classify(
-            session, image, mirror=options.mirror, memory_bytes=options.memory_bytes,
-            force=options.force,
+            session, image, self.pool, mirror=options.mirror,
+            memory_bytes=options.memory_bytes, force=options.force,
         )  # fmt: skip
 
     def write(self, outputs: CaseOutputs, prediction: Prediction, out: Path) -> dict[str, Any]:

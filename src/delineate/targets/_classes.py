@@ -21,6 +21,7 @@ from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate
 from delineate.inference import classes
+from delineate.inference.classes import Pool
 from delineate.inference.runtimes import LOGITS
 from delineate.inference.runtimes.torch import classifier
 from delineate.inference.sliding_window import Tick
@@ -31,7 +32,7 @@ from delineate.reports._run_folder import Results, RunFolder
 from delineate.scoring.classes import RowsOfCase, score_classes
 from delineate.scoring.options import Options
 from delineate.settings import RunConfig
-from delineate.targets import Comparison, Figure, Shown, Usable, _sizes
+from delineate.targets import Answers, Comparison, Figure, Shown, Usable, _sizes
 from delineate.targets._class_answers import ClassAnswers
 from delineate.targets._class_comparison import ClassComparison
 from delineate.targets._class_feed import ClassFeed, Pictures
@@ -57,6 +58,7 @@ class Question:
         some: See ``Target.some``.
         shown: Case id -> its class, of usable cases; nothing where a case has several.
         pictures: Slices of a prepared case with the index of their class.
+        pool: From the probabilities of slices to those of their case.
         rows: What is scored of a case.
         named: See ``ClassComparison``.
         each: See ``Shown``.
@@ -71,6 +73,7 @@ class Question:
     some: Callable[[Cohort, int], list[Case]]
     shown: Callable[[Cohort], dict[str, frozenset[str]]]
     pictures: Pictures
+    pool: Pool
     rows: RowsOfCase
     named: Callable[[Cohort], tuple[list[Case], list[str]]]
     each: str | None = None
@@ -89,13 +92,17 @@ class Classes:
     method = "classify"
     network = "cnn"
     settings = ("balance",)
-    answers = ClassAnswers()
     format = "delineate-classification"
 
     @property
     def automatic(self) -> int | None:
         """See ``Target.automatic``."""
         return self.question.automatic
+
+    @property
+    def answers(self) -> Answers:
+        """See ``Target.answers``."""
+        return ClassAnswers(self.question.pool)
 
     @property
     def comparison(self) -> Comparison:

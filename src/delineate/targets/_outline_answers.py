@@ -30,13 +30,28 @@ class OutlineAnswers:
 
     def require(self, session: AnySession, options: Options) -> None:
         """See ``Answers.require``."""
-        require(
-            session, probabilities=options.probabilities, mirror=options.mirror, crf=options.crf
-        )
+        require(session, options.mirror)
 
     def about(self, session: AnySession) -> dict[str, Any]:
         """Nothing."""
         return {}
+
+    def merged(self, index: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def notes(self, session: AnySession) -> list[str]:
+        """Where several models clean up or refine unlike each other."""
+        notes = []
+        unshared = {label for one in session.members for label in one.keep_largest}
+        if unshared := unshared.difference(session.keep_largest):
+            notes.append(
+                f"every component of {', '.join(sorted(unshared))} is kept: not all of the models "
+                "keep the largest alone"
+            )
+        if session.crf is None and any(one.crf for one in session.members):
+            notes.append("no CRF refines the outlines: not all of the models ask for the same one")
+        return notes
 
     def settings(self, session: AnySession, options: Options) -> dict[str, Any]:
         """Whether a CRF refines them."""

@@ -12,6 +12,7 @@ from delineate.core.schema import Schema
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
+from delineate.inference.classes import mean_of_slices
 from delineate.preprocess import views
 from delineate.scoring.classes import Row
 from delineate.targets import NoSettings, Target, Usable
@@ -30,6 +31,7 @@ def build(config: NoSettings) -> Target:
             _one_of_each,
             _shown,
             _pictures,
+            mean_of_slices,
             _rows,
             _named,
             each="class",

@@ -60,6 +60,10 @@ class Config:
     )
 
 
+#: How ``delineate check`` tries it.
+TRIED = {"translate_to": "t2"}
+
+
 def build(config: Config) -> Target:
     """The target for one sequence."""
     return Images(config.translate_to)
@@ -72,19 +76,24 @@ class ImageAnswers:
 
     def require(self, session: AnySession, options: Predicting) -> None:
         """See ``Answers.require``."""
-        asked = {"--probabilities": options.probabilities, "--crf": options.crf}
-        if lost := [name for name, given in asked.items() if given]:
-            raise ConfigError(
-                f"expected options that mean something for images, got {', '.join(lost)}",
-                fix=f"leave out {' and '.join(lost)}",
-                code="option-model",
-            )
-        require(session, mirror=options.mirror)
+        lost = {
+            "--probabilities: an image has none": options.probabilities,
+            "--crf: it refines outlines, and this model gives images": options.crf,
+        }
+        require(session, options.mirror, [words for words, given in lost.items() if given])
 
     def about(self, session: AnySession) -> dict[str, Any]:
         """Which sequence it is, and what its values mean; of several models their mean."""
         scales = [one.scale for one in session.members if one.scale is not None]
         return {"image": Scale.mean_of(scales).to_dict()}
+
+    def merged(self, index: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing: the scale stays that of the first model."""
+        return {}
+
+    def notes(self, session: AnySession) -> list[str]:
+        """Nothing."""
+        return []
 
     def settings(self, session: AnySession, options: Predicting) -> dict[str, Any]:
         """Nothing is up to the models."""

@@ -14,6 +14,7 @@ from delineate.data import readers
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.labels import PRESENCE, presence, read_indices
+from delineate.inference.classes import any_slice
 from delineate.preprocess import views
 from delineate.scoring.classes import Row
 from delineate.targets import NoSettings, Target
@@ -27,7 +28,16 @@ def build(config: NoSettings) -> Target:
     """A target without settings of its own."""
     return Classes(
         Question(
-            "presence", _classes, labelled, spread, _shown, _pictures, _rows, _named, of_slices=True
+            "presence",
+            _classes,
+            labelled,
+            spread,
+            _shown,
+            _pictures,
+            any_slice,
+            _rows,
+            _named,
+            of_slices=True,
         )
     )
 
