@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ import pytest
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
+from delineate.inference.options import Options
 from delineate.settings import RunConfig
+from delineate.targets._class_answers import ClassAnswers
+from delineate.targets.image import ImageAnswers
 from delineate.tasks.evaluate import evaluate
 from delineate.training.resolving import complete
 
@@ -49,3 +53,14 @@ def test_predicted_classes_are_scored_without_options_of_outlines(
         evaluate(tmp_path / "answers", tmp_path / "data", tmp_path / "out", **given)
     assert caught.value.code == "option-model"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("answers", "classes"), [(ClassAnswers(max), ("a", "b")), (ImageAnswers(), ())]
+)
+def test_only_a_model_of_outlines_gives_maps_beside(answers: Any, classes: Any) -> None:
+    session: Any = SimpleNamespace(classes=classes, members=())
+    answers.require(session, Options())
+    with pytest.raises(ConfigError, match="--maps") as caught:
+        answers.require(session, Options(maps=("critic",)))
+    assert caught.value.code == "option-model"

@@ -108,6 +108,22 @@ def gives_the_shape_it_promises(subject: Subject) -> None:
     expect(found.shape == wanted, f"{tuple(found.shape)} instead of {wanted}")
 
 
+def its_scores_have_a_place(subject: Subject) -> None:
+    """Where a critic offers score_map, it gives finite scores of every voxel at any size."""
+    chosen, network = make(subject)
+    score_map = getattr(network.eval(), "score_map", None)
+    if score_map is None:
+        return
+    step, shape = int(subject.module.divisor(chosen)), size(subject.module, chosen)
+    larger = (shape[0] + step, *shape[1:])
+    for sides in (shape, larger):
+        with torch.no_grad():
+            scores = score_map(image(sides))
+        expected = (BATCH, 1, *sides)
+        expect(scores.shape == expected, f"{tuple(scores.shape)} instead of {expected}")
+        expect(torch.isfinite(scores).all(), "it gives NaN or infinity")
+
+
 def takes_any_channels_and_outputs(subject: Subject) -> None:
     """It is built for any number of channels and outputs."""
     chosen = settings(subject)
@@ -257,8 +273,8 @@ FILE_CHECKS: tuple[Check, ...] = (
     keeps_the_contract, has_settings, takes_two_or_three_dimensions, touches_nothing
 )  # fmt: skip
 CHECKS: tuple[Check, ...] = (
-    gives_the_shape_it_promises, takes_any_channels_and_outputs, refuses_a_size_it_cannot_take,
-    gradient_reaches_every_parameter, the_seed_decides, survives_the_model_file,
-    its_cost_is_counted, weights_serve_others,
+    gives_the_shape_it_promises, its_scores_have_a_place, takes_any_channels_and_outputs,
+    refuses_a_size_it_cannot_take, gradient_reaches_every_parameter, the_seed_decides,
+    survives_the_model_file, its_cost_is_counted, weights_serve_others,
 )  # fmt: skip
 SLOW_CHECKS: tuple[Check, ...] = (exports,)

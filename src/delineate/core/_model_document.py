@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from delineate.core.errors import ModelFileError
+from delineate.core.model_output import IMAGE, LOGITS, PROBABILITIES
 
 FORMAT = 2
 #: The part that every model file has: the network that predicts.
 PREDICTOR = "predictor"
 #: What predictions call things of their own; a part of such a name would be taken for them.
-_RESERVED = (PREDICTOR, "probabilities", "labels")
+_RESERVED = (PREDICTOR, PROBABILITIES, IMAGE, LOGITS, "attention", "labels")
 AGAIN = "copy the file again from where it was trained, or train anew"
 
 _REQUIRED: dict[str, type] = {

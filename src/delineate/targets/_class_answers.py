@@ -40,6 +40,7 @@ class ClassAnswers:
                 options.probabilities
             ),
             "--crf: it refines outlines, and this model names classes": options.crf,
+            "--maps: they have a place, and this model names classes": options.maps,
         }
         require(session, options.mirror, [words for words, given in lost.items() if given])
 

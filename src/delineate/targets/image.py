@@ -79,6 +79,7 @@ class ImageAnswers:
         lost = {
             "--probabilities: an image has none": options.probabilities,
             "--crf: it refines outlines, and this model gives images": options.crf,
+            "--maps: the image is all that this model gives": options.maps,
         }
         require(session, options.mirror, [words for words, given in lost.items() if given])
 

@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", parts: Sequence[str
 def _require_parts(file: ModelFile, parts: Sequence[str]) -> None:
     if lost := [name for name in parts if name not in file.parts]:
         own = output(file.document).map
-        have = [*([] if own == LOGITS else [own]), *file.parts]
+        have = [*([own] if own == PROBABILITIES else []), *file.parts]
         raise ConfigError(
             f"expected maps that the model has ({', '.join(have) or 'none'}), "
             f"got {', '.join(lost)}",
