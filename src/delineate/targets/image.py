@@ -85,16 +85,15 @@ class ImageAnswers:
 
     def about(self, session: AnySession) -> dict[str, Any]:
         """Which sequence it is, and what its values mean; of several models their mean."""
-        scales = [one.scale for one in session.members if one.scale is not None]
-        return {"image": Scale.mean_of(scales).to_dict()}
+        return {"image": _scale(session).to_dict()}
 
     def merged(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """Nothing: the scale stays that of the first model."""
         return {}
 
     def notes(self, session: AnySession) -> list[str]:
-        """Nothing."""
-        return []
+        """What the values mean."""
+        return [_scale(session).meaning]
 
     def settings(self, session: AnySession, options: Predicting) -> dict[str, Any]:
         """Nothing is up to the models."""
@@ -342,6 +341,11 @@ class LearningImages:
     ) -> dict[str, Any]:
         """Nothing is chosen on validation cases."""
         return {}
+
+
+def _scale(session: AnySession) -> Scale:
+    """Of what one model gives, or several together."""
+    return Scale.mean_of([one.scale for one in session.members if one.scale is not None])
 
 
 def _figures(

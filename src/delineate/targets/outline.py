@@ -17,14 +17,14 @@ from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate
-from delineate.inference.sliding_window import OVERLAP, Tick, window_starts
+from delineate.inference.sliding_window import Tick
 from delineate.preprocess.presets import Preparation
 from delineate.reports import evaluation
 from delineate.reports._run_folder import Results, RunFolder
 from delineate.scoring.options import Options
 from delineate.scoring.outlines import score_outlines
 from delineate.settings import RunConfig
-from delineate.targets import Figure, NoSettings, Shown, Target, Usable, _sizes
+from delineate.targets import Figure, NoSettings, Shown, Target, Usable, _patches, _sizes
 from delineate.targets._cleanup import choose_rules
 from delineate.targets._labelled import labelled, spread
 from delineate.targets._outline_answers import OutlineAnswers
@@ -130,42 +130,25 @@ class LearningOutlines:
         self.channels = tuple(preparation.outputs)
         self.outputs = ["background", *(label.name for label in cohort.schema.labels)]
         self.ndim = preparation.ndim
-        planned = enumerate(preparation.spacing_mm or ())
-        self.spacing_mm = tuple(mm or 1.0 for a, mm in planned if a != preparation.slice_axis)
-        self.neighbours = 0
-        if self.ndim == 2 and preparation.slice_axis is not None:
-            usual = 0 if preparation.single_slices else 1
-            self.neighbours = usual if chosen.neighbours is None else chosen.neighbours
+        self.spacing_mm = _patches.spacing_mm(preparation)
+        self.neighbours = _patches.neighbours(chosen, preparation)
 
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What is worth measuring, from modest to ambitious."""
-        shape = self._shape(cases)
-        chosen = self.chosen
-        return _sizes.candidates(
-            shape, self.ndim, width=chosen.width, patch=chosen.patch, batch=chosen.batch
-        )
+        return _patches.candidates(self.chosen, self.preparation, cases)
 
     def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What to take where hardly a step of the first candidate fits."""
-        shape = self._shape(cases)
-        chosen = self.chosen
-        return _sizes.smaller(first, shape, self.ndim, patch=chosen.patch, batch=chosen.batch)
+        return _patches.smaller(first, self.chosen, self.preparation, cases)
 
     def patch(self, cases: Sequence[PreparedCase], voxels: Mapping[int, int]) -> tuple[int, ...]:
         """See ``Learning.patch``."""
-        return _sizes.patch_size(self._shape(cases), voxels[self.ndim], self.ndim)
-
-    def _shape(self, cases: Sequence[PreparedCase]) -> tuple[int, ...]:
-        """Median shape of what the network sees of a case."""
-        return _sizes.median_shape([case.shape[1:] for case in cases], self.preparation)
+        shape = _patches.shape(self.preparation, cases)
+        return _sizes.patch_size(shape, voxels[self.ndim], self.ndim)
 
     def windows(self, case: PreparedCase, patch: Sequence[int]) -> int:
         """Patches that an outline of a case takes."""
-        axis, shape = self.preparation.slice_axis, list(case.shape[1:])
-        many = 1 if axis is None else shape.pop(axis)
-        for n, size in zip(shape, patch, strict=True):
-            many *= len(window_starts(n, size, OVERLAP))
-        return many
+        return _patches.windows(case, patch, self.preparation.slice_axis)
 
     def feed(
         self,
