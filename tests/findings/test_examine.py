@@ -393,6 +393,7 @@ def test_files_without_a_partner_are_told_with_the_reason(sound: Path) -> None:
     assert {f["severity"] for f in found} == {"warning"}
     told = {f["message"].split(": ")[1]: f["where"] for f in found}
     assert told["no label"] == ["imagesTr/c1.nii.gz"]
+    assert any("mean_teacher" in f["fix"] for f in found)
     assert told["not in dataset.json"] == ["labelsTr/stray (2).nii.gz"]
 
 

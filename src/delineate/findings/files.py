@@ -17,6 +17,9 @@ from delineate.findings._finding import Finding, count, trained_on
 MOST_EACH = 25
 #: How the DICOM layout begins to say that an object is no image: reports, plans, segmentations.
 _NO_IMAGE = "left out: expected an image or a volume"
+#: How layouts say that a case is whole but for its label.
+_NO_LABEL = "no label"
+_LABEL_THEM = "add labels; or learn from such cases too, by --method mean_teacher"
 #: Largest class over smallest.
 IMBALANCE = 10.0
 
@@ -92,9 +95,13 @@ def pairing(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         reasons.setdefault(reason, []).append(path)
     findings = []
     for reason, paths in reasons.items():
-        message = f"{count(len(paths), 'file or entry', 'files or entries')} not used: {reason}"
+        many = count(len(paths), "file or entry", "files or entries")
+        message = f"{many} not used: {reason}"
         if reason.startswith(_NO_IMAGE):
             findings.append(Finding("not-an-image", "note", message, tuple(paths)))
+        elif reason == _NO_LABEL:
+            message = f"{many} that only some methods learn from: {reason}"
+            findings.append(Finding("unpaired", "warning", message, tuple(paths), _LABEL_THEM))
         else:
             linked = reason.startswith("link ")
             fix = FOLLOW if linked else "add what is missing, or take them out"
