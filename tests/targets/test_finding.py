@@ -9,7 +9,7 @@ import pytest
 
 from delineate import targets
 from delineate.core.case import Case
-from delineate.core.errors import ConfigError
+from delineate.core.errors import ConfigError, InputError
 from delineate.core.schema import Label, Schema
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
@@ -88,3 +88,9 @@ def test_the_figures_by_which_runs_are_told_come_from_the_summary() -> None:
     told = targets.of_summary(summary).headline(summary)
     assert told["balanced accuracy"].value == 0.6
     assert told["ROC-AUC"].value is None
+
+
+def test_scores_of_no_target_here_are_not_shown_as_something_else() -> None:
+    with pytest.raises(InputError, match="got 'count-of-lesions'"):
+        targets.of_summary({"format": "count-of-lesions"})
+    assert targets.of_summary({}).kind == "segmenter"  # a run without scores

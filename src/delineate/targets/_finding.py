@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from delineate.core import catalog, model_output
 from delineate.core import config as settings
-from delineate.core.errors import ConfigError
+from delineate.core.errors import ConfigError, InputError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.data.layouts._listing import load_json
 from delineate.data.outputs import INDEX
@@ -58,11 +58,21 @@ def of_predictions(path: Path) -> Target:
 
 
 def of_summary(summary: Mapping[str, Any]) -> Target:
-    """The target whose scores a ``summary.json`` holds; of an empty one the likeliest."""
+    """The target whose scores a ``summary.json`` holds; of an empty one outlines.
+
+    Raises:
+        InputError: None that is known here writes such scores.
+    """
     names = [*catalog.within("targets"), *catalog.own("targets")]
-    known = [make(name) for name in names]
-    found = [one for one in known if one.format == summary.get("format")]
-    return found[0] if found else make("outline")
+    by_format = {one.format: one for one in map(make, names)}
+    wanted = summary.get("format", make("outline").format)
+    if wanted not in by_format:
+        raise InputError(
+            f"expected scores of a target that is known here, got {wanted!r}",
+            fix="name the file of the target that they are of",
+            code="scores-unknown",
+        )
+    return by_format[wanted]
 
 
 def score_predictions(
