@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def prepared(values: np.ndarray, channel: Channel = MR) -> tuple[np.ndarray, res
     grid = Grid(values.shape, np.diag([1.0, 1.0, 1.0, 1.0]))
     plan = presets.plan([grid], ["MR"], names=["t1"])
     like = presets.apply(plan, Image(head(3.0)[None], grid))
-    return rescale.prepare(values, channel, like)
+    return rescale.prepare(values, channel, head(3.0)[None], like)
 
 
 def test_a_target_keeps_its_values_and_is_cut_as_its_inputs_are() -> None:
@@ -38,6 +39,19 @@ def test_a_target_keeps_its_values_and_is_cut_as_its_inputs_are() -> None:
     assert facts["outside"] == -7
     assert facts["mean"] == pytest.approx(193, abs=0.1)
     assert facts["std"] == pytest.approx(20, abs=0.1)
+
+
+def test_nothing_is_known_where_the_inputs_have_their_background() -> None:
+    grid = Grid((20, 20, 20), np.eye(4))
+    plan = presets.plan([grid], ["MR"], names=["t1"])
+    inputs = head(3.0)[None].copy()
+    inputs[:, 12:] = 0
+    like = presets.apply(dataclasses.replace(plan, crop=False), Image(inputs, grid))
+    target, facts = rescale.prepare(head(1.0) + 5, MR, inputs, like)
+    assert np.isnan(target[0, :5]).all()
+    assert np.isnan(target[0, 12:]).all()
+    np.testing.assert_allclose(target[0, 5:12, 5:15, 5:15], head(1.0)[5:12, 5:15, 5:15] + 5)
+    assert facts["outside"] == 5
 
 
 def test_mr_is_scaled_scan_by_scan_and_comes_home_as_a_typical_scan() -> None:

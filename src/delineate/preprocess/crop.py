@@ -47,15 +47,24 @@ def sparse(channel: NDArray[Any], limit: int = 2_000_000) -> NDArray[Any]:
     return flat[:: -(-flat.size // limit)]
 
 
+def foreground(array: NDArray[Any], backgrounds: Sequence[float | None]) -> NDArray[np.bool_]:
+    """Voxels ``(*S)`` of ``(C, *S)`` that differ from the background in any channel.
+
+    All of them where a channel has no constant background.
+    """
+    if any(value is None for value in backgrounds):
+        return np.ones(array.shape[1:], dtype=bool)
+    inside = np.zeros(array.shape[1:], dtype=bool)
+    for channel, value in zip(array, backgrounds, strict=True):
+        inside |= channel != value
+    return inside
+
+
 def foreground_box(image: Image, backgrounds: Sequence[float | None]) -> Box:
     """Smallest box that holds every voxel that differs from the background in any channel."""
     whole = tuple((0, n) for n in image.grid.shape)
-    if any(value is None for value in backgrounds):
-        return whole
     box = []
-    inside = np.zeros(image.grid.shape, dtype=bool)
-    for channel, value in zip(image.array, backgrounds, strict=True):
-        inside |= channel != value
+    inside = foreground(image.array, backgrounds)
     for axis in range(inside.ndim):
         others = tuple(a for a in range(inside.ndim) if a != axis)
         occupied = np.flatnonzero(inside.any(axis=others))

@@ -7,6 +7,9 @@ A prepared target keeps its own values; ``prepare`` says where those of its tiss
   stretched alike in every scan, so that the way back is exact.
 - MR has none: every scan has a gain that no input tells. Each training scan is scaled by the mean
   and standard deviation of its own tissue, and predictions get those of a typical training scan.
+
+Where all inputs have their constant background, nothing is learned and nothing predicted: there an
+image has the value that training scans have there.
 """
 
 from __future__ import annotations
@@ -21,27 +24,31 @@ from numpy.typing import NDArray
 
 from delineate.core.errors import InputError
 from delineate.core.image import Image
-from delineate.preprocess import crop, normalise, orient
+from delineate.preprocess import crop, normalise
 from delineate.preprocess.geometry import apply_image
 from delineate.preprocess.preparation import Channel
 
+#: Share of a resampled voxel that must lie within the foreground.
+_INSIDE = 0.5
 #: ``mean``, ``std`` and ``outside`` of a prepared target.
 Facts = Mapping[str, float | None]
 
 
 def prepare(
-    values: NDArray[Any], channel: Channel, like: Image
+    values: NDArray[Any], channel: Channel, inputs: NDArray[Any], like: Image
 ) -> tuple[NDArray[np.float32], Facts]:
     """A target on the grid of its prepared inputs, and what a ``Scale`` is made from.
 
     Args:
         values: ``(*S)``, on the grid of the inputs before they were prepared.
         channel: What it is.
-        like: The prepared inputs.
+        inputs: ``(C, *S)`` before they were prepared.
+        like: The same prepared.
 
     Returns:
-        ``(1, *S')`` in the values of the file; ``mean`` and ``std`` of the tissue, and
-        ``outside``, the median of what was cropped away (None where nothing was).
+        ``(1, *S')`` in the values of the file, NaN where the inputs have their background;
+        ``mean`` and ``std`` of the tissue, and ``outside``, the median of the values there (None
+        where there is no such place).
 
     Raises:
         InputError: A voxel that is no number, or one single value in every voxel.
@@ -55,25 +62,20 @@ def prepare(
             code="target-values",
         )
     tissue = values[normalise.tissue(values, crop.background(values), whole=False)]
-    outside = _cropped_away(values[None], like)
+    inside = foreground(inputs)
     facts: Facts = {
         "mean": float(tissue.mean(dtype=np.float64)),
         "std": float(tissue.std(dtype=np.float64)) or 1.0,
-        "outside": float(np.median(outside)) if outside.size else None,
+        "outside": float(np.median(values[~inside])) if not inside.all() else None,
     }
-    return apply_image(values[None], like), facts
+    target = apply_image(values[None], like)
+    target[apply_image(inside[None].astype(np.float32), like) < _INSIDE] = np.nan
+    return target, facts
 
 
-def _cropped_away(array: NDArray[Any], like: Image) -> NDArray[Any]:
-    """The values of ``(1, *S)`` that are not on the prepared grid."""
-    for step in like.history:
-        if step["step"] == "orient":
-            array = orient.replay(array, step)
-        elif step["step"] == "crop":
-            cropped = np.ones(array.shape, bool)
-            crop.replay(cropped, step)[...] = False
-            return array[cropped]
-    return array[:0]
+def foreground(inputs: NDArray[Any]) -> NDArray[np.bool_]:
+    """Voxels ``(*S)`` of inputs ``(C, *S)`` as read, of which something is learned and told."""
+    return crop.foreground(inputs, [crop.background(channel) for channel in inputs])
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Scale:
             deviation of a typical training scan.
         mean: Of the tissue, median over the training scans.
         std: Likewise.
-        outside: Value where the preparation cropped; likewise.
+        outside: Value where the inputs have their background; likewise.
     """
 
     channel: str

@@ -39,7 +39,7 @@ from delineate.inference.session import Request
 from delineate.inference.sliding_window import Tick, sliding_window, windows_at_once
 from delineate.metrics.image_quality import score_image
 from delineate.preprocess.presets import Preparation
-from delineate.preprocess.rescale import Scale
+from delineate.preprocess.rescale import Scale, foreground
 from delineate.reports import translation
 from delineate.reports._run_folder import Results, RunFolder
 from delineate.scoring.options import Options
@@ -118,6 +118,7 @@ class ImageAnswers:
             whole = np.full((1, *shape), session.outside(IMAGE), np.float32)
             for rows in session.rows(image, request, seconds):
                 rows.of(whole)[0] = rows.channel(IMAGE, 0)
+            whole[:, ~foreground(image.array)] = session.outside(IMAGE)
             seconds["home"] = time.perf_counter() - started - sum(seconds.values())
         facts = {
             "seconds": {what: round(took, 3) for what, took in seconds.items()},
@@ -364,6 +365,8 @@ def _figures(
         neighbours=feed.neighbours,
         progress=tick,
     )
-    raw = np.array(case.target[0])
-    truth = feed.scale.apply(raw, case.meta["target"])
-    return score_image(found[IMAGE][0], truth, float(np.ptp(truth)), body(raw))
+    truth = feed.scale.apply(np.array(case.target[0]), case.meta["target"])
+    known = np.isfinite(truth)
+    truth[~known] = 0.0
+    guess = np.where(known, found[IMAGE][0], 0.0)
+    return score_image(guess, truth, float(np.ptp(truth[known])), known)

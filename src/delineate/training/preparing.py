@@ -169,7 +169,11 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
     }  # fmt: skip
     if preparation.target is not None:  # what is outlined, if anything, is not asked for
         if len(wanted):
-            target, facts["target"] = rescale.prepare(wanted[0], preparation.target, prepared)
+            target, facts["target"] = rescale.prepare(
+                wanted[0], preparation.target, image.array, prepared
+            )
+            # Patches are drawn where it is known, as where somebody has annotated.
+            label = np.where(np.isfinite(target[0]), 0, IGNORED).astype(np.uint8)
     elif case.label is not None:
         full = read_indices(case, schema, image.grid)
         indices = full.array
