@@ -43,9 +43,11 @@ def test_a_case_worked_by_hand() -> None:
 def test_only_the_voxels_inside_count() -> None:
     truth = np.zeros((20, 20))
     prediction, inside = truth.copy(), np.zeros((20, 20), bool)
-    prediction[:3], inside[10:] = 50.0, True
-    assert score_image(prediction, truth, 10, inside)["mae"] == 0
-    assert score_image(prediction, truth, 10)["mae"] == pytest.approx(50 * 3 / 20)
+    prediction[:9], inside[10:] = 50.0, True
+    found = score_image(prediction, truth, 10, inside)
+    assert found["mae"] == 0
+    assert found["ssim"] == pytest.approx(1)  # windows reach 5 voxels beyond
+    assert score_image(prediction, truth, 10)["mae"] == pytest.approx(50 * 9 / 20)
 
 
 def test_a_perfect_image_has_a_ssim_of_one_and_no_noise() -> None:

@@ -1,7 +1,8 @@
 """How like a predicted image is to the true one: MAE, PSNR and SSIM, within a mask or everywhere.
 
 Every figure is a mean over the voxels that count, so that air, which anybody can predict, does not
-flatter it. The data range is the caller's to say: PSNR and SSIM of other ranges do not compare.
+flatter it; what lies beyond them has no say in the windows of SSIM either. The data range is the
+caller's to say: PSNR and SSIM of other ranges do not compare.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ def score_image(
         return dict.fromkeys(("mae", "rmse", "psnr_db", "ssim"), float("nan"))
     error = prediction[counted].astype(np.float64) - truth[counted]
     mse = float(np.mean(error**2))
+    seen = np.where(counted, prediction, truth)  # windows at the rim look beyond it
     return {
         "mae": float(np.abs(error).mean()),
         "rmse": float(np.sqrt(mse)),
         "psnr_db": float(10 * np.log10(data_range**2 / mse)) if mse else float("inf"),
-        "ssim": float(ssim(prediction, truth, data_range)[counted].mean()),
+        "ssim": float(ssim(seen, truth, data_range)[counted].mean()),
     }
 
 

@@ -43,7 +43,7 @@ RULES = {
     "range, where air has noise)",
     "data range": "of PSNR and SSIM: largest less smallest value of the true scan",
     "ssim": "Wang et al. 2004: Gaussian window of 1.5 voxels, 11 voxels wide along each axis, "
-    "K1 = 0.01, K2 = 0.03; the mean of its map",
+    "K1 = 0.01, K2 = 0.03; the mean of its map, for which nothing is wrong beyond these voxels",
     "mae, rmse": "in the units of the true scan",
     "interval": "percentile bootstrap over subjects; cases of one subject are averaged first",
     "baseline": "the weighted sum of the case's own inputs, and a constant, that is nearest to the "
