@@ -23,7 +23,7 @@ from delineate.methods import classify
 from delineate.phantoms.generate import generate
 from delineate.settings import RunConfig
 from delineate.tasks.train import train
-from delineate.training import splitting
+from delineate.training import preflight, splitting
 from delineate.training.job import Invocation, Job
 
 #: Of whom nobody has drawn anything.
@@ -160,3 +160,14 @@ def test_a_scan_of_a_subject_who_judges_does_not_teach(scans: Path, tmp_path: Pa
     assert note.startswith("1 cases without a label are not learnt from")
     assert note.endswith(": sub-005")
     assert note in said
+
+
+@pytest.mark.parametrize(("method", "count"), [("mean_teacher", 1), ("supervised", 0)])
+def test_the_budget_is_for_those_cases_too_where_they_are_used(
+    scans: Path, method: str, count: int
+) -> None:
+    cases = [case for case in Opening().cohort(scans).cases if case.id in WITHOUT]
+    cases[0] = dataclasses.replace(cases[0], split="test")
+    cohort = Opening().cohort(scans).with_cases(cases)
+    chosen = RunConfig(target="outline", method=method, steps=1)
+    assert preflight.unlabelled_cases(chosen, cohort) == count

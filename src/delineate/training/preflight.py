@@ -21,6 +21,7 @@ from delineate.core import run
 from delineate.core.errors import ConfigError, DelineateError
 from delineate.core.progress import Progress, Say
 from delineate.data.cohort import Cohort
+from delineate.data.splits import HELD_OUT
 from delineate.engine.allowance import REPORT_SECONDS, Clock, Costs
 from delineate.engine.budget import LEAST_STEPS, MODEST_STEPS
 from delineate.inference.runtimes.torch import choose_device
@@ -186,9 +187,10 @@ def estimate(
     device = choose_device(chosen.device)
     _settle_threads(chosen, device, say)
     target = targets.of(chosen)
-    usable = target.usable(cohort).labelled
+    found = target.usable(cohort)
+    usable = found.labelled
     held_out = held_out_cases(chosen, usable)
-    others = len(cohort) - len(usable) if splitting.uses_unlabelled(chosen) else 0
+    learnt_from = len(usable) - held_out + unlabelled_cases(chosen, cohort.subset(found.unlabelled))
     tried = usable.with_cases(target.some(usable, _CASES))
     lap = _Lap()
     tried.subset([tried.cases[0].id]).hash()
@@ -223,7 +225,7 @@ def estimate(
     return Estimate(
         start=clock.spent,
         audit=(hashed / len(tried) + audited) * len(cohort),
-        preparation=prepared * max(0, len(usable) + others - held_out - cached),
+        preparation=prepared * max(0, learnt_from - cached),
         step=step,
         measuring=measured,
         costs=Costs(network, prepared, scored),
@@ -265,6 +267,12 @@ def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:
     if chosen.folds is not None:
         return round((len(cohort) - declared) / chosen.folds)
     return declared or round(chosen.holdout * len(cohort))
+
+
+def unlabelled_cases(chosen: RunConfig, cohort: Cohort) -> int:
+    """About how many cases without labels will be learnt from."""
+    used = splitting.uses_unlabelled(chosen)
+    return sum(case.split not in HELD_OUT for case in cohort.cases) if used else 0
 
 
 class _Lap:
