@@ -56,7 +56,7 @@ def check(
             + "; ".join(told[:_NAMED])
             + more,
             where=file,
-            fix="mend the file; the rules are in the documentation of parts of your own",
+            fix=f"mend the file; the top of delineate.{trial.room} says what one must have",
         )
     kept = [{"rule": row["rule"], "kept": row["kept"], "in": row["in"]} for row in rows]
     return {"file": str(file), "room": trial.room, "rules": kept}
