@@ -12,6 +12,7 @@ from delineate.cli.main import main
 from delineate.core import catalog, model_file
 from delineate.core.errors import ConfigError, DelineateError, ModelFileError, OutputError
 from delineate.phantoms.generate import generate
+from delineate.tasks.evaluate import evaluate
 from delineate.tasks.networks import networks
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
@@ -199,7 +200,18 @@ def test_a_target_of_ones_own_is_trained_and_predicted_by_its_file(
     ]
     assert document["provenance"]["own"][0]["sha256"] == document["target"]["file"]["sha256"]
     assert str(tmp_path) not in json.dumps(document)
-    assert "validation" in {path.name for path in out.iterdir()}
+    catalog._NAMED.clear()  # as in another process
+    only, masks = [case(lab)], tmp_path / "masks"
+    with pytest.raises(ModelFileError) as caught:
+        predict(out / "model.safetensors", lab / "scans", masks, only=only)
+    assert caught.value.code == "part-needed"
+    assert "--target" in str(caught.value.fix)
+    predict(out / "model.safetensors", lab / "scans", masks, only=only, part=(file,))
+    catalog._NAMED.clear()
+    with pytest.raises(ModelFileError):
+        evaluate(masks, lab / "scans", tmp_path / "scores")
+    evaluate(masks, lab / "scans", tmp_path / "scores", part=(file,))
+    assert (tmp_path / "scores" / "cases.csv").is_file()
 
 
 def test_several_models_are_predicted_with_one_file(lab: Path, tmp_path: Path) -> None:

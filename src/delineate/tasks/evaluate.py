@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from delineate.core import catalog
 from delineate.core.case import Geometry
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.schema import Schema
@@ -43,6 +44,7 @@ def evaluate(
     site_key: Path | None = None,
     missing_as_empty: bool = False,
     resamples: int = 5000,
+    part: tuple[Path, ...] = (),
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
@@ -75,6 +77,7 @@ def evaluate(
         missing_as_empty: Score a missing prediction as one that found nothing, instead of
             reporting it as an error.
         resamples: Number of bootstrap resamples.
+        part: Python file of the target of the predictions, where it is your own.
         say: Told the figures, a line a structure.
         progress: Shows how far the work is.
 
@@ -88,6 +91,8 @@ def evaluate(
         InputError: No case could be scored.
         PartialError: Some cases could not be scored; the results of the others are written.
     """
+    for file in part:
+        catalog.offer(file)
     opening = Opening(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
     )

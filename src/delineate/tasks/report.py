@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from delineate.core import catalog
 from delineate.core.errors import InputError
 
 
-def report(run: str | os.PathLike[str]) -> Path:
+def report(run: str | os.PathLike[str], *, part: tuple[Path, ...] = ()) -> Path:
     """Write ``report.html`` into a run folder, from what the run left there.
 
     Args:
         run: The run folder.
+        part: Python file of the run's target, where it is your own.
 
     Returns:
         The page: one file that opens without a network.
@@ -24,6 +26,8 @@ def report(run: str | os.PathLike[str]) -> Path:
     from delineate import targets
     from delineate.reports import training
 
+    for file in part:
+        catalog.offer(file)
     folder = Path(run)
     marks = ("run.json", "config.yaml", "log.jsonl")
     if not any((folder / name).is_file() for name in marks):

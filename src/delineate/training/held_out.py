@@ -134,13 +134,14 @@ def score(
 
 
 def commands(
-    model: Path, source: Path, opening: Opening, ids: Sequence[str], own: str | None = None
+    model: Path, source: Path, opening: Opening, ids: Sequence[str], own: Sequence[str] = ()
 ) -> tuple[str, str]:
-    """What scores all held-out cases once there is time; ``own``: the file of the network."""
+    """What scores all held-out cases once there is time; ``own``: files that the model needs."""
     options = {k: f"--{k.replace('_', '-')}={v}" for k, v in opening.non_default()}
     shared = [option for k, option in options.items() if k not in _OF_LABELS]
     masks = model.parent / "held-out"
     predict = ["delineate", "predict", str(model), str(source), "--out", str(masks), *shared]
     evaluate = ["delineate", "evaluate", str(masks), str(source), "--out", f"{masks}-scores"]
-    predict += ["--part", own] if own else []
+    parts = ["--part", *own] if own else []
+    predict, evaluate = [*predict, *parts], [*evaluate, *parts]
     return shlex.join([*predict, "--only", *ids]), shlex.join([*evaluate, *options.values()])

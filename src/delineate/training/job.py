@@ -396,7 +396,8 @@ class Job:
         scored = self.record.setdefault("scored", {"cases": 0, "of": len(ids)})
         model = self.out / "model.safetensors"
         if scored["cases"] < scored["of"]:
-            own = self.chosen.network if catalog.is_path(self.chosen.network) else None
+            parts = (self.chosen.network, self.chosen.target)
+            own = [name for name in parts if catalog.is_path(name)]
             scored["commands"] = held_out.commands(model, self.source, self.opening, ids, own)
         self.record |= {
             "status": "interrupted" if self.stop() else "finished",
