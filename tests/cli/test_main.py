@@ -255,6 +255,8 @@ def _completed(shell: str, line: str) -> list[str]:
         ("delineate tr", {"train"}),
         ("delineate train --bud", {"--budget"}),
         ("delineate train --target ", {"outline", "class"}),
+        ("delineate train --network une", {"unet", "unetpp"}),
+        ("delineate train --geometry ", {"sform", "qform"}),
         ("delineate doctor --j", {"--json"}),
     ],
 )

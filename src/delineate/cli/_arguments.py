@@ -18,9 +18,12 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 import docstring_parser
 
+from delineate.core import catalog
 from delineate.core.config import convert_text, nearest
 from delineate.core.errors import ConfigError
 
+#: Options that name a part, and its room; a file of anybody's own is as good.
+_ROOMS = {"target": "targets", "method": "methods", "network": "networks"}
 _WORDS = {str: "TEXT", Path: "PATH", int: "N", float: "X", bool: "BOOL"}
 
 
@@ -106,7 +109,9 @@ class Option:
 def options(function: Callable[..., Any]) -> list[Option]:
     """The options that a task takes."""
     return [
-        Option(a.flag, a.help, _choices(a.type), not isinstance(a.default, bool))
+        Option(
+            a.flag, a.help, _choices(a.type) or _members(a.name), not isinstance(a.default, bool)
+        )
         for a in _arguments(function)
         if not a.required
     ]
@@ -239,6 +244,11 @@ def _choices(expected: Any) -> tuple[str, ...]:
     """The words that a type names, none where it does not."""
     literals = (o for o in _options(expected) if get_origin(o) is Literal)
     return tuple(str(choice) for literal in literals for choice in get_args(literal))
+
+
+def _members(name: str) -> tuple[str, ...]:
+    """What comes with Delineate of the parts that an option names."""
+    return tuple(catalog.within(_ROOMS[name])) if name in _ROOMS else ()
 
 
 def _options(expected: Any) -> tuple[Any, ...]:

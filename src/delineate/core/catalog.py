@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import importlib.util
 import os
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -44,9 +45,10 @@ def members(room: str) -> list[str]:
 
 
 def within(room: str) -> list[str]:
-    """Names of those that are the package's own."""
-    package = importlib.import_module(f"delineate.{room}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
+    """Names of those that are the package's own; nothing of the room is run."""
+    spec = importlib.util.find_spec(f"delineate.{room}")
+    folders = None if spec is None else spec.submodule_search_locations
+    return sorted(m.name for m in pkgutil.iter_modules(folders or []) if m.name[0] != "_")
 
 
 def _points(room: str) -> Iterator[EntryPoint]:
