@@ -122,6 +122,8 @@ def test_options_of_outlines_mean_nothing_here(
     (tmp_path / "crf.yaml").write_text("crf: true\n")
     with pytest.raises(ConfigError, match="got crf: for outline alone"):
         train(brains, translate_to="t1gd", config=tmp_path / "crf.yaml", out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="expected --target image beside --translate-to"):
+        train(brains, translate_to="t1gd", target="outline", out=tmp_path / "run")
     with pytest.raises(ConfigError, match="expected a method that trains a translator"):
         train(brains, translate_to="t1gd", method="supervised", out=tmp_path / "run")
     with pytest.raises(ConfigError, match="expected a method that trains a segmenter"):

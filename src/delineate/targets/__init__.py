@@ -29,6 +29,7 @@ from delineate.targets._finding import (
     results,
     score_predictions,
     stored,
+    with_own,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "Answers", "Comparison", "Feed", "Figure", "Judged", "Learning", "NoSettings", "Shown",
     "Target", "Terms", "Usable", "asked_by", "choose", "make", "of", "of_predictions",
     "of_summary", "possible", "require_own_settings", "results", "score_predictions", "stored",
+    "with_own",
 ]  # fmt: skip
 #: Cases left out that are told by name.
 _NAMED = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -122,6 +123,35 @@ def possible(chosen: RunConfig) -> list[str]:
         if (rank := make(name).automatic) is not None
     }
     return list(asked) or sorted(ranks, key=lambda name: ranks[name])
+
+
+def with_own(given: Mapping[str, Any], base: RunConfig) -> dict[str, Any]:
+    """Options of which some are settings of one target alone, as settings of a run.
+
+    Args:
+        given: Options by name.
+        base: What they are put upon.
+
+    Raises:
+        ConfigError: Another target is named beside them.
+    """
+    wins, known = dict(given), {field.name for field in dataclasses.fields(base)}
+    own = {name: wins.pop(name) for name in given if name not in known}
+    if not own:
+        return wins
+    (asked, *_) = (
+        name
+        for name in catalog.within("targets")
+        if own.keys() <= {f.name for f in dataclasses.fields(catalog.load("targets", name).Config)}
+    )
+    if (target := wins.get("target", base.target)) not in ("auto", asked):
+        shown = " and ".join(f"--{name.replace('_', '-')}" for name in own)
+        raise ConfigError(
+            f"expected --target {asked} beside {shown}, got {target}",
+            fix="leave out one of the two",
+            code="setting-target",
+        )
+    return {**wins, "target": asked, "target_settings": {**base.target_settings, **own}}
 
 
 def choose(chosen: RunConfig, cohort: Cohort) -> str:

@@ -365,8 +365,8 @@ def _figures(
         neighbours=feed.neighbours,
         progress=tick,
     )
-    truth = feed.scale.apply(np.array(case.target[0]), case.meta["target"])
-    known = np.isfinite(truth)
-    truth[~known] = 0.0
-    guess = np.where(known, found[IMAGE][0], 0.0)
-    return score_image(guess, truth, float(np.ptp(truth[known])), known)
+    facts, raw = case.meta["target"], np.array(case.target[0])
+    known = np.isfinite(raw)
+    raw[~known] = facts["outside"] or 0.0
+    truth = feed.scale.apply(raw, facts)
+    return score_image(found[IMAGE][0], truth, float(np.ptp(truth)), known)

@@ -23,6 +23,7 @@ def crossvalidate(
     steps: int | None = None,
     jobs: int | None = None,
     target: str | None = None,
+    translate_to: str | None = None,
     method: str | None = None,
     network: str | None = None,
     weights: Path | None = None,
@@ -60,8 +61,8 @@ def crossvalidate(
         steps: A fixed number of steps of each fold instead of a budget; on a CPU alone, such
             folds repeat to the bit.
         jobs: Folds at the same time, which share the processor; by default 1, more on large ones.
-        target: What the model is to give: an outline, the class of a case, or the presence of
-            anything outlined in each slice; auto: outlines where there are label maps.
+        target: What the model is to give, see ``delineate train``.
+        translate_to: Name of the sequence that the model is to give, see ``delineate train``.
         method: How to train, see ``delineate train``.
         network: What to train, see ``delineate networks``.
         weights: File to start from, see ``delineate train``.
@@ -105,7 +106,8 @@ def crossvalidate(
     from delineate.training.job import Invocation
 
     given = {
-        "folds": folds, "budget": budget, "steps": steps, "target": target, "method": method,
+        "folds": folds, "budget": budget, "steps": steps, "target": target,
+        "translate_to": translate_to, "method": method,
         "network": network, "weights": weights, "freeze": freeze, "seed": seed, "device": device,
         "drop_duplicates": drop_duplicates or None,
     }  # fmt: skip

@@ -107,15 +107,12 @@ def train(
     from delineate.training import run  # brings torch along
     from delineate.training.job import Invocation
 
-    given: dict[str, Any] = {
-        "budget": budget, "steps": steps, "target": target, "method": method, "network": network,
+    given = {
+        "budget": budget, "steps": steps, "target": target,
+        "translate_to": translate_to, "method": method, "network": network,
         "weights": weights, "freeze": freeze, "seed": seed, "holdout": holdout, "device": device,
         "drop_duplicates": drop_duplicates or None,
     }  # fmt: skip
-    if translate_to is not None:
-        given |= {
-            "target": target or "image", "target_settings": {"translate_to": translate_to},
-        }  # fmt: skip
     opening = Opening(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
     )

@@ -53,7 +53,7 @@ def read(
     """
     document = settings.read(Path(path)) if path else Document()
     base = document.make(RunConfig)
-    wins = {name: value for name, value in given.items() if value is not None}
+    wins = targets.with_own({k: v for k, v in given.items() if v is not None}, base)
     for part in wins.keys() & {"target", "method", "network"}:
         wins[part] = catalog.named(wins[part])
     if "budget" in wins and "steps" in wins:
