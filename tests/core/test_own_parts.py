@@ -13,6 +13,7 @@ import pytest
 from delineate.core import catalog, config
 from delineate.core.errors import ConfigError, ModelFileError
 from delineate.methods import supervised
+from delineate.settings import RunConfig
 
 NETWORK = '''"""``(B, C, *S) -> (B, outputs, *S)``."""
 from dataclasses import dataclass, field
@@ -124,12 +125,27 @@ def test_a_file_that_cannot_name_a_part_is_refused(tmp_path: Path, name: str) ->
 
 
 def test_what_nobody_named_does_not_run(tmp_path: Path) -> None:
-    file = write(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w')\n{NETWORK}")
+    file = write(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{NETWORK}")
     for name in (str(file), "./evil.py"):
         with pytest.raises(ConfigError) as caught:
             catalog.load("networks", name)
         assert caught.value.code == "part-not-named"
     assert not (tmp_path / "ran").exists()
+
+
+def test_plain_data_name_no_code(tmp_path: Path) -> None:
+    """Only a file of settings does, which the user gives; documents of models are plain data."""
+    file = write(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{NETWORK}")
+    chosen = config.from_dict({"network": str(file), "target": str(file)}, RunConfig)
+    text = f"network: {file}\nmethod_settings: {{losses: {{{file}: 1}}}}\n"
+    for one in (chosen, config.load(text, RunConfig)):
+        with pytest.raises(ConfigError) as caught:
+            catalog.load("networks", one.network)
+        assert caught.value.code == "part-not-named"
+    assert not (tmp_path / "ran").exists()
+    write(tmp_path / "settings.yaml", text)
+    catalog.load("networks", config.load(tmp_path / "settings.yaml", RunConfig).network)
+    assert (tmp_path / "ran").exists()
 
 
 def test_a_file_named_anew_is_read_anew_and_else_stays_what_it_was(tmp_path: Path) -> None:
@@ -203,7 +219,7 @@ def test_a_model_of_an_installed_network_wants_the_code_of_its_training(installe
 
 
 def test_a_model_file_names_code_by_hash_and_never_by_path(tmp_path: Path) -> None:
-    file = write(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w')\n{NETWORK}")
+    file = write(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{NETWORK}")
     entries = [
         {"name": str(file)},
         {"name": "evil.py"},

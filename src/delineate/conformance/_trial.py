@@ -71,6 +71,7 @@ def examine(path: Path, room: str | None = None, progress: Progress = QUIET) -> 
     if any(verdict.fault for verdict in of_file):
         return Trial(room, of_file)
     subjects, found = checks.subjects(module, name), list(of_file)
-    for check in progress.track(checks.CHECKS, "checks", len(checks.CHECKS)):
+    some = (*checks.CHECKS, *getattr(checks, "SLOW_CHECKS", ()))
+    for check in progress.track(some, "checks", len(some)):
         found += run([check], subjects)
     return Trial(room, tuple(found))

@@ -55,10 +55,10 @@ def read(source: Path | str, where: str | None = None) -> Document:
         ConfigError: Not YAML.
     """
     name = where or (str(source) if isinstance(source, Path) else "")
-    folder = source.parent if isinstance(source, Path) else Path()
+    folder = source.parent if isinstance(source, Path) else None
 
     def part(key: str) -> str:  # a key that is a file stands for a part of the user's own
-        return catalog.named(key, folder) if key.endswith(".py") else key
+        return catalog.named(key, folder) if folder and key.endswith(".py") else key
 
     text = _text(source) if isinstance(source, Path) else source
     data, lines = _yaml.parse(text, name, part)
@@ -156,13 +156,13 @@ class Document:
         name: Of the file, for messages.
         data: As read.
         lines: By key; none where there is no file.
-        folder: Where paths of parts start.
+        folder: Where paths of parts start, in a file that the user gives; None: it names no code.
     """
 
     name: str = ""
     data: Any = dataclasses.field(default_factory=dict)
     lines: Mapping[Key, int] = dataclasses.field(default_factory=dict)
-    folder: Path = Path()
+    folder: Path | None = None
 
     def make(self, cls: type[T], key: Key = (), data: Any = None) -> T:
         """The settings under ``key`` as an instance of ``cls``.
@@ -232,7 +232,7 @@ def _make(cls: type[T], data: Any, key: Key, document: Document) -> T:
             values[name] = _members(setting.metadata["room"], data[name], (*key, name), document)
         elif name in data:
             values[name] = _convert(hints[name], data[name], (*key, name), document)
-            if "room" in setting.metadata:
+            if "room" in setting.metadata and document.folder is not None:
                 values[name] = catalog.named(values[name], document.folder)
         elif setting.default is dataclasses.MISSING is setting.default_factory:
             message = f"expected {type_in_words(hints[name])}, got nothing"
