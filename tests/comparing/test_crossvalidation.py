@@ -33,6 +33,7 @@ from delineate.core.errors import (
 from delineate.settings import RunConfig
 from delineate.tasks.crossvalidate import crossvalidate
 from delineate.tasks.evaluate import evaluate
+from delineate.tasks.report import report
 
 #: The only figure of a fold where one thing is outlined.
 STRUCTURE = "Dice foreground"
@@ -179,6 +180,12 @@ def test_the_folds_are_told_beside_each_other(whole: Path) -> None:
     assert "Between 2 folds" in page
     assert "7 cases were judged once each" in page
     assert all(re.match("#|data:", at) for at in re.findall(r'(?:src|href)="(.*?)"', page))
+
+
+def test_the_page_can_be_written_again(whole: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(whole, tmp_path / whole.name)
+    (copy / "report.html").unlink()
+    assert report(copy).read_text() == (whole / "report.html").read_text()
 
 
 def test_one_cache_serves_all_folds(whole: Path) -> None:

@@ -45,6 +45,11 @@ _SPREAD = (
 )
 
 
+def is_one(folder: Path) -> bool:
+    """Whether a folder holds the figures of a cross-validation."""
+    return bool(RunFolder.read(folder, Path()).summary.get(KEY))
+
+
 def write(path: Path, folder: Path, show: Callable[[RunFolder], Results]) -> Path:
     """Write the page of a cross-validation.
 

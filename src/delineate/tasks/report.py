@@ -1,4 +1,4 @@
-"""Write the page of a run folder."""
+"""Write the page of a run folder, or of a cross-validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def report(run: str | os.PathLike[str], *, part: tuple[Path, ...] = ()) -> Path:
     """Write ``report.html`` into a run folder, from what the run left there.
 
     Args:
-        run: The run folder.
+        run: The run folder, or that of a cross-validation.
         part: Python file of the run's target, where it is your own.
 
     Returns:
@@ -24,11 +24,13 @@ def report(run: str | os.PathLike[str], *, part: tuple[Path, ...] = ()) -> Path:
         OutputError: The page cannot be written.
     """
     from delineate import targets
-    from delineate.reports import training
+    from delineate.reports import crossvalidation, training
 
     for file in part:
         catalog.offer(file)
     folder = Path(run)
+    if crossvalidation.is_one(folder):
+        return crossvalidation.write(folder / "report.html", folder, targets.results)
     marks = ("run.json", "config.yaml", "log.jsonl")
     if not any((folder / name).is_file() for name in marks):
         raise InputError(
