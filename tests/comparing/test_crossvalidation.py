@@ -224,6 +224,25 @@ def test_a_declared_test_part_is_in_no_fold_and_scored_by_the_models_together(
 
 
 @pytest.mark.usefixtures("in_process")
+def test_copies_that_the_audit_drops_are_in_no_fold(
+    command: dict[str, Any], tmp_path: Path
+) -> None:
+    data = pictures(tmp_path / "data", 4)
+    for kind in ("images", "masks"):
+        shutil.copy(data / kind / "p0_0.png", data / kind / "p9_0.png")
+    given = {**command, "data": data, "steps": 1, "audit": True, "drop_duplicates": True}
+    said: list[str] = []
+    merged = crossvalidate(**given, out=tmp_path / "cv", say=said.append)
+    assert "p9_0" in (tmp_path / "cv/excluded.txt").read_text()
+    assert merged["n_cases"] == 6
+    assert (
+        "every fold: no case is set aside for validation: nothing is chosen on such cases" in said
+    )
+    assert sum(line.startswith("audit of data") for line in said) == 1
+    assert not list((tmp_path / "cv").glob("fold-*/audit.json"))
+
+
+@pytest.mark.usefixtures("in_process")
 def test_classes_are_cross_validated_like_outlines(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     for n in range(8):

@@ -265,7 +265,8 @@ def prepare(
     for line in describe_declared(cohort, usable, folds):
         say(line)
     _require_test_apart(usable, chosen.leaky)
-    found, notes = [], list[str]()
+    found: list[Split] = []
+    notes: dict[str, list[int]] = {}
     for fold in progress.track(range(folds), "preparing the cases of every fold", folds):
         shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
         scratch.mkdir()
@@ -273,12 +274,17 @@ def prepare(
         job = Job(dataclasses.replace(chosen, fold=fold), cohort, scratch, record, invocation)
         split, _ = job.ready(out / "cache")
         found.append(split)
-        notes += [f"fold {fold}: {note}" for note in record["split_notes"]]
+        for note in record["split_notes"]:
+            notes.setdefault(note, []).append(fold)
     shutil.rmtree(scratch, ignore_errors=True)
-    for note in notes:
-        say(note)
+    for note, those in notes.items():
+        say(f"{'every fold' if len(those) == folds else f'fold {_listed(those)}'}: {note}")
     _require_partition(found, {case.id for case in dealt(usable)}, cohort)
     return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _require_test_apart(usable: Cohort, leaky: bool) -> None:
