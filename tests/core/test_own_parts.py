@@ -88,6 +88,11 @@ def test_a_missing_file_is_said_with_the_line_that_names_it(tmp_path: Path) -> N
         config.load(file, supervised.Config)
     assert caught.value.code == "part-missing"
     assert caught.value.where == f"{file}:3"
+    assert str(tmp_path / "myloss.py") in caught.value.message
+    write(tmp_path / "myloss.py", LOSS + "def (:\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(file, supervised.Config)
+    assert (caught.value.code, caught.value.where) == ("part-syntax", f"{tmp_path / 'myloss.py'}:10")
 
 
 def test_a_fault_in_the_file_is_told_with_its_line(tmp_path: Path) -> None:

@@ -173,6 +173,25 @@ def test_the_command_line_blames_the_file_and_not_itself(
     assert "bug in Delineate" not in error
 
 
+def test_a_fault_in_a_file_is_told_with_its_line_before_any_work(lab: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mynet.py"
+    for text, code, line in (
+        ("def (:\n", "part-syntax", ":1"),
+        ("import of_nobody\n", "part-import", ":1"),
+        ("KIND = 'segmenter'\nPAPER = ''\n", "part-incomplete", ""),
+        ((EXAMPLES / "log_cosh_dice.py").read_text(), "part-room", ""),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            train(lab / "scans", network=str(file), steps=1, out=tmp_path / "run")
+        assert (caught.value.code, caught.value.where) == (code, f"{file}{line}")
+    file.unlink()
+    with pytest.raises(ConfigError, match=str(file)) as caught:
+        train(lab / "scans", network=str(file), steps=1, out=tmp_path / "run")
+    assert caught.value.code == "part-missing"
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_list_of_networks_takes_a_file(lab: Path) -> None:
     found = networks(name=str(lab / "parts" / "dilated.py"), time=False, dimensions=2)
     assert found["name"] == "dilated"

@@ -68,7 +68,8 @@ def make(
     if kept is not None:
         if kept["asked"] != asked:
             raise OutputError(
-                "expected the suite, data and options of the benchmark in this folder, got others",
+                "expected the suite, data, options and own parts of the benchmark in this folder, "
+                "got others",
                 where=out / _PLAN,
                 fix="give the same command to go on, or choose another --out",
                 code="benchmark-differs",

@@ -104,7 +104,7 @@ class File:
             return File(path, path.read_bytes())
         except OSError as error:
             raise ConfigError(
-                f"expected a Python file, got: {error.strerror}",
+                f"expected a Python file, got: {error.strerror}: {path}",
                 where=path,
                 fix="check the path; on the command line it starts at the current folder, "
                 "in a file of settings at that file's",

@@ -150,6 +150,11 @@ def load(room: str, name: str) -> ModuleType:
     )
 
 
+def in_file(error: ConfigError) -> bool:
+    """Whether what ``load`` raised is about a file's content, whose line it has, not its name."""
+    return error.code in ("part-syntax", "part-import", "part-incomplete", "part-room")
+
+
 def _file(name: str) -> _own.File:
     """A file that the user has named, read once.
 

@@ -286,6 +286,8 @@ def _members(room: str, data: Any, key: Key, document: Document) -> dict[str, An
         try:
             module = catalog.load(room, str(name))
         except ConfigError as error:
+            if catalog.in_file(error):
+                raise
             raise document.error((*key, name), error.message, error.code, error.fix) from error
         cls = getattr(module, "Config", None)
         if cls is None or isinstance(value, cls):

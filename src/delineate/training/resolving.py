@@ -103,7 +103,10 @@ class Place:
 
     def error(self, name: str, value: Any, message: str, fix: str | None, code: str) -> ConfigError:
         """An error about a setting, with file and line where the document says it."""
-        if self.document.get(self.key(name)) == value:
+        said = self.document.get(self.key(name))
+        if isinstance(said, str) and self.document.folder is not None:
+            said = catalog.named(said, self.document.folder)
+        if said == value:
             return self.document.error(self.key(name), message, code, fix)
         return ConfigError(message, where=name, fix=fix, code=code)
 
@@ -112,6 +115,8 @@ class Place:
         try:
             return catalog.load(room, name)
         except ConfigError as error:
+            if catalog.in_file(error):
+                raise
             part = room.removesuffix("s")
             raise self.error(part, name, error.message, error.fix, error.code) from error
 
