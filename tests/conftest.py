@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,6 +52,26 @@ def no_key_of_another_test(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keys are looked for in all folders above the data, which tests share."""
     for folder in (tmp_path_factory.getbasetemp(), tmp_path_factory.getbasetemp().parent):
         (folder / site_key.NAME).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, dict[str, str], str], None]:
+    """Make a folder of modules an installed package, version 1.2, that offers parts of a room."""
+
+    def install(folder: Path, points: dict[str, str], room: str) -> None:
+        (folder / "__init__.py").write_text("")
+        info = folder.with_name(f"{folder.name}-1.2.dist-info")
+        info.mkdir()
+        name = folder.name.replace("_", "-")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        lines = [f"[delineate.{room}]", *(f"{k} = {v}" for k, v in points.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        monkeypatch.syspath_prepend(folder.parent)
+        importlib.invalidate_caches()
+        for module in [name for name in sys.modules if name.split(".")[0] == folder.name]:
+            del sys.modules[module]
+
+    return install
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,7 +92,10 @@ def test_a_missing_file_is_said_with_the_line_that_names_it(tmp_path: Path) -> N
     write(tmp_path / "myloss.py", LOSS + "def (:\n")
     with pytest.raises(ConfigError) as caught:
         config.load(file, supervised.Config)
-    assert (caught.value.code, caught.value.where) == ("part-syntax", f"{tmp_path / 'myloss.py'}:10")
+    assert (caught.value.code, caught.value.where) == (
+        "part-syntax",
+        f"{tmp_path / 'myloss.py'}:10",
+    )
 
 
 def test_a_fault_in_the_file_is_told_with_its_line(tmp_path: Path) -> None:
@@ -180,19 +183,11 @@ def test_an_error_in_the_file_is_its_own_and_no_bug_of_delineate(tmp_path: Path)
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def installed(tmp_path: Path, install: Callable[[Path, dict[str, str], str], None]) -> Path:
     """A package that offers two networks, one under a name of Delineate's own."""
-    site = tmp_path / "site"
-    write(site / "lab_nets" / "__init__.py", "")
-    module = write(site / "lab_nets" / "labnet.py", NETWORK)
-    info = site / "lab_nets-1.2.dist-info"
-    write(info / "METADATA", "Metadata-Version: 2.1\nName: lab-nets\nVersion: 1.2\n")
-    points = "labnet = lab_nets.labnet\nunet = lab_nets.labnet\nbroken = lab_nets.nowhere\n"
-    write(info / "entry_points.txt", f"[delineate.networks]\n{points}")
-    monkeypatch.syspath_prepend(site)
-    importlib.invalidate_caches()
-    for name in [name for name in sys.modules if name.startswith("lab_nets")]:
-        del sys.modules[name]
+    module = write(tmp_path / "lab_nets" / "labnet.py", NETWORK)
+    points = {"labnet": "lab_nets.labnet", "unet": "lab_nets.labnet", "broken": "lab_nets.nowhere"}
+    install(tmp_path / "lab_nets", points, "networks")
     return module
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -240,3 +241,26 @@ def test_several_models_are_predicted_with_one_file(lab: Path, tmp_path: Path) -
     shutil.copy(tmp_path / "run" / "model.safetensors", other)
     index = predict([model, other], lab / "scans", tmp_path / "out", only=[case(lab)], part=(file,))
     assert [one["network"] for one in index["model"]["members"]] == ["dilated", "dilated"]
+
+
+def test_a_network_of_an_installed_package_needs_no_file(
+    lab: Path, tmp_path: Path, install: Callable[[Path, dict[str, str], str], None]
+) -> None:
+    package = tmp_path / "lab_parts"
+    package.mkdir()
+    shutil.copy(EXAMPLES / "dilated.py", package / "deep.py")
+    install(package, {"labnet": "lab_parts.deep", "unet": "lab_parts.deep"}, "networks")
+    out, lines = tmp_path / "run", list[str]()
+    (tmp_path / "tiny.yaml").write_text("width: 4\npatch: [16, 16, 16]\nholdout: 0\n")
+    train(
+        lab / "scans", config=tmp_path / "tiny.yaml", network="labnet", steps=1, out=out,
+        say=lines.append,
+    )  # fmt: skip
+    assert any("entry point of that name in lab-parts 1.2 is left out" in line for line in lines)
+    model = out / "model.safetensors"
+    network = model_file.load(model).document["network"]
+    assert (network["name"], network["file"]["package"]) == ("labnet", "lab-parts 1.2")
+    predict(model, lab / "scans", tmp_path / "masks", only=[case(lab)])
+    found = networks(name="labnet", time=False, dimensions=3)
+    assert found["networks"][0]["parameters"] > 0
+    assert found["notes"]
