@@ -370,6 +370,18 @@ def test_more_folds_than_subjects_are_refused_with_the_most_that_would_do(
         crossvalidate(**{**command, "folds": 6}, out=tmp_path)
     assert "--folds 5" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="at least 2 folds"):
+        crossvalidate(**{**command, "folds": 1}, out=tmp_path)
+
+
+def test_the_number_of_folds_may_stand_in_the_settings(
+    command: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tmp_path / "many.yaml"
+    config.write_text(f"{TINY}folds: 7\n")
+    given = {**command, "config": config, "folds": None}
+    with pytest.raises(InputError, match="5 subjects for 7 folds"):
+        crossvalidate(**given, out=tmp_path / "cv")
 
 
 def test_a_budget_too_small_for_all_folds_is_refused_before_work(

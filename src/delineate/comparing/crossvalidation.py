@@ -33,6 +33,8 @@ from delineate.training import held_out, preflight
 from delineate.training.job import Invocation
 from delineate.training.run import Opened, audited, hashes, open_run
 
+#: Where nobody says how many.
+FOLDS = 5
 #: Masks of all cases, each by the model that has not seen its subject.
 PREDICTIONS = "predictions"
 
@@ -64,11 +66,12 @@ def crossvalidate(
         DelineateError: See ``delineate.crossvalidate``.
     """
     opened = open_run(given, config, invocation, out, audit)
+    chosen = dataclasses.replace(opened.chosen, folds=opened.chosen.folds or FOLDS, fold=0)
+    opened = dataclasses.replace(opened, chosen=chosen)
     folds.require_subjects(opened.chosen, opened.cohort)
     writable_folder(out)
     with folder_lock(out):
         plan, cohort = _planned(opened, invocation, out, jobs, audit)
-        chosen = opened.chosen
         opening = _opening_of_folds(chosen.opening, cohort, out, invocation)
         going = not all(_over(out / f"fold-{k}") for k in range(plan["folds"]))
         try:
@@ -390,7 +393,7 @@ def _but_scores(say: Say) -> Say:
 def _at_a_time(jobs: int, threads: int | None) -> str:
     if jobs == 1:
         return "one after another"
-    return f"{jobs} at a time" + (f" with {threads} threads each" if threads else "")
+    return f"{jobs} at a time" + (f" with {threads} thread{'s' * (threads != 1)} each" if threads else "")
 
 
 def _until(clock: Clock) -> str:

@@ -18,7 +18,7 @@ SAID = True
 def crossvalidate(
     data: Path,
     *,
-    folds: int = 5,
+    folds: int | None = None,
     budget: str | None = None,
     steps: int | None = None,
     jobs: int | None = None,
@@ -56,7 +56,7 @@ def crossvalidate(
 
     Args:
         data: Folder of scans and label maps in one of the known layouts.
-        folds: Parts of the subjects, and models.
+        folds: Parts of the subjects, and models (5 if nothing is said).
         budget: Wall-clock time for everything, as 90s, 40m or 1h30m (40m if nothing is said).
         steps: A fixed number of steps of each fold instead of a budget; on a CPU alone, such
             folds repeat to the bit.
