@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from delineate import targets
-from delineate.comparing import folds, out_of_fold, run_processes
+from delineate.comparing import folds, out_of_fold, outcome, run_processes
 from delineate.comparing.folds import PLAN
 from delineate.comparing.out_of_fold import Fold
 from delineate.comparing.run_processes import Run
@@ -17,26 +16,21 @@ from delineate.comparing.unjudged import judge
 from delineate.core import config as settings
 from delineate.core import run
 from delineate.core.atomic import atomic_write_text, writable_folder
-from delineate.core.errors import DelineateError, PartialError
 from delineate.core.lock import folder_lock
-from delineate.core.progress import Say, silent
+from delineate.core.progress import silent
 from delineate.core.stopping import Stop
-from delineate.core.tables import document, plain
 from delineate.data import site_key
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
 from delineate.data.splits import Split
-from delineate.engine.allowance import REPORT_SECONDS, Clock, Costs
-from delineate.reports import crossvalidation as page
+from delineate.engine.allowance import Clock
 from delineate.settings import RunConfig
-from delineate.training import held_out, preflight
+from delineate.training import preflight
 from delineate.training.job import Invocation
 from delineate.training.run import Opened, audited, hashes, open_run
 
 #: Where nobody says how many.
 FOLDS = 5
-#: Masks of all cases, each by the model that has not seen its subject.
-PREDICTIONS = "predictions"
 
 
 def crossvalidate(
@@ -77,11 +71,12 @@ def crossvalidate(
         try:
             failed = _race(plan, dataclasses.replace(chosen, opening=opening), out, invocation)
             _judge_the_rest(plan, chosen, failed, out, invocation, limited=going)
-            return _publish(plan, opened, cohort, failed, out, invocation)
+            done = [_fold(plan, k, out, failed.get(f"fold-{k}")) for k in range(plan["folds"])]
+            return outcome.publish(done, plan, opened.chosen, cohort, out, invocation)
         except KeyboardInterrupt:
-            done = sum(_over(out / f"fold-{k}") for k in range(plan["folds"]))
+            over = sum(_over(out / f"fold-{k}") for k in range(plan["folds"]))
             invocation.say(
-                f"stopped: {done} of {plan['folds']} folds have come to their end; the same "
+                f"stopped: {over} of {plan['folds']} folds have come to their end; the same "
                 "command goes on"
             )
             raise
@@ -255,145 +250,14 @@ def _judge_the_rest(
             )  # fmt: skip
 
 
-# --- what comes out -------------------------------------------------------------------------------
-
-
-def _publish(
-    plan: Mapping[str, Any],
-    opened: Opened,
-    cohort: Cohort,
-    failed: Mapping[str, str],
-    out: Path,
-    invocation: Invocation,
-) -> dict[str, Any]:
-    """Merge, score, report, and say what there is.
-
-    Raises:
-        DelineateError: No fold came so far that anything could be judged.
-        PartialError: Something is missing; all else is written.
-    """
-    say, source = invocation.say, invocation.source
-
-    def spent() -> float:
-        return float(plan["seconds"]) + time.monotonic() - invocation.begun
-
-    done = [_fold(plan, k, out, failed.get(f"fold-{k}")) for k in range(plan["folds"])]
-    troubles = [f"{fold.name}: {fold.failure}" for fold in done if fold.failure]
-    index = out_of_fold.merge(done, out / PREDICTIONS)
-    if index is None:
-        raise DelineateError(
-            f"none of {len(done)} folds has figures" + "".join(f"\n  {one}" for one in troubles),
-            where=out,
-            fix="the logs beside the folds' folders say why; the same command goes on",
-            code="all-failed",
-        )
-    opening = opened.chosen.opening
-    try:
-        targets.score_predictions(
-            out / PREDICTIONS,
-            source,
-            out,
-            opening,
-            say=_but_scores(say),
-            progress=invocation.progress,
-        )
-    except PartialError as error:
-        troubles.append(error.message)
-    (out / "report.html").replace(out / "evaluation.html")  # of the predictions alone
-    told = out_of_fold.describe(done)
-    if spread := out_of_fold.spread_line(told):
-        say(spread)
-    if told["unjudged"]:
-        say(f"{len(told['unjudged'])} cases are not judged yet: the same command goes on with them")
-    chosen, seconds = opened.chosen, plan["testing_seconds"]
-    if seconds is not None and chosen.seconds is not None:  # and what the folds left of theirs
-        seconds = max(seconds, chosen.seconds - spent() - REPORT_SECONDS)
-    told["declared_test"] = _score_declared(
-        [fold.model for fold in done if fold.trained], chosen, cohort, seconds, out / "test",
-        invocation,
-    )  # fmt: skip
-    if told["declared_test"] and told["declared_test"]["failure"]:
-        troubles.append(told["declared_test"]["failure"])
-    told |= {
-        "name": out.resolve().name,
-        "seconds": round(spent(), 1),
-        "budget_seconds": opened.chosen.seconds,
-    }
-    summary = run.read_json(out / "summary.json") or {}
-    summary[page.KEY] = plain(told)
-    atomic_write_text(out / "summary.json", document(summary))
-    say(f"report: {page.write(out / 'report.html', out, targets.results)}")
-    models = sum(fold.trained for fold in done)
-    say(
-        f"{models} models: delineate predict {out} SCANS uses them together. Every case above "
-        "taught all of them but one, so that the figures above are the honest ones, not those of "
-        "the ensemble on these cases"
-    )
-    if troubles:
-        raise PartialError(
-            f"{len(troubles)} of {len(done)} folds or steps did not come to their end:"
-            + "".join(f"\n  {trouble}" for trouble in troubles),
-            where=out,
-            fix="what there is was merged and scored; the same command goes on with the others",
-        )
-    return summary
-
-
-def _score_declared(
-    models: Sequence[Path],
-    chosen: RunConfig,
-    cohort: Cohort,
-    seconds: float | None,
-    out: Path,
-    invocation: Invocation,
-) -> dict[str, Any] | None:
-    """Score the models together on the part that the data declare for testing.
-
-    Args:
-        models: Of the folds that were trained to their end.
-        chosen: Settings of any fold.
-        cohort: All cases.
-        seconds: That it may take; None: as long as it takes.
-        out: For predictions and scores.
-        invocation: How the command was called.
-
-    Returns:
-        How many of its cases are scored, of how many; None where there is no such part.
-    """
-    usable = targets.of(chosen).usable(cohort).labelled
-    tested = [case.id for case in usable.cases if case.split == "test"]
-    if not tested or not models:
-        return None
-    groups = held_out.subjects(usable, tested, chosen.seed)
-    clock = Clock(seconds, time.monotonic())
-    invocation.say(f"the {len(models)} models together on the declared test part:")
-    _, done, failure = held_out.score(
-        models, invocation.source, out, chosen.opening,
-        [name for group in groups for name in group], device=chosen.device,
-        enough=held_out.Enough(groups, lambda: clock.left, Costs()),
-        say=invocation.say, progress=invocation.progress,
-    )  # fmt: skip
-    if len(done) < len(tested):
-        invocation.say(f"figures are of {len(done)} of {len(tested)} cases declared for testing")
-    return {
-        "cases": len(done),
-        "of": len(tested),
-        "failure": None if failure is None else failure.message,
-    }
-
-
-def _but_scores(say: Say) -> Say:
-    """Say all but where the page of the predictions alone lies."""
-    return lambda line: None if line.startswith("scores:") else say(line)
-
-
 # --- words ----------------------------------------------------------------------------------------
 
 
 def _at_a_time(jobs: int, threads: int | None) -> str:
     if jobs == 1:
         return "one after another"
-    return f"{jobs} at a time" + (f" with {threads} thread{'s' * (threads != 1)} each" if threads else "")
+    each = f" with {threads} thread{'s' * (threads != 1)} each" if threads else ""
+    return f"{jobs} at a time{each}"
 
 
 def _until(clock: Clock) -> str:
