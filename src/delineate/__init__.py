@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from delineate.tasks.crossvalidate import crossvalidate
     from delineate.tasks.demo import demo
     from delineate.tasks.evaluate import evaluate
+    from delineate.tasks.export import export
     from delineate.tasks.phantom import phantom
     from delineate.tasks.predict import predict
     from delineate.tasks.report import report
@@ -37,6 +38,7 @@ __all__ = [
     "crossvalidate",
     "demo",
     "evaluate",
+    "export",
     "load_model",
     "phantom",
     "predict",

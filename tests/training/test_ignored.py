@@ -18,7 +18,7 @@ from delineate.data.labels import presence
 from delineate.data.opening import Opening
 from delineate.findings.examine import examine
 from delineate.metrics.case import score_case
-from delineate.targets import outline
+from delineate.targets import _outline_learning
 from delineate.targets._cleanup import choose_rules
 from delineate.targets._outline_feed import mean_dice
 from delineate.tasks.evaluate import evaluate
@@ -127,10 +127,10 @@ def test_the_clean_up_is_judged_where_there_is_a_truth() -> None:
 
 
 def test_validation_cases_without_annotation_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outline, "outline", lambda *_: truth())
+    monkeypatch.setattr(_outline_learning, "outline", lambda *_: truth())
     target: Any = SimpleNamespace(schema=SCHEMA, outputs=["background", "a", "b"])
     blank, whole = (SimpleNamespace(label=a) for a in (np.full(SHAPE, IGNORED), truth()))
-    validate = outline.LearningOutlines.validate
+    validate = _outline_learning.LearningOutlines.validate
     assert validate(target, None, [blank], None, "cpu") == {}
     assert validate(target, None, [blank, whole], None, "cpu") == {"val_dice": 1.0}
 

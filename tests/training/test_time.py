@@ -345,7 +345,7 @@ def test_control_c_in_whatever_comes_after_the_plan_keeps_the_model(
 ) -> None:
     from delineate.predicting import batch
     from delineate.scoring import outlines
-    from delineate.targets.outline import LearningOutlines
+    from delineate.targets._outline_learning import LearningOutlines
 
     asked: list[int] = []
 

@@ -138,7 +138,7 @@ def load(path: str | os.PathLike[str]) -> ModelFile:
     data = _read(path)
     header_size = _check_layout(data, path)
     header = json.loads(data[8 : 8 + header_size])
-    document = _document(header.get("__metadata__"), path)
+    document = document_of(header.get("__metadata__"), path)
     try:
         records = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
@@ -246,7 +246,12 @@ def _check_layout(data: bytes, path: Path) -> int:
     return size
 
 
-def _document(metadata: Any, path: Path) -> dict[str, Any]:
+def document_of(metadata: Any, path: Path) -> dict[str, Any]:
+    """The document in the metadata of a file, checked.
+
+    Raises:
+        ModelFileError: There is none, or it was changed, is damaged or of a newer format.
+    """
     text = metadata.get(KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise ModelFileError(

@@ -36,11 +36,16 @@ class Critic:
 def build(document: Mapping[str, Any]) -> nn.Module:
     """The network that predicts, with fresh weights."""
     with _explained(document["network"]):
-        shape = document["input"]
-        neighbours = shape.get("neighbours", 0)
-        # With those that the preparation derives; older files have none and do not say.
-        channels = len(shape.get("channels", document["channels"])) * (2 * neighbours + 1)
-        return _fresh(document["network"], channels, len(output(document).names))
+        names = output(document).names
+        return _fresh(document["network"], input_channels(document), len(names))
+
+
+def input_channels(document: Mapping[str, Any]) -> int:
+    """Channels that the predictor is given: of a slice and its neighbours together."""
+    shape = document["input"]
+    # With those that the preparation derives; older files have none and do not say.
+    own = len(shape.get("channels", document["channels"]))
+    return own * (2 * int(shape.get("neighbours", 0)) + 1)
 
 
 def critic(file: ModelFile, name: str) -> Critic:

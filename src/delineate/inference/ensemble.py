@@ -58,7 +58,7 @@ def model_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 def open_models(
     paths: Sequence[str | os.PathLike[str]],
     device: str = "auto",
-    runtime: str = "torch",
+    runtime: str | None = None,
     parts: Sequence[str] = (),
 ) -> Session | Ensemble:
     """One session of one model file or of several.

@@ -20,6 +20,7 @@ class Options:
         overwrite: Replace predictions that are there already.
         force: Predict scans of another kind than in training.
         maps: Names of maps of the model's parts to write too.
+        runtime: What computes the network; None: as its file has it.
     """
 
     probabilities: bool = False
@@ -30,6 +31,7 @@ class Options:
     overwrite: bool = False
     force: bool = False
     maps: tuple[str, ...] = ()
+    runtime: str | None = None
 
     @property
     def memory_bytes(self) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delineate.core import catalog, config
-from delineate.core.errors import DelineateError, ModelFileError, ResourceError
+from delineate.core.errors import ConfigError, DelineateError, ModelFileError, ResourceError
 from delineate.core.image import Grid, Image
 from delineate.core.model_output import IMAGE
 from delineate.core.schema import Schema
@@ -111,7 +111,7 @@ class Session:
     def open(
         path: str | os.PathLike[str],
         device: str = "auto",
-        runtime: str = "torch",
+        runtime: str | None = None,
         parts: Sequence[str] = (),
     ) -> Session:
         """Read a model file and make its network ready.
@@ -119,7 +119,8 @@ class Session:
         Args:
             path: A model file that Delineate wrote.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-            runtime: What computes the network, a member of ``inference.runtimes``.
+            runtime: What computes the network, a member of ``inference.runtimes``; None: ``onnx``
+                for an exported model, else ``torch``.
             parts: Of the model, beside its predictor, whose maps are wanted too.
 
         Raises:
@@ -127,7 +128,15 @@ class Session:
             ModelFileError: Foreign or damaged file, unknown network, weights that do not fit it.
             ResourceError: No such device.
         """
-        module = catalog.load("inference.runtimes", runtime)
+        exported = Path(path).suffix == ".onnx"
+        if exported and runtime == "torch":
+            raise ConfigError(
+                "expected a model file for PyTorch, got one exported to ONNX",
+                where=path,
+                fix="leave --runtime out, or give the .safetensors file it was made from",
+                code="runtime",
+            )
+        module = catalog.load("inference.runtimes", runtime or ("onnx" if exported else "torch"))
         try:
             return Session(module.load(path, device, parts), Path(path).name)
         except ModelFileError as error:

@@ -66,7 +66,7 @@ def predict_batch(
     """
     cohort = opening.cohort(scans, say, out)
     chosen = cohort.subset(only) if only else cohort
-    session = open_models(models, options.device, parts=options.maps)
+    session = open_models(models, options.device, options.runtime, options.maps)
     chosen = colour.as_trained(chosen, [c.modality for c in session.preparation.channels])
     answers = targets.stored(session.members[0].document).answers
     answers.require(session, options)

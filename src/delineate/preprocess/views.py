@@ -7,13 +7,13 @@ image, or a whole volume, resized to the size that the network was trained on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: A slice is worth looking at if so much of it is not empty, in shares of the fullest slice.
 LEAST_CONTENT = 0.1
@@ -55,6 +55,9 @@ def view_label(
     label: NDArray[Any], axis: int | None, place: int | None, size: Sequence[int]
 ) -> Tensor:
     """Label indices ``(*size)`` uint8 of what ``view`` shows; of each place the nearest voxel's."""
+    import torch
+    import torch.nn.functional as F
+
     array = label if axis is None or place is None else np.take(label, place, axis=axis)
     plane = torch.from_numpy(np.array(array, order="C"))
     resized = F.interpolate(plane[None, None].float(), tuple(size), mode="nearest-exact")
@@ -72,6 +75,9 @@ def view(image: NDArray[Any], axis: int | None, place: int | None, size: Sequenc
         place: Index along it.
         size: Of the result.
     """
+    import torch
+    import torch.nn.functional as F
+
     array = image if axis is None or place is None else np.take(image, place, axis=axis + 1)
     plane = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
     shape = tuple(plane.shape[1:])

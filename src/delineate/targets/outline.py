@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from delineate.core.case import Case
-from delineate.core.model_output import PROBABILITIES
 from delineate.core.progress import Progress, Say
 from delineate.data import labels, structures
-from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.engine.budget import Candidate
-from delineate.inference.sliding_window import Tick
 from delineate.preprocess.presets import Preparation
-from delineate.reports import evaluation
-from delineate.reports._run_folder import Results, RunFolder
 from delineate.scoring.options import Options
 from delineate.scoring.outlines import score_outlines
 from delineate.settings import RunConfig
-from delineate.targets import Figure, NoSettings, Shown, Target, Usable, _patches, _sizes
-from delineate.targets._cleanup import choose_rules
+from delineate.targets import Figure, NoSettings, Shown, Target, Usable
 from delineate.targets._labelled import labelled, spread
 from delineate.targets._outline_answers import OutlineAnswers
 from delineate.targets._outline_comparison import OutlineComparison
-from delineate.targets._outline_feed import Feed, mean_dice, outline
+
+if TYPE_CHECKING:
+    from delineate.reports._run_folder import Results, RunFolder
+    from delineate.targets._outline_learning import LearningOutlines
 
 Config = NoSettings
 
@@ -77,6 +72,8 @@ class Outlines:
         self, chosen: RunConfig, cohort: Cohort, preparation: Preparation
     ) -> LearningOutlines:
         """See ``Target.learning``."""
+        from delineate.targets._outline_learning import LearningOutlines
+
         return LearningOutlines(chosen, cohort, preparation)
 
     def rehearse(self, case: Case, cohort: Cohort) -> None:
@@ -115,101 +112,6 @@ class Outlines:
 
     def results(self, folder: RunFolder) -> Results:
         """See ``Target.results``."""
+        from delineate.reports import evaluation
+
         return evaluation.results(folder)
-
-
-class LearningOutlines:
-    """Outlines as one run learns them; see ``delineate.targets.Learning``."""
-
-    whole = False
-    #: Settings of a network that follow from the data.
-    derived: Mapping[str, Any] = {}
-
-    def __init__(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> None:
-        self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation
-        self.channels = tuple(preparation.outputs)
-        self.outputs = ["background", *(label.name for label in cohort.schema.labels)]
-        self.ndim = preparation.ndim
-        self.spacing_mm = _patches.spacing_mm(preparation)
-        self.neighbours = _patches.neighbours(chosen, preparation)
-
-    def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
-        """What is worth measuring, from modest to ambitious."""
-        return _patches.candidates(self.chosen, self.preparation, cases)
-
-    def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
-        """What to take where hardly a step of the first candidate fits."""
-        return _patches.smaller(first, self.chosen, self.preparation, cases)
-
-    def patch(self, cases: Sequence[PreparedCase], voxels: Mapping[int, int]) -> tuple[int, ...]:
-        """See ``Learning.patch``."""
-        shape = _patches.shape(self.preparation, cases)
-        return _sizes.patch_size(shape, voxels[self.ndim], self.ndim)
-
-    def windows(self, case: PreparedCase, patch: Sequence[int]) -> int:
-        """Patches that an outline of a case takes."""
-        return _patches.windows(case, patch, self.preparation.slice_axis)
-
-    def feed(
-        self,
-        candidate: Candidate,
-        cases: Sequence[PreparedCase],
-        unlabelled: Sequence[PreparedCase] = (),
-    ) -> Feed:
-        """Patches with their labels."""
-        mirror = _sizes.mirror_axes(self.schema, self.preparation)
-        return Feed(
-            cases, self.chosen, self.preparation, candidate.patch, candidate.batch, mirror,
-            self.neighbours, unlabelled,
-        )  # fmt: skip
-
-    def document(self, feed: Feed) -> dict[str, Any]:
-        """Shape of the network's input, as its predictions need it."""
-        return {
-            "input": {
-                "channels": list(self.channels),
-                "patch": list(feed.patch),
-                "slice_axis": self.preparation.slice_axis,
-                "neighbours": feed.neighbours,
-                "mirror_axes": list(feed.mirror_axes),
-            },
-            "output": {"map": PROBABILITIES, "names": list(self.outputs)},
-        }
-
-    def validate(
-        self,
-        network: nn.Module,
-        cases: Sequence[PreparedCase],
-        feed: Any,
-        device: Any,
-        tick: Tick | None = None,
-    ) -> dict[str, float]:
-        """Mean Dice of validation cases; ``tick`` is called after each window, and may raise."""
-        dices = [
-            mean_dice(
-                outline(network, case, feed, len(self.outputs), device, tick),
-                np.asarray(case.label),
-                self.schema,
-            )
-            for case in cases
-        ]
-        seen = [dice for dice in dices if not np.isnan(dice)]  # else nobody drew or guessed any
-        return {"val_dice": float(np.mean(seen))} if seen else {}
-
-    def select(
-        self,
-        network: nn.Module,
-        cases: Sequence[PreparedCase],
-        feed: Any,
-        device: Any,
-        tick: Tick | None = None,
-    ) -> dict[str, Any]:
-        """The part of the model file that is chosen on validation cases: the clean-up."""
-        guesses = [outline(network, case, feed, len(self.outputs), device, tick) for case in cases]
-        truths = [np.asarray(case.label) for case in cases]
-        return {
-            "postprocess": {
-                **choose_rules(guesses, truths, self.schema),
-                **({"crf": {}} if self.chosen.crf else {}),
-            },
-        }

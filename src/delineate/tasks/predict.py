@@ -37,6 +37,7 @@ def predict(
     memory: str = "8G",
     part: tuple[Path, ...] = (),
     device: str = "auto",
+    runtime: str | None = None,
     overwrite: bool = False,
     force: bool = False,
     enough: Enough = lambda share: False,
@@ -53,8 +54,9 @@ def predict(
     was not foreseen is kept in ``failures.log``.
 
     Args:
-        model: A model file (``.safetensors``), or several of the same labels and channels, whose
-            probabilities are averaged; a folder of a cross-validation stands for its models.
+        model: A model file (``.safetensors``, or ``.onnx`` as ``delineate export`` writes it), or
+            several of the same labels and channels, whose probabilities are averaged; a folder of a
+            cross-validation stands for its models.
         scans: A file, a DICOM series or a folder in one of the known layouts.
         out: Folder for the masks; made if need be, never the folder of the scans.
         layout: Name of the layout of ``scans``; recognised by default.
@@ -80,6 +82,8 @@ def predict(
         part: Python files of your own that the model is built from. A model file names them and
             their hash, and never where they lie: no code of anybody runs that you do not name.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        runtime: What computes the network: ``torch``, or ``onnx`` (of the extra ``onnx``); by
+            default as the model's file has it.
         overwrite: Replace predictions that are already in ``out``.
         force: With a warning, predict scans of another modality, or in other units, than the model
             was trained on, and with a part whose code was changed since.
@@ -103,13 +107,13 @@ def predict(
     parse_bytes(memory)  # told before a model is read
     parts = tuple(dict.fromkeys(name for name in maps if name != "probabilities"))
     probabilities |= "probabilities" in maps
-    options = Options(probabilities, mirror, crf, memory, device, overwrite, force, parts)
+    options = Options(probabilities, mirror, crf, memory, device, overwrite, force, parts, runtime)
     opening = Opening(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
         site_key=site_key,
     )  # fmt: skip
     models = model_files([model] if isinstance(model, str | os.PathLike) else model)
-    own_parts.offer(part, models, force, say)
+    own_parts.offer(part, [m for m in models if m.suffix != ".onnx"], force, say)
     return predict_batch(
         models, Path(scans), Path(out), opening, options, only=only, enough=enough, say=say,
         progress=progress,

@@ -20,7 +20,7 @@ from delineate.inference.runtimes import ATTENTION, LOGITS, PROBABILITIES, Infer
 from delineate.networks._critics import score_map
 
 #: From what the last layer gives to the map of that name.
-_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     PROBABILITIES: lambda logits: torch.softmax(logits.float(), 1),
     IMAGE: lambda image: image.float(),
     LOGITS: lambda logits: logits.float(),
@@ -169,7 +169,7 @@ def _tensor(array: NDArray[np.float32], device: torch.device | str) -> Tensor:
 
 
 def _activated(name: str, found: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = _ACTIVATIONS[name](found).cpu().numpy()
+    array: NDArray[np.float32] = ACTIVATIONS[name](found).cpu().numpy()
     return array
 
 
