@@ -12,11 +12,15 @@ import pytest
 from delineate.cli.main import main
 from delineate.core import catalog, model_file
 from delineate.core.errors import ConfigError, DelineateError, ModelFileError, OutputError
+from delineate.data.opening import Opening
 from delineate.phantoms.generate import generate
+from delineate.settings import RunConfig
 from delineate.tasks.evaluate import evaluate
 from delineate.tasks.networks import networks
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
+from delineate.training import held_out
+from delineate.training.resolving import part_words
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SETTINGS = """\
@@ -172,6 +176,15 @@ def test_the_command_line_blames_the_file_and_not_itself(
     assert f"[part-fault] {file}:{line}" in error
     assert "tail" in error
     assert "bug in Delineate" not in error
+
+
+def test_what_scores_the_rest_names_the_files(lab: Path) -> None:
+    chosen = RunConfig(network="/a/mynet.py", target="outline", method="/a/mymethod.py")
+    parts = part_words(chosen)
+    assert parts == ["--part", "/a/mynet.py"], "a method is needed no more"
+    commands = held_out.commands(Path("m"), lab / "scans", Opening(), ["a"], parts)
+    assert all(" --part /a/mynet.py" in command for command in commands)
+    assert part_words(RunConfig(network="unet")) == []
 
 
 def test_a_fault_in_a_file_is_told_with_its_line_before_any_work(lab: Path, tmp_path: Path) -> None:

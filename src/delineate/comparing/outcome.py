@@ -20,6 +20,7 @@ from delineate.reports import crossvalidation as page
 from delineate.settings import RunConfig
 from delineate.training import held_out
 from delineate.training.job import Invocation
+from delineate.training.resolving import part_words
 
 #: Masks of all cases, each by the model that has not seen its subject.
 PREDICTIONS = "predictions"
@@ -76,8 +77,9 @@ def publish(
     summary = {**(run.read_json(out / "summary.json") or {}), page.KEY: plain(told)}
     atomic_write_text(out / "summary.json", document(summary))
     say(f"report: {page.write(out / 'report.html', out, targets.results)}")
+    words = " ".join([f"delineate predict {out} SCANS", *part_words(chosen)])
     say(
-        f"{sum(fold.trained for fold in done)} models: delineate predict {out} SCANS uses them "
+        f"{sum(fold.trained for fold in done)} models: {words} uses them "
         "together. Every case above taught all of them but one, so that the figures above are the "
         "honest ones, not those of the ensemble on these cases"
     )

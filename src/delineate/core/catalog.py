@@ -21,13 +21,15 @@ import importlib.util
 import os
 import pkgutil
 from collections.abc import Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from delineate.core import _own
 from delineate.core.errors import ConfigError, DelineateError, ModelFileError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: Files that the user has named, as they were when first used; None: not read yet.
 _NAMED: dict[str, _own.File | None] = {}
@@ -54,6 +56,8 @@ def within(room: str) -> list[str]:
 def _points(room: str) -> Iterator[EntryPoint]:
     """Those that other packages offer."""
     if room in _own.CONTRACTS:
+        from importlib.metadata import entry_points  # takes longer than all else here
+
         yield from entry_points(group=f"delineate.{room}")
 
 

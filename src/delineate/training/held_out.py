@@ -134,14 +134,13 @@ def score(
 
 
 def commands(
-    model: Path, source: Path, opening: Opening, ids: Sequence[str], own: Sequence[str] = ()
+    model: Path, source: Path, opening: Opening, ids: Sequence[str], parts: Sequence[str] = ()
 ) -> tuple[str, str]:
-    """What scores all held-out cases once there is time; ``own``: files that the model needs."""
+    """What scores all held-out cases once there is time; ``parts`` are options of both commands."""
     options = {k: f"--{k.replace('_', '-')}={v}" for k, v in opening.non_default()}
     shared = [option for k, option in options.items() if k not in _OF_LABELS]
     masks = model.parent / "held-out"
     predict = ["delineate", "predict", str(model), str(source), "--out", str(masks), *shared]
     evaluate = ["delineate", "evaluate", str(masks), str(source), "--out", f"{masks}-scores"]
-    parts = ["--part", *own] if own else []
     predict, evaluate = [*predict, *parts], [*evaluate, *parts]
     return shlex.join([*predict, "--only", *ids]), shlex.join([*evaluate, *options.values()])

@@ -47,7 +47,7 @@ from delineate.training import (
 from delineate.training.choosing import Chooser
 from delineate.training.model_document import describe, describe_parts
 from delineate.training.preparing import plan_preparation, prepare_cohort
-from delineate.training.resolving import Resolved
+from delineate.training.resolving import Resolved, part_words
 from delineate.training.trial import Bench
 
 #: What takes so many times its allotted time is given up.
@@ -396,9 +396,8 @@ class Job:
         scored = self.record.setdefault("scored", {"cases": 0, "of": len(ids)})
         model = self.out / "model.safetensors"
         if scored["cases"] < scored["of"]:
-            parts = (self.chosen.network, self.chosen.target)
-            own = [name for name in parts if catalog.is_path(name)]
-            scored["commands"] = held_out.commands(model, self.source, self.opening, ids, own)
+            parts = part_words(self.chosen)
+            scored["commands"] = held_out.commands(model, self.source, self.opening, ids, parts)
         self.record |= {
             "status": "interrupted" if self.stop() else "finished",
             "finished": run.now(),

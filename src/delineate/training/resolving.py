@@ -251,6 +251,12 @@ def derived(
     return values
 
 
+def part_words(chosen: RunConfig) -> list[str]:
+    """Options with which a verb is told the files that a run's model is built from."""
+    files = [name for name in (chosen.network, chosen.target) if catalog.is_path(name)]
+    return ["--part", *files] if files else []
+
+
 def own(chosen: RunConfig) -> list[dict[str, Any]]:
     """Parts of a run that are not of the package: room, title, and the hash of each file.
 
