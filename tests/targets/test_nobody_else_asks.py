@@ -80,6 +80,12 @@ def _conditions(tree: ast.AST) -> Iterator[ast.AST]:
 def asked(room: str, text: str) -> list[str]:
     """Where a file of a room asks for the target before it."""
     tree, found = ast.parse(text), list[str]()
+    of_targets = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("delineate.targets")
+        for alias in node.names
+    }
     for node in ast.walk(tree):
         match node:
             case ast.Compare(left=left, comparators=others):
@@ -97,6 +103,9 @@ def asked(room: str, text: str) -> list[str]:
                 reached = {module, *(f"{module}.{alias.name}" for alias in names)}
                 members = {f"delineate.targets.{member}" for member in MEMBERS}
                 found += [name for name in reached if name in members]
+            case ast.Call(func=ast.Name(id="isinstance"), args=[_, kinds]):
+                if of_targets & {one.id for one in ast.walk(kinds) if isinstance(one, ast.Name)}:
+                    found.append(ast.unparse(node))
             case ast.Call(func=function, args=[ast.Constant(value=name), *_]):
                 if name in MEMBERS and ast.unparse(function).endswith("targets.make"):
                     found.append(ast.unparse(node))
@@ -123,6 +132,7 @@ def test_nobody_else_asks_for_the_target(path: Path) -> None:
         "from delineate.targets.outline import Outlines",
         "from delineate.targets import outline",
         'targets.make("outline")',
+        "from delineate.targets._classes import Classes\nx = isinstance(target, Classes)",
         "if session.classes: pass",
         'jobs = [] if document.get("classes") else [1]',
         'x = not index["classes"]',

@@ -66,7 +66,8 @@ def folder(form: str) -> tempfile.TemporaryDirectory[str]:
         name, bright = f"s{number}", number % 2 == 0
         label = np.zeros((1, *SHAPE), np.uint8)
         low = generator.integers(2, 6, 3)
-        label[0, low[0] : low[0] + 7, low[1] : low[1] + 6, low[2] : low[2] + 5] = 1
+        if number % 3:  # others show nothing
+            label[0, low[0] : low[0] + 7, low[1] : low[1] + 6, low[2] : low[2] + 5] = 1
         tissue = 100 + 10 * generator.standard_normal((1, *SHAPE)).astype(np.float32)
         first = tissue + (60 if bright else 30) * label
         images = {"image_t1": first, "image_t2": 400 - 1.5 * first, "label": label}

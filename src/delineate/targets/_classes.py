@@ -56,7 +56,8 @@ class Question:
         classes: Their names in index order, from the schema of a cohort.
         usable: See ``Target.usable``.
         some: See ``Target.some``.
-        shown: Case id -> its class, of usable cases; nothing where a case has several.
+        shown: Case id -> its class, of usable cases, see ``Target.shown``; nothing where a case has
+            several.
         pictures: Slices of a prepared case with the index of their class.
         pool: From the probabilities of slices to those of their case.
         rows: What is scored of a case.
@@ -71,7 +72,7 @@ class Question:
     classes: Callable[[Schema], Sequence[str]]
     usable: Callable[[Cohort], Usable]
     some: Callable[[Cohort, int], list[Case]]
-    shown: Callable[[Cohort], dict[str, frozenset[str]]]
+    shown: Callable[[Cohort, Path, Progress], dict[str, frozenset[str]]]
     pictures: Pictures
     pool: Pool
     rows: RowsOfCase
@@ -127,7 +128,7 @@ class Classes:
 
     def shown(self, cohort: Cohort, folder: Path, progress: Progress) -> Shown:
         """The class of every case, where it has one."""
-        return Shown(self.question.shown(cohort), each=self.question.each)
+        return Shown(self.question.shown(cohort, folder, progress), each=self.question.each)
 
     def learning(
         self, chosen: RunConfig, cohort: Cohort, preparation: Preparation

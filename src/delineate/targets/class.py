@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from delineate.core.case import Case
 from delineate.core.errors import InputError
+from delineate.core.progress import Progress
 from delineate.core.schema import Schema
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
@@ -88,7 +90,7 @@ def _one_of_each(cohort: Cohort, count: int) -> list[Case]:
     return list({case.class_name: case for case in reversed(cohort.cases)}.values())
 
 
-def _shown(cohort: Cohort) -> dict[str, frozenset[str]]:
+def _shown(cohort: Cohort, folder: Path, progress: Progress) -> dict[str, frozenset[str]]:
     return {case.id: frozenset({case.class_name}) for case in cohort.cases if case.class_name}
 
 

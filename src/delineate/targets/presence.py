@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from delineate.core.case import Case
+from delineate.core.progress import Progress
 from delineate.core.schema import Schema
 from delineate.data import readers
 from delineate.data.cache import PreparedCase
@@ -46,7 +48,7 @@ def _classes(schema: Schema) -> Sequence[str]:
     return PRESENCE
 
 
-def _shown(cohort: Cohort) -> dict[str, frozenset[str]]:
+def _shown(cohort: Cohort, folder: Path, progress: Progress) -> dict[str, frozenset[str]]:
     return {}
 
 
