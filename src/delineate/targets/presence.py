@@ -30,15 +30,15 @@ def build(config: NoSettings) -> Target:
     """A target without settings of its own."""
     return Classes(
         Question(
-            "presence",
-            _classes,
-            labelled,
-            spread,
-            _shown,
-            _pictures,
-            any_slice,
-            _rows,
-            _named,
+            name="presence",
+            classes=_classes,
+            usable=labelled,
+            some=spread,
+            shown=_shown,
+            pictures=_pictures,
+            pool=any_slice,
+            rows=_rows,
+            named=_named,
             of_slices=True,
         )
     )
