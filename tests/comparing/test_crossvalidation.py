@@ -30,6 +30,7 @@ from delineate.core.errors import (
     OutputError,
     PartialError,
 )
+from delineate.engine.allowance import grace
 from delineate.settings import RunConfig
 from delineate.tasks.crossvalidate import crossvalidate
 from delineate.tasks.evaluate import evaluate
@@ -358,6 +359,8 @@ def test_where_all_folds_fail_nothing_is_said_of_figures(
         crossvalidate(**command, out=tmp_path)
     assert caught.value.exit_code == 1
     assert not (tmp_path / "summary.json").exists()
+    with pytest.raises(DelineateError, match="none of 3 folds"):  # nothing forbids another plan
+        crossvalidate(**{**command, "folds": 3}, out=tmp_path)
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -468,3 +471,19 @@ def test_ctrl_c_ends_the_folds_in_good_order_and_the_command_goes_on(
     assert 0 < stopped["trained"]["steps"] < 2000
     assert not (tmp_path / "fold-1").exists()
     assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_the_least_budget_that_is_named_will_do(command: dict[str, Any], tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "delineate", "crossvalidate", str(command["data"]), "--config",
+             str(command["config"]), "--subject-pattern", command["subject_pattern"], "--folds",
+             "2", "--no-audit", "--json", "--out", str(tmp_path), "--budget"]  # fmt: skip
+    refused = subprocess.run([*words, "1s"], capture_output=True, text=True, check=False)
+    (least,) = re.findall(r"at least (\d+) s", json.loads(refused.stdout)["error"]["message"])
+    begun = time.monotonic()
+    done = subprocess.run([*words, f"{least}s"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begun < int(least) + grace(int(least))
+    merged = json.loads(done.stdout)
+    assert merged["n_cases"] == 7
+    assert all(fold["steps"] >= 10 for fold in merged["crossvalidation"]["folds"])

@@ -95,6 +95,7 @@ def _planned(
     chosen, cache, say = opened.chosen, out / "cache", invocation.say
     at_a_time, threads = folds.jobs_and_threads(chosen, jobs)
     needed = None
+    folds.forget_unbegun(out)
     if run.read_json(out / PLAN) is None:
         chosen = dataclasses.replace(chosen, threads=threads)
         needed = _require_budget(opened, chosen, at_a_time, out, invocation, audit)

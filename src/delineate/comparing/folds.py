@@ -31,12 +31,13 @@ from delineate.training.job import Invocation, Job
 from delineate.training.preflight import Estimate
 
 PLAN = "crossvalidation.json"
+_MODEL = "model.safetensors"
 #: Processor cores that a fold can use well; with fewer, folds come one after another.
 _CORES_A_FOLD = 8
 #: The machine may become busier, and cases differ.
 _SLACK = 1.2
 #: A fold tries some cases itself, and must not find its share too small.
-_MARGIN = 1.1
+_MARGIN = 1.25
 #: Share of the budget for a declared test part: the models that predict it together will be larger
 #: than the one that was tried.
 _TESTING = 0.1
@@ -56,6 +57,16 @@ def asked(chosen: RunConfig, hashes: Mapping[str, str]) -> dict[str, Any]:
         json.dumps({"settings": config.to_dict(chosen), "hashes": dict(hashes)})
     )
     return plain
+
+
+def forget_unbegun(out: Path) -> None:
+    """Drop a plan by which nothing was learnt yet: the next one may be another."""
+    plan = run.read_json(out / PLAN) or {"folds": 0}
+    folders = [out / f"fold-{number}" for number in range(plan["folds"])]
+    if not any((one / it).exists() for one in folders for it in ("checkpoints", _MODEL)):
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        (out / PLAN).unlink(missing_ok=True)
 
 
 def begun(out: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
