@@ -17,7 +17,7 @@ from delineate.conformance import _house
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "delineate"
 FILES = sorted(SOURCE.rglob("*.py"))
 #: Rooms whose public files are alternatives to each other; shared bricks begin with ``_``.
-ALTERNATIVES = ("data/layouts", "data/readers", "networks", "losses", "methods")
+ALTERNATIVES = ("data/layouts", "data/readers", "networks", "losses", "methods", "targets")
 #: The rooms (or files) that may reach for a thing outside the program.
 MAY = {
     "the environment": ("cli", "server"),
@@ -106,10 +106,13 @@ def _contract(room: str) -> set[str]:
     return names | set(re.findall(r"``(\w+)``", ast.get_docstring(tree) or ""))
 
 
-@pytest.mark.parametrize("room", ["engine", "inference", "methods", "targets", "training"])
+@pytest.mark.parametrize(
+    "room", ["conformance", "engine", "inference", "methods", "targets", "training"]
+)
 def test_nothing_is_looked_for_that_no_contract_names(room: str) -> None:
     """A hook that is not written down is one that nobody can write, or that nobody dares remove."""
-    named = set().union(*map(_contract, ("networks", "methods", "losses", "targets")))
+    contracts = ("conformance", "networks", "methods", "losses", "targets")
+    named = set().union(*map(_contract, contracts))
     looked_for = {
         (path.name, node.args[1].value)
         for path in sorted((SOURCE / room).rglob("*.py"))

@@ -18,7 +18,7 @@ class Context:
         schema: Labels, regions and classes of the cohort.
         spacing_mm: Of the axes that the network sees, as cases are prepared; 1 where that differs
             from case to case or is not known.
-        target: What the model is asked for: ``"outline"``, ``"class"`` or ``"presence"``.
+        target: What the model is asked for, by name: ``"outline"``, ``"class"`` …
     """
 
     ndim: int

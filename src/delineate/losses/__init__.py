@@ -8,10 +8,15 @@ Such a file holds:
 - ``loss(logits, label, config=None, spacing_mm=None) -> Tensor``: one number of at least 0.
 
 It may have ``CUT_CHANGES``: by how much it may change, relatively, where an image is cut; 1e-6 by
-default. A file without ``KIND`` is a brick of methods, no term of a sum. What is named here is for
-files of anybody's own too.
+default. A file without ``KIND`` is a brick of methods, no term of a sum.
+
+A method whose users choose losses has a setting of type ``Losses`` with the metadata ``"room":
+"losses"``, and ``weighted_sum`` makes what it computes; ``DEFAULT`` is Dice and cross-entropy. What
+is named here is for files of anybody's own too.
 """
 
 from delineate.losses._common import Term, annotated, mean, one_hot
+from delineate.losses._sum import DEFAULT, Losses, Sum
+from delineate.losses._sum import build as weighted_sum
 
-__all__ = ["Term", "annotated", "mean", "one_hot"]
+__all__ = ["DEFAULT", "Losses", "Sum", "Term", "annotated", "mean", "one_hot", "weighted_sum"]

@@ -36,7 +36,11 @@ class NetworkFile(Protocol):
 
     @staticmethod
     def divisor(config: Any) -> int:
-        """What every side of a patch must be a multiple of."""
+        """What every side of a patch must be a multiple of.
+
+        Of another size, the network raises a ConfigError with the code ``size`` that names the
+        next larger one: ``networks._blocks.require_multiple`` does.
+        """
 
     @staticmethod
     def build(config: Any, channels: int, outputs: int) -> nn.Module:

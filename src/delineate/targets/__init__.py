@@ -2,7 +2,8 @@
 
 A member of this room is a file with ``Config``, a frozen dataclass of the settings that are its
 own (``NoSettings`` where there are none), and ``build(config) -> Target``. Its name is the file's.
-What two members share lies in files that begin with ``_``.
+It may have ``TRIED``, settings with which tests and ``delineate check`` try it. What two members
+share lies in files that begin with ``_``; targets of anybody's own may import these too.
 
 A ``Target`` answers for the whole way of a model: which cases teach and judge it, what it is fed
 with, what is watched and chosen on validation cases, what a prediction is and how it is written,
