@@ -215,6 +215,7 @@ def _preparation(preparation: dict[str, Any]) -> Markup:
     reasons = [str(words) for words in as_list(preparation.pop("reasons", None))]
     channels = [as_dict(channel) for channel in as_list(preparation.pop("channels", None))]
     preparation.pop("elbow", None)  # drawn below
+    preparation.pop("target", None)  # a reason tells it
     if learned := as_dict(preparation.pop("denoiser", None)):  # its weights say nothing to a reader
         preparation["denoiser"] = {key: value for key, value in learned.items() if key != "weights"}
     keys = dict.fromkeys(key for channel in channels for key in channel)

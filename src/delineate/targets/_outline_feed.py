@@ -30,6 +30,8 @@ from delineate.settings import RunConfig
 
 #: The region read is this much larger than the patch, so that rotated corners are real.
 _MARGIN = 1.2
+#: What changes how bright a tissue is would change the image to be given, nobody knows how.
+_ALIKE = intensity.Config(brightness=0.0, contrast=0.0, gamma=0.0, inverted_gamma=0.0)
 #: A voxel of an image to be given is known if so much of it is.
 _WHOLE = 0.999
 
@@ -119,6 +121,8 @@ class Feed:
     def _repaint(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Intensity augmentation of every sequence apart, a slice and its neighbours alike.
 
+        Where an image is to be given, of kinds that leave tissues as bright as they are.
+
         Args:
             image: ``(B, C', *S)``; ``C'`` holds the sequences of each slice together.
             generator: Source of randomness.
@@ -134,7 +138,8 @@ class Feed:
         lost = lost[:, sources]  # what shows a lost sequence is lost with it
         shown = len(sources)
         seen = apart[:, :shown].masked_fill(lost.view(*lost.shape, *(1,) * (len(shape) - 2)), 0.0)
-        actions = intensity.draw(intensity.Config(), batch * shown, generator)
+        kinds = intensity.Config() if self.scale is None else _ALIKE
+        actions = intensity.draw(kinds, batch * shown, generator)
         done = intensity.apply(actions, seen.reshape(-1, slices, *size), generator)
         done = torch.cat([done.view(seen.shape), apart[:, shown:]], 1)
         return done.transpose(1, 2).reshape(image.shape)
