@@ -96,8 +96,13 @@ def test_a_file_that_was_changed_is_refused_unless_forced(lab: Path, tmp_path: P
         predict(model, scans, tmp_path / "out", only=only, part=(file,))
     assert caught.value.code == "part-differs"
     lines: list[str] = []
-    predict(model, scans, tmp_path / "out", only=only, part=(file,), force=True, say=lines.append)
-    assert any(line.startswith("forced:") for line in lines)
+    index = predict(
+        model, scans, tmp_path / "out", only=only, part=(file,), force=True, say=lines.append
+    )
+    (forced,) = [line for line in lines if line.startswith("forced:")]
+    assert index["settings"]["changed"] == [forced], "whoever reads the masks can know"
+    with pytest.raises(ModelFileError):  # once is not for ever
+        predict(model, scans, tmp_path / "again", only=only, part=(file,))
     with pytest.raises(ConfigError) as missing:
         predict(model, scans, tmp_path / "no", only=only, part=(tmp_path / "away.py",))
     assert missing.value.code == "part-missing"

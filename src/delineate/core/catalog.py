@@ -302,19 +302,18 @@ def stored_name(room: str, entry: Mapping[str, Any]) -> str:
     for name_here, sha256 in sha256_of_name.items():
         if sha256 == expected_sha256:
             return name_here
-    sentence = f"{_own.singular(room)} {called!r} is not of Delineate"
-    source = f"from {package}" if package else f"in {called}.py"
+    member, source = _own.singular(room), package or f"{called}.py"
     for name_here, sha256 in sha256_of_name.items():
         if title(name_here) == called:
             raise ModelFileError(
-                f"expected the code of the training, got other code: the {sentence}, but {source} "
-                f"(SHA-256 {expected_sha256[:12]}…), and {name_here} is {sha256[:12]}…",
+                f"expected the code of {source} that the {member} {called!r} was trained with "
+                f"(SHA-256 {expected_sha256[:12]}…), got {name_here} with {sha256[:12]}…",
                 fix="give the file as it was in training; --force goes on with this one",
                 code="part-differs",
             )
     raise ModelFileError(
-        f"expected the code of this model, got none: its {sentence}, but {source} (SHA-256 "
-        f"{expected_sha256})",
+        f"expected the code of the {member} {called!r}, which is not Delineate's but that of "
+        f"{source} (SHA-256 {expected_sha256}), got none",
         fix=(f"install {package}, or " if package else "")
         + f"name the file: --part PATH/{called}.py (to train from these weights: "
         + _own.ASKED_BY[room].format(f"PATH/{called}.py")
@@ -339,6 +338,11 @@ def force(room: str, entry: Mapping[str, Any]) -> str | None:
         _INSTEAD[expected_sha256] = name_here
         return f"forced: {name_here} is not the code that the model was trained with"
     return None
+
+
+def unforce() -> None:
+    """Let no code stand in for another any more."""
+    _INSTEAD.clear()
 
 
 def fault(error: BaseException) -> DelineateError | None:

@@ -21,6 +21,7 @@ class Options:
         force: Predict scans of another kind than in training.
         maps: Names of maps of the model's parts to write too.
         runtime: What computes the network; None: as its file has it.
+        changed: Sentences about parts whose code is not that of the training.
     """
 
     probabilities: bool = False
@@ -32,6 +33,7 @@ class Options:
     force: bool = False
     maps: tuple[str, ...] = ()
     runtime: str | None = None
+    changed: tuple[str, ...] = ()
 
     @property
     def memory_bytes(self) -> int:

@@ -82,6 +82,7 @@ def predict_batch(
             "mirror": options.mirror, **answers.settings(session, options),
             "memory": options.memory, "device": session.device,
             "geometry": opening.geometry, "force": options.force, "maps": list(options.maps),
+            **({"changed": list(options.changed)} if options.changed else {}),
         }  # fmt: skip
         index = predictions_json.start(session, cohort, settings, only)
         index |= answers.about(session)

@@ -11,7 +11,7 @@ from delineate.core.progress import Say, silent
 
 def offer(
     files: Sequence[Path], models: Sequence[Path], force: bool = False, say: Say = silent
-) -> None:
+) -> tuple[str, ...]:
     """Let models be built from files that the user names.
 
     Args:
@@ -20,19 +20,25 @@ def offer(
         force: Take a file also where it was changed since the training.
         say: Told so.
 
+    Returns:
+        What was said: a sentence for every part whose code is not that of the training.
+
     Raises:
         ConfigError: A file cannot be read.
         ModelFileError: A model file cannot be read, or needs a file that is not named.
     """
+    catalog.unforce()  # what an earlier call wished
     for file in files:
         catalog.offer(file)
-    if not force:
-        return
-    for model in models:
+    changed: list[str] = []
+    for model in models if force else ():
         document = model_file.load(model).document
         parts = [document, *document.get("parts", {}).values()]
         entries = [("networks", part["network"]) for part in parts]
         entries += [("targets", document["target"])] if "target" in document else []
         for room, entry in entries:
             if warning := catalog.force(room, entry):
-                say(warning)
+                changed.append(warning)
+    for warning in changed:
+        say(warning)
+    return tuple(changed)

@@ -107,13 +107,15 @@ def predict(
     parse_bytes(memory)  # told before a model is read
     parts = tuple(dict.fromkeys(name for name in maps if name != "probabilities"))
     probabilities |= "probabilities" in maps
-    options = Options(probabilities, mirror, crf, memory, device, overwrite, force, parts, runtime)
     opening = Opening(
         layout, subject_pattern, geometry=geometry, exclude=exclude, observer=observer,
         site_key=site_key,
     )  # fmt: skip
     models = model_files([model] if isinstance(model, str | os.PathLike) else model)
-    own_parts.offer(part, [m for m in models if m.suffix != ".onnx"], force, say)
+    changed = own_parts.offer(part, [m for m in models if m.suffix != ".onnx"], force, say)
+    options = Options(
+        probabilities, mirror, crf, memory, device, overwrite, force, parts, runtime, changed
+    )
     return predict_batch(
         models, Path(scans), Path(out), opening, options, only=only, enough=enough, say=say,
         progress=progress,
