@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from delineate.core.errors import ConfigError
-from delineate.engine.allowance import Clock, Costs, allot, grace, share_looks
+from delineate.engine.allowance import Clock, Costs, allot, grace, share_validations
 from delineate.engine.budget import Candidate, choose
 
 SMALL = [Candidate(8, (64, 64), 2), Candidate(8, (64, 64), 8), Candidate(8, (128, 128), 4)]
@@ -98,12 +98,12 @@ def test_nothing_is_set_aside_for_parts_that_are_not_there() -> None:
 
 
 def test_looks_give_up_cases_before_they_become_rarer() -> None:
-    assert share_looks(80.0, 1.0, validation=20, looks=10) == (10, 8)
-    assert share_looks(40.0, 1.0, validation=20, looks=10) == (10, 4)
-    assert share_looks(40.0, 1.0, validation=3, looks=10) == (10, 3)
-    assert share_looks(7.0, 1.0, validation=20, looks=10) == (7, 1)
-    assert share_looks(0.5, 1.0, validation=20, looks=10) == (0, 1)
-    assert share_looks(10.0, 0.0, validation=20, looks=10) == (10, 8)
+    assert share_validations(80.0, 1.0, validation=20, validations=10) == (10, 8)
+    assert share_validations(40.0, 1.0, validation=20, validations=10) == (10, 4)
+    assert share_validations(40.0, 1.0, validation=3, validations=10) == (10, 3)
+    assert share_validations(7.0, 1.0, validation=20, validations=10) == (7, 1)
+    assert share_validations(0.5, 1.0, validation=20, validations=10) == (0, 1)
+    assert share_validations(10.0, 0.0, validation=20, validations=10) == (10, 8)
 
 
 def test_the_promise_is_a_tenth_more_and_ten_seconds_at_least() -> None:

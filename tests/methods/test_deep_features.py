@@ -74,7 +74,7 @@ def test_the_model_decides_as_the_machine_on_every_picture_it_saw(
     plan = build(select=select)
     net = run(plan, tmp_path, steps=20).predictor
     samples = kept(plan).samples()
-    assert len(samples.klass) == 4 * 9
+    assert len(samples.class_index) == 4 * 9
     fitted = _linear.fit(samples, 3, method.Config(select=select))
     expected = samples.features @ fitted.weight.T + fitted.bias
     image = torch.cat([pictures(step, 0, 1).image for step in range(16, 20)])
@@ -85,7 +85,7 @@ def test_the_model_decides_as_the_machine_on_every_picture_it_saw(
     assert np.array_equal(logits.argmax(1), expected.argmax(1))
     used = int((net.head[1].weight != 0).any(0).sum())
     assert 5 < used <= 24 if select == "none" else used == 5
-    assert (logits.argmax(1) == samples.klass).mean() > 0.9
+    assert (logits.argmax(1) == samples.class_index).mean() > 0.9
 
 
 def test_it_says_what_it_chose(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_latest_pictures_stay() -> None:
     assert samples.subject.tolist() == [2, 0, 1, 1, 2]
     assert samples.features[:, 0].tolist() == [2, 0, 1, 1, 2]
     assert samples.weight.tolist() == [0.5, 0.5, 1, 0.5, 1]
-    assert samples.klass.tolist() == [2, 0, 0, 1, 0]
+    assert samples.class_index.tolist() == [2, 0, 0, 1, 0]
 
 
 # -------------------------------------------------------------------------------- any classifier
@@ -179,7 +179,7 @@ def classifier(name: str, **given: Any) -> tuple[nn.Module, Tensor]:
 def test_what_is_fitted_becomes_the_last_layer_of_any_classifier(name: str) -> None:
     net, image = classifier(name)
     ends = method.heads(net)
-    features, _ = method.look(net, ends, image)
+    features, _ = method.extract_features(net, ends, image)
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(3, features.shape[1])) / 30
     fitted = _linear.Fitted(weight, rng.normal(size=3), 1.0, 1.0, 0, 0.0)

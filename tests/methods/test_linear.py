@@ -19,11 +19,11 @@ RNG = np.random.default_rng
 def toy(pictures: int = 240, features: int = 40, classes: int = 2, seed: int = 0) -> Samples:
     """Classes that the first three features tell and the others do not; 24 subjects."""
     rng = RNG(seed)
-    klass = rng.integers(classes, size=pictures)
+    class_index = rng.integers(classes, size=pictures)
     x = rng.normal(size=(pictures, features)) * np.linspace(0.1, 20, features) + 5
-    x[:, :3] += 1.5 * x[:, :3].std(0) * (klass[:, None] == np.arange(3) % classes)
+    x[:, :3] += 1.5 * x[:, :3].std(0) * (class_index[:, None] == np.arange(3) % classes)
     subject = np.arange(pictures) % 24
-    return Samples(x, klass, subject, np.ones(pictures))
+    return Samples(x, class_index, subject, np.ones(pictures))
 
 
 def kept(weight: np.ndarray) -> set[int]:
@@ -38,13 +38,13 @@ def test_invented_members_lie_between_neighbours_of_their_class() -> None:
     x = np.concatenate(
         [rng.normal(size=(40, 3)), rng.normal(8, 1, (12, 3)), rng.normal(size=(7, 3))]
     )
-    klass = np.repeat([0, 1, 2], [40, 12, 7])
-    found, names = _linear.smote(x, klass, RNG(1))
+    class_index = np.repeat([0, 1, 2], [40, 12, 7])
+    found, names = _linear.smote(x, class_index, RNG(1))
     assert np.array_equal(found[:59], x)
-    assert np.array_equal(names[:59], klass)
+    assert np.array_equal(names[:59], class_index)
     assert np.bincount(names).tolist() == [40, 40, 40]
     for point, name in zip(found[59:], names[59:], strict=True):
-        own = x[klass == name]
+        own = x[class_index == name]
         apart = np.linalg.norm(own[:, None] - own[None], axis=2)
         near = apart.argsort(1)[:, 1:6]
         on_a_segment = [
@@ -67,19 +67,21 @@ def test_every_member_has_as_many_descendants_give_or_take_one() -> None:
 
 
 def test_nothing_is_invented_of_one_member_or_where_classes_are_alike() -> None:
-    x, klass = np.arange(5.0)[:, None], np.array([0, 0, 0, 0, 1])
-    assert len(_linear.smote(x, klass, RNG(0))[0]) == 5
+    x, class_index = np.arange(5.0)[:, None], np.array([0, 0, 0, 0, 1])
+    assert len(_linear.smote(x, class_index, RNG(0))[0]) == 5
     assert len(_linear.smote(x[:4], np.array([0, 1, 1, 0]), RNG(0))[0]) == 4
 
 
 def test_rare_classes_are_found_more_often_with_smote() -> None:
     whole = toy(600)
-    few = np.concatenate([np.flatnonzero(whole.klass == 0), np.flatnonzero(whole.klass == 1)[:12]])
+    few = np.concatenate(
+        [np.flatnonzero(whole.class_index == 0), np.flatnonzero(whole.class_index == 1)[:12]]
+    )
     recall = {}
     for smote in (False, True):
         fitted = _linear.fit(whole.part(few), 2, Recipe(select="none", smote=smote))
         said = (toy(600, seed=1).features @ fitted.weight.T + fitted.bias).argmax(1)
-        recall[smote] = (said[toy(600, seed=1).klass == 1] == 1).mean()
+        recall[smote] = (said[toy(600, seed=1).class_index == 1] == 1).mean()
     assert recall[True] > recall[False] + 0.1
 
 
@@ -90,9 +92,9 @@ def test_elimination_is_that_of_scikit_learn_and_drops_noise() -> None:
     samples = toy()
     x = StandardScaler().fit_transform(samples.features)
     recipe = Recipe(keep=3)
-    mine = _linear.selected(x, samples.klass, samples.weight, recipe)
+    mine = _linear.selected(x, samples.class_index, samples.weight, recipe)
     theirs = RFE(LinearSVC(C=1e-2, dual=False), n_features_to_select=3, step=0.1)
-    assert np.array_equal(mine, np.flatnonzero(theirs.fit(x, samples.klass).support_))
+    assert np.array_equal(mine, np.flatnonzero(theirs.fit(x, samples.class_index).support_))
     assert mine.tolist() == [0, 1, 2]
 
 
@@ -105,8 +107,8 @@ def test_boosted_trees_drop_noise_too() -> None:
 @pytest.mark.parametrize(("features", "count"), [(9, 3), (128, 11), (1024, 32), (50_000, 200)])
 def test_how_many_are_kept_where_nothing_is_said(features: int, count: int) -> None:
     recipe, rng = Recipe(select="boosting"), RNG(0)
-    x, klass = rng.normal(size=(8, features)), np.arange(8) % 2
-    assert len(_linear.selected(x, klass, np.ones(8), recipe)) == count
+    x, class_index = rng.normal(size=(8, features)), np.arange(8) % 2
+    assert len(_linear.selected(x, class_index, np.ones(8), recipe)) == count
 
 
 # ------------------------------------------------------------------------------- what is fitted
@@ -121,7 +123,7 @@ def test_it_is_the_machine_of_scikit_learn_on_scaled_features(classes: int, head
     x = StandardScaler().fit_transform(samples.features)
     theirs = (
         LinearSVC(C=0.1, dual=False, tol=1e-3) if head == "svm" else LogisticRegression(C=0.1)
-    ).fit(x, samples.klass)
+    ).fit(x, samples.class_index)
     mine = samples.features @ weight.T + bias
     assert np.array_equal(mine.argmax(1), theirs.predict(x))
     expected = theirs.decision_function(x)
@@ -132,7 +134,7 @@ def test_it_is_the_machine_of_scikit_learn_on_scaled_features(classes: int, head
 def test_constant_features_get_no_weight() -> None:
     samples = toy(features=6)
     samples.features[:, 4] = 3.0
-    samples.features[:, 5] = 1e6 + 1e-3 * samples.klass  # a spread that float32 does not have
+    samples.features[:, 5] = 1e6 + 1e-3 * samples.class_index  # a spread that float32 does not have
     fitted = _linear.fit(samples, 2, Recipe(select="none"))
     assert kept(fitted.weight) == {0, 1, 2, 3}
 
@@ -141,7 +143,7 @@ def test_pictures_that_count_nothing_change_nothing() -> None:
     samples = toy()
     wrong = samples._replace(
         features=np.concatenate([samples.features, samples.features]),
-        klass=np.concatenate([samples.klass, 1 - samples.klass]),
+        class_index=np.concatenate([samples.class_index, 1 - samples.class_index]),
         subject=np.concatenate([samples.subject, samples.subject]),
         weight=np.concatenate([samples.weight, 0 * samples.weight]),
     )
@@ -164,16 +166,16 @@ def test_folds_never_part_a_subject_and_hold_every_class() -> None:
     assert np.array_equal(np.sort(tested), np.arange(240))
     for train, test in parts:
         assert not set(samples.subject[train]) & set(samples.subject[test])
-        assert set(samples.klass[train]) == {0, 1, 2}
+        assert set(samples.class_index[train]) == {0, 1, 2}
 
 
 def identities() -> Samples:
     """Classes drawn by subject, and features that tell subjects apart but no class."""
     rng = RNG(3)
     subject = np.repeat(np.arange(20), 12)
-    klass = (rng.permutation(20) % 2)[subject]
+    class_index = (rng.permutation(20) % 2)[subject]
     x = rng.normal(size=(20, 60))[subject] + 0.1 * rng.normal(size=(240, 60))
-    return Samples(x, klass, subject, np.ones(240))
+    return Samples(x, class_index, subject, np.ones(240))
 
 
 @pytest.mark.parametrize("select", ["rfe", "boosting", "none"])
@@ -201,7 +203,7 @@ def test_probabilities_on_new_subjects_are_those_that_come_true() -> None:
     p = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
     for low, high in ((0.0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.0)):
         inside = (p >= low) & (p < high)
-        assert abs(new.klass[inside].mean() - p[inside].mean()) < 0.06
+        assert abs(new.class_index[inside].mean() - p[inside].mean()) < 0.06
 
 
 def test_a_scale_keeps_what_was_decided_and_is_finite_where_classes_part() -> None:
@@ -220,7 +222,7 @@ def test_with_few_subjects_nothing_is_chosen(subjects: int) -> None:
     fitted = _linear.fit(samples._replace(subject=samples.subject % subjects), 2, Recipe())
     assert (fitted.cost, fitted.scale, fitted.folds) == (1.0, 1.0, 0)
     assert np.isnan(fitted.accuracy)
-    alone = samples._replace(subject=np.where(samples.klass == 1, 99, samples.subject))
+    alone = samples._replace(subject=np.where(samples.class_index == 1, 99, samples.subject))
     assert _linear.fit(alone, 2, Recipe()).folds == 0, "a class of a single subject"
 
 

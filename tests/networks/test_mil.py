@@ -113,10 +113,10 @@ def test_what_it_is_not_for_is_refused() -> None:
 def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Noise; in every other volume one slice shows a square."""
     x = torch.randn((count, 1, 10, 10, SLICES), generator=generator)
-    klass = torch.arange(count) % 2
+    class_index = torch.arange(count) % 2
     place = torch.randint(SLICES, (count,), generator=generator)
-    x[torch.arange(count), 0, 2:8, 2:8, place] += 1.5 * klass[:, None, None]
-    return x, klass, place
+    x[torch.arange(count), 0, 2:8, 2:8, place] += 1.5 * class_index[:, None, None]
+    return x, class_index, place
 
 
 def taught(net: nn.Module, by_slice: bool) -> torch.Generator:
@@ -124,11 +124,11 @@ def taught(net: nn.Module, by_slice: bool) -> torch.Generator:
     generator = torch.Generator().manual_seed(1)
     optimiser = torch.optim.AdamW(net.parameters(), 5e-3)
     for _ in range(60):
-        x, klass, _ = draw(16, generator)
+        x, class_index, _ = draw(16, generator)
         if by_slice:
-            x, klass = x.movedim(4, 1).flatten(0, 1), klass.repeat_interleave(SLICES)
+            x, class_index = x.movedim(4, 1).flatten(0, 1), class_index.repeat_interleave(SLICES)
         optimiser.zero_grad()
-        F.cross_entropy(net(x), klass).backward()
+        F.cross_entropy(net(x), class_index).backward()
         optimiser.step()
     net.eval()
     return generator
@@ -137,13 +137,13 @@ def taught(net: nn.Module, by_slice: bool) -> torch.Generator:
 def test_attention_finds_the_slice_that_decides() -> None:
     torch.manual_seed(1)
     net = mil.build(mil.Config(width=8, depth=2, hidden=32, dropout=0.0), 1, 2)
-    x, klass, place = draw(100, taught(net, by_slice=False))
+    x, class_index, place = draw(100, taught(net, by_slice=False))
     with torch.no_grad():
         found, weights = net(x), net.slice_weights(x)
-    assert (found.argmax(1) == klass).float().mean() > 0.9
-    assert F.cross_entropy(found, klass) < 0.3
+    assert (found.argmax(1) == class_index).float().mean() > 0.9
+    assert F.cross_entropy(found, class_index) < 0.3
     assert weights is not None
-    ill = klass == 1
+    ill = class_index == 1
     assert (weights.argmax(1) == place)[ill].float().mean() > 0.9
     assert weights[ill].max(1).values.mean() > 0.8, "and rests on it"
 
@@ -156,8 +156,8 @@ def test_the_mean_of_slices_is_hardly_sure_of_anything() -> None:
     """
     torch.manual_seed(1)
     net = cnn.build(cnn.Config(width=8, depth=2, hidden=32, dropout=0.0), 1, 2)
-    x, klass, _ = draw(100, taught(net, by_slice=True))
+    x, class_index, _ = draw(100, taught(net, by_slice=True))
     with torch.no_grad():
         each = net(x.movedim(4, 1).flatten(0, 1)).softmax(1)
     mean = each.unflatten(0, (len(x), SLICES)).mean(1)
-    assert F.nll_loss(mean.log(), klass) > 0.5
+    assert F.nll_loss(mean.log(), class_index) > 0.5

@@ -41,18 +41,18 @@ class Clock:
 
     Args:
         budget: Seconds; None: without limit.
-        begun: When the run began, by ``now``.
+        started: When the run began, by ``now``.
         now: Seconds that never run backwards.
     """
 
     budget: float | None
-    begun: float
+    started: float
     now: Callable[[], float] = time.monotonic
 
     @property
     def spent(self) -> float:
         """Seconds since the run began."""
-        return self.now() - self.begun
+        return self.now() - self.started
 
     @property
     def left(self) -> float:
@@ -100,7 +100,7 @@ class Allotment:
 
 
 def allot(
-    seconds: float, costs: Costs, *, validation: int, held_out: int, looks: int = 10
+    seconds: float, costs: Costs, *, validation: int, held_out: int, validations: int = 10
 ) -> Allotment:
     """Share out what is left for training and all after it but the report.
 
@@ -112,29 +112,33 @@ def allot(
         costs: Of one case.
         validation: Cases of the validation part.
         held_out: Cases that are scored.
-        looks: Wanted.
+        validations: Wanted.
     """
     seconds = max(0.0, seconds)
-    one = _SLACK * costs.whole
-    figures = min(held_out * one, max(FIGURES * seconds, min(one, _ONE_CASE * seconds)))
+    case_seconds = _SLACK * costs.whole
+    figures = min(
+        held_out * case_seconds, max(FIGURES * seconds, min(case_seconds, _ONE_CASE * seconds))
+    )
     settling = min(validation * costs.network * _SLACK, SETTLING * seconds)
     training = max(0.0, seconds - figures - settling)
-    often, many = share_looks(LOOKS * training, costs.network, validation, looks)
-    return Allotment(training, often, many, settling, figures)
+    often, n_cases = share_validations(LOOKS * training, costs.network, validation, validations)
+    return Allotment(training, often, n_cases, settling, figures)
 
 
-def share_looks(seconds: float, network: float, validation: int, looks: int) -> tuple[int, int]:
+def share_validations(
+    seconds: float, network: float, validation: int, validations: int
+) -> tuple[int, int]:
     """How often to look, and at how many cases: fewer cases first, then fewer looks.
 
     Args:
         seconds: For all looks.
         network: Seconds a case.
         validation: Cases there are.
-        looks: Wanted.
+        validations: Wanted.
     """
-    many = min(LOOKED_AT, validation)
-    if many == 0 or looks == 0:
+    n_cases = min(LOOKED_AT, validation)
+    if n_cases == 0 or validations == 0:
         return 0, 0
     cases = math.floor(min(seconds / max(network, 1e-9), 1e9))
-    many = max(1, min(many, cases // looks))
-    return min(looks, cases // many), many
+    n_cases = max(1, min(n_cases, cases // validations))
+    return min(validations, cases // n_cases), n_cases

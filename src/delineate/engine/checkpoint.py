@@ -62,8 +62,8 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
         return None
     remove_stale(folder)
     # A process may be killed before the sidecar is there: such a file was not finished.
-    found = sorted(folder.glob("step-*.safetensors"), reverse=True)
-    paths = [path for path in found if path.with_suffix(".sha256").exists()]
+    files = sorted(folder.glob("step-*.safetensors"), reverse=True)
+    paths = [path for path in files if path.with_suffix(".sha256").exists()]
     damaged = []
     for path in paths:
         try:

@@ -76,12 +76,12 @@ class Log:
 def trim(folder: Path, step: int) -> None:
     """Drop the lines of steps that will be done again."""
     path = folder / "log.jsonl"
-    kept = []
+    lines = []
     if path.exists():
         for line in path.read_text().splitlines():
             try:
                 if json.loads(line)["step"] <= step:
-                    kept.append(line)
+                    lines.append(line)
             except (ValueError, KeyError):
                 continue  # the last line of a killed run may be half written
-    path.write_text("".join(line + "\n" for line in kept))
+    path.write_text("".join(line + "\n" for line in lines))

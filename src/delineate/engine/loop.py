@@ -111,8 +111,8 @@ class Loop:
         # Checkpoint at once: a roll-back always has somewhere to go.
         if self.pace.step == 0:
             self._save()
-        looked = self._looks()
-        status, shown = "finished", dict[str, float]()
+        validated = self._validations_due()
+        status, figures = "finished", dict[str, float]()
         # the bar shows progress, which is even in time even where the number of steps is revised
         with Log(self.folder, self.pace) as log, self.bars.task(1, "training") as bar:
             bar.advance(self.pace.progress)
@@ -125,13 +125,17 @@ class Loop:
                 numbers = self._step()
                 self.pace.tick()
                 numbers.update(self._turn())
-                shown |= {name: numbers[name] for name in ("loss",) if name in numbers}
-                bar.advance(self.pace.progress - before, **shown)
-                if self.validate is not None and self._looks() > looked and not self.pace.done:
-                    looked = self._looks()
+                figures |= {name: numbers[name] for name in ("loss",) if name in numbers}
+                bar.advance(self.pace.progress - before, **figures)
+                if (
+                    self.validate is not None
+                    and self._validations_due() > validated
+                    and not self.pace.done
+                ):
+                    validated = self._validations_due()
                     numbers.update(self.validate(self.averaged))
-                    shown |= _figures(numbers)
-                    bar.advance(0, **shown)
+                    figures |= _figures(numbers)
+                    bar.advance(0, **figures)
                 log.write(stage, numbers)
                 due = time.monotonic() - saved > self.settings.checkpoint_seconds
                 if due and self.skipped == 0:  # a roll-back must land before the trouble
@@ -158,7 +162,7 @@ class Loop:
                 self._note(f"{name}: weights not finite, it is not in the model")
         return keeps
 
-    def _looks(self) -> int:
+    def _validations_due(self) -> int:
         """Looks at the validation cases that are due by now, each amid its share of the time."""
         return int(self.pace.progress * self.settings.validations + 0.5)
 
@@ -173,22 +177,22 @@ class Loop:
 
     def _turn(self) -> dict[str, float]:
         """End the stages that are over, and begin the one that is due."""
-        stages, said = self.plan.stages, dict[str, float]()
+        stages, logged = self.plan.stages, dict[str, float]()
         due = len(stages) if self.pace.done else self._due()[0]
         while self.turn < due:
-            said.update(self._end(stages[self.turn]))
+            logged.update(self._end(stages[self.turn]))
             self.turn += 1
             if self.turn < len(stages) and stages[self.turn].end is not None:
                 self.plan.predictor.load_state_dict(self.averaged.state_dict())
-        return said
+        return logged
 
     def _end(self, stage: Stage) -> Mapping[str, float]:
         """What a stage does at its end; see ``methods._plan``."""
         if stage.end is None:
             return {}
-        said = stage.end(self.say)
+        logged = stage.end(self.say)
         self.averaged.load_state_dict(self.plan.predictor.state_dict())
-        return said
+        return logged
 
     def _step(self) -> dict[str, float]:
         """One optimiser step, guarded against NaN and lack of memory."""
@@ -233,8 +237,8 @@ class Loop:
             batch = replace(batch, **tensors)
             update.micro = micro
             with self.fabric.autocast():
-                found = stage.step(batch, update)
-            for name, value in found.items():
+                losses = stage.step(batch, update)
+            for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu() / count
         return {name: float(value) for name, value in sums.items()}
 

@@ -45,9 +45,9 @@ def stage(name: str, share: float, config: Learning, classifier: nn.Module) -> S
     )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        loss, said = cross_entropy(classifier(batch.image), batch, config.label_smoothing)
+        loss, logged = cross_entropy(classifier(batch.image), batch, config.label_smoothing)
         update(optimiser, loss)
-        return said
+        return logged
 
     return Stage(name, share, {"classifier": classifier}, {"classifier": optimiser}, step)
 
@@ -69,12 +69,12 @@ def require(batch: Batch) -> Tensor:
 
 
 def cross_entropy(
-    found: Tensor | Sequence[Tensor], batch: Batch, smoothing: float = 0.0
+    outputs: Tensor | Sequence[Tensor], batch: Batch, smoothing: float = 0.0
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Cross-entropy of the class of labelled images, weighted where the batch says so; log's lines.
 
     Args:
-        found: Logits ``(B, outputs)``; where there are further heads, theirs last.
+        outputs: Logits ``(B, outputs)``; where there are further heads, theirs last.
         batch: With classes.
         smoothing: Of the labels.
 
@@ -83,18 +83,19 @@ def cross_entropy(
     """
     known = batch.labelled
     class_index = require(batch)[known]
-    heads = [found] if isinstance(found, Tensor) else list(found)
+    heads = [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
-    def one(logits: Tensor) -> Tensor:
-        each = F.cross_entropy(
+    def loss_of_head(logits: Tensor) -> Tensor:
+        per_image = F.cross_entropy(
             logits.float()[known], class_index, label_smoothing=smoothing, reduction="none"
         )
-        each = each if batch.weight is None else each * batch.weight[known]
-        return each.mean() if len(each) else each.sum()  # not NaN where nobody is labelled
+        per_image = per_image if batch.weight is None else per_image * batch.weight[known]
+        # not NaN where nobody is labelled
+        return per_image.mean() if len(per_image) else per_image.sum()
 
-    loss = one(heads[0])
+    loss = loss_of_head(heads[0])
     for head in heads[1:]:
-        loss = loss + AUXILIARY * one(head)
+        loss = loss + AUXILIARY * loss_of_head(head)
     right = (heads[0].argmax(1)[known] == class_index).float()
     accuracy = right.mean() if len(right) else right.sum()
     return loss, {"loss": loss.detach(), "train_accuracy": accuracy.detach()}

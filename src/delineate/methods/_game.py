@@ -146,40 +146,41 @@ class Game:
             betas=(rules.critic_momentum, 0.999),
         )
 
-    def show(self, batch: Batch, guess: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def show(self, batch: Batch, predicted: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """What the critics see of an expert mask and of a guess, ``(B, C', *S)`` each.
 
         Args:
             batch: Images and labels.
-            guess: ``(B, outputs, *S)`` probabilities.
+            predicted: ``(B, outputs, *S)`` probabilities.
             progress: Of the stage, 0 to 1.
         """
-        hot = one_hot(batch.label, guess)
+        hot = one_hot(batch.label, predicted)
         expert = hot
         if self.rules.expert == "smoothed":
             expert = smooth(hot)
         elif self.rules.expert == "scaled":
-            expert = scale(hot, guess.detach())
-        seen = annotated(batch.label, guess)  # nobody says what a mask should look like elsewhere
-        return self.view(batch.image, expert * seen, guess * seen, progress)
+            expert = scale(hot, predicted.detach())
+        # nobody says what a mask should look like elsewhere
+        mask = annotated(batch.label, predicted)
+        return self.view(batch.image, expert * mask, predicted * mask, progress)
 
     def view(
-        self, image: Tensor, expert: Tensor, guess: Tensor, progress: float
+        self, image: Tensor, expert: Tensor, predicted: Tensor, progress: float
     ) -> tuple[Tensor, Tensor]:
         """The same of maps of any kind: noise, one random view for all, and what is joined.
 
         Args:
             image: ``(B, C, *S)``.
             expert: ``(B, R, *S)``, what the guess should look like.
-            guess: ``(B, R, *S)``.
+            predicted: ``(B, R, *S)``.
             progress: Of the stage, 0 to 1.
         """
         noise = self.rules.noise * max(0.0, 1 - progress / 0.3)
         if noise > 0:
-            expert, guess = (x + noise * torch.randn_like(x) for x in (expert, guess))
+            expert, predicted = (x + noise * torch.randn_like(x) for x in (expert, predicted))
         if self.rules.views:
-            image, expert, guess = same_view(image, expert, guess)
-        return see(self.rules.sees, image, expert), see(self.rules.sees, image, guess)
+            image, expert, predicted = same_view(image, expert, predicted)
+        return see(self.rules.sees, image, expert), see(self.rules.sees, image, predicted)
 
     def teach(self, update: Update, real: Tensor, *fakes: Tensor) -> Mapping[str, Tensor]:
         """The critics' turn.
@@ -243,11 +244,12 @@ class Game:
 
 def build_critic(rules: Rules, ndim: int, channels: int, outputs: int) -> nn.Module:
     """A fresh critic for what ``rules.sees`` of ``channels`` of image and ``outputs`` of mask."""
-    seen = input_channels(rules.sees, channels, outputs)
+    channels_seen = input_channels(rules.sees, channels, outputs)
     if rules.critic == "global":
         widths = tuple(2 * rules.critic_width * 2**i for i in range(4))
         return global_critic.build(
-            global_critic.Config(ndim, widths, rules.critic_norm, rules.spectral_norm), seen
+            global_critic.Config(ndim, widths, rules.critic_norm, rules.spectral_norm),
+            channels_seen,
         )
     shape = patch_critic.Config(
         ndim,
@@ -258,7 +260,7 @@ def build_critic(rules: Rules, ndim: int, channels: int, outputs: int) -> nn.Mod
         spectral_norm=rules.spectral_norm,
         apart=channels if rules.sees == "branches" else 0,
     )
-    return patch_critic.build(shape, seen)
+    return patch_critic.build(shape, channels_seen)
 
 
 def critic_part(
@@ -272,9 +274,9 @@ def critic_part(
         context: Of the data and the task.
         activation: What turned the segmenter's logits into the guesses that it was shown.
     """
-    seen = input_channels(rules.sees, context.channels, context.outputs)
+    channels_seen = input_channels(rules.sees, context.channels, context.outputs)
     return Part(
-        f"{rules.critic}_critic", cast(Any, critic).config, seen, 1,
+        f"{rules.critic}_critic", cast(Any, critic).config, channels_seen, 1,
         CriticInput(rules.sees, activation), critic,
     )  # fmt: skip
 
@@ -292,12 +294,12 @@ def smooth(expert: Tensor) -> Tensor:
     return (1 - epsilon) * expert + epsilon / expert.shape[1]
 
 
-def scale(expert: Tensor, guess: Tensor, least: float = 0.9) -> Tensor:
+def scale(expert: Tensor, predicted: Tensor, least: float = 0.9) -> Tensor:
     """Expert masks as near the guess as can be with ``least`` for the true class (Luc et al.)."""
-    true = (expert * guess).sum(1, keepdim=True)
-    kept = true.clamp_min(least)
-    others = guess * (1 - kept) / (1 - true).clamp_min(1e-6)
-    return torch.where(expert > 0, kept, others)
+    true = (expert * predicted).sum(1, keepdim=True)
+    lifted = true.clamp_min(least)
+    others = predicted * (1 - lifted) / (1 - true).clamp_min(1e-6)
+    return torch.where(expert > 0, lifted, others)
 
 
 def random_shifts(sizes: Sequence[int]) -> list[int]:
@@ -330,8 +332,8 @@ def capped(loss: Tensor, term: Tensor, logits: Tensor, cap: float) -> tuple[Tens
     Returns:
         The stand-in, and the ratio of the two gradients before the cap.
     """
-    (wanted,) = torch.autograd.grad(loss, logits, retain_graph=True)
-    (pushed,) = torch.autograd.grad(term, logits, retain_graph=True)
-    ratio = pushed.norm() / wanted.norm().clamp_min(1e-12)
+    (loss_gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (term_gradient,) = torch.autograd.grad(term, logits, retain_graph=True)
+    ratio = term_gradient.norm() / loss_gradient.norm().clamp_min(1e-12)
     factor = (cap / ratio.clamp_min(1e-12)).clamp_max(1.0)
-    return (factor * pushed.detach() * logits).sum(), ratio
+    return (factor * term_gradient.detach() * logits).sum(), ratio

@@ -67,20 +67,20 @@ class Samples(NamedTuple):
 
     Args:
         features: ``(N, F)``.
-        klass: ``(N,)`` indices 0 to K - 1.
+        class_index: ``(N,)`` indices 0 to K - 1.
         subject: ``(N,)`` a number for each subject.
         weight: ``(N,)`` what each picture counts.
     """
 
     features: Array
-    klass: Index
+    class_index: Index
     subject: Index
     weight: Array
 
     def part(self, index: Index) -> Samples:
         """Some of the pictures."""
-        x, klass, subject, weight = self
-        return Samples(x[index], klass[index], subject[index], weight[index])
+        x, class_index, subject, weight = self
+        return Samples(x[index], class_index[index], subject[index], weight[index])
 
 
 class Fitted(NamedTuple):
@@ -114,19 +114,19 @@ def fit(samples: Samples, classes: int, recipe: Recipe) -> Fitted:
     parts = folds(samples, classes)
     cost, scale, accuracy = 1.0, 1.0, math.nan
     if parts:
-        decided = np.full((len(COSTS), len(samples.klass), classes), np.nan)
+        decided = np.full((len(COSTS), len(samples.class_index), classes), np.nan)
         for train, test in parts:
             for row, (weight, bias) in zip(
                 decided, affine(samples.part(train), recipe, COSTS), strict=True
             ):
                 row[test] = samples.features[test] @ weight.T + bias
-        judged = np.isfinite(decided[0, :, 0])
-        klass, counted = samples.klass[judged], samples.weight[judged]
-        found = [scaled(row[judged], klass, counted) for row in decided]
-        best = min(range(len(COSTS)), key=lambda i: found[i][1])
-        cost, scale = COSTS[best], found[best][0]
-        right = decided[best, judged].argmax(1) == klass
-        accuracy = float(np.mean([right[klass == k].mean() for k in np.unique(klass)]))
+        tested = np.isfinite(decided[0, :, 0])
+        class_index, counted = samples.class_index[tested], samples.weight[tested]
+        calibrated = [scaled(row[tested], class_index, counted) for row in decided]
+        best = min(range(len(COSTS)), key=lambda i: calibrated[i][1])
+        cost, scale = COSTS[best], calibrated[best][0]
+        right = decided[best, tested].argmax(1) == class_index
+        accuracy = float(np.mean([right[class_index == k].mean() for k in np.unique(class_index)]))
     ((weight, bias),) = affine(samples, recipe, [cost])
     return Fitted(scale * weight, scale * bias, cost, scale, len(parts), accuracy)
 
@@ -135,13 +135,13 @@ def folds(samples: Samples, classes: int) -> list[tuple[Index, Index]]:
     """Training and test parts that share no subject; none where there are too few subjects."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    holders = [len(np.unique(samples.subject[samples.klass == k])) for k in range(classes)]
+    holders = [len(np.unique(samples.subject[samples.class_index == k])) for k in range(classes)]
     count = min(_FOLDS, *holders)
     if count < 2 or len(np.unique(samples.subject)) < 3:
         return []
     split = StratifiedGroupKFold(count, shuffle=True, random_state=0)
-    found = split.split(samples.features, samples.klass, samples.subject)
-    return [(a, b) for a, b in found if len(np.unique(samples.klass[a])) == classes]
+    parts = split.split(samples.features, samples.class_index, samples.subject)
+    return [(a, b) for a, b in parts if len(np.unique(samples.class_index[a])) == classes]
 
 
 def affine(samples: Samples, recipe: Recipe, costs: Sequence[float]) -> list[tuple[Array, Array]]:
@@ -151,22 +151,22 @@ def affine(samples: Samples, recipe: Recipe, costs: Sequence[float]) -> list[tup
     """
     mean, spread = samples.features.mean(0), samples.features.std(0)
     spread[spread <= _CONSTANT * np.abs(samples.features).max(0)] = np.inf
-    x, klass, weight = (samples.features - mean) / spread, samples.klass, samples.weight
+    x, class_index, weight = (samples.features - mean) / spread, samples.class_index, samples.weight
     if recipe.smote:
-        x, klass = smote(x, klass, np.random.default_rng(0))
-        weight = np.ones(len(klass))
-    kept = selected(x, klass, weight, recipe)
-    found = []
+        x, class_index = smote(x, class_index, np.random.default_rng(0))
+        weight = np.ones(len(class_index))
+    features = selected(x, class_index, weight, recipe)
+    models = []
     for cost in costs:
-        slope, bias = _head(x[:, kept], klass, weight, recipe.head, cost)
+        slope, bias = _head(x[:, features], class_index, weight, recipe.head, cost)
         whole = np.zeros((len(bias), x.shape[1]))
-        whole[:, kept] = slope / spread[kept]
-        found.append((whole, bias - whole @ mean))
-    return found
+        whole[:, features] = slope / spread[features]
+        models.append((whole, bias - whole @ mean))
+    return models
 
 
 def smote(
-    features: Array, klass: Index, rng: np.random.Generator, neighbours: int = 5
+    features: Array, class_index: Index, rng: np.random.Generator, neighbours: int = 5
 ) -> tuple[Array, Index]:
     """Invent members of rare classes until all have as many as the largest.
 
@@ -175,31 +175,31 @@ def smote(
 
     Args:
         features: ``(N, F)``, of comparable scales.
-        klass: ``(N,)``.
+        class_index: ``(N,)``.
         rng: Draws members, neighbours and places.
         neighbours: Of each member, if there are as many.
 
     Returns:
         Features and classes, the given ones first.
     """
-    names, counts = np.unique(klass, return_counts=True)
-    xs, ks = [features], [klass]
+    names, counts = np.unique(class_index, return_counts=True)
+    xs, ks = [features], [class_index]
     for name, count in zip(names, counts, strict=True):
-        missing, own = int(counts.max() - count), features[klass == name]
+        missing, members = int(counts.max() - count), features[class_index == name]
         if missing == 0 or count < 2:
             continue
-        apart = cdist(own, own)
-        np.fill_diagonal(apart, np.inf)
-        near = apart.argsort(1, kind="stable")[:, : min(neighbours, count - 1)]
+        distances = cdist(members, members)
+        np.fill_diagonal(distances, np.inf)
+        neighbours_of = distances.argsort(1, kind="stable")[:, : min(neighbours, count - 1)]
         turns = np.concatenate([rng.permutation(count) for _ in range(-(-missing // count))])
         first = turns[:missing]
-        second = near[first, rng.integers(near.shape[1], size=missing)]
-        xs.append(own[first] + rng.random((missing, 1)) * (own[second] - own[first]))
+        second = neighbours_of[first, rng.integers(neighbours_of.shape[1], size=missing)]
+        xs.append(members[first] + rng.random((missing, 1)) * (members[second] - members[first]))
         ks.append(np.full(missing, name))
     return np.concatenate(xs), np.concatenate(ks)
 
 
-def selected(x: Array, klass: Index, weight: Array, recipe: Recipe) -> Index:
+def selected(x: Array, class_index: Index, weight: Array, recipe: Recipe) -> Index:
     """Indices of the features to keep, of ``(N, F)`` with mean 0 and spread 1.
 
     ``rfe`` leaves out a tenth of all features at a time, those with the least weights in a linear
@@ -214,13 +214,13 @@ def selected(x: Array, klass: Index, weight: Array, recipe: Recipe) -> Index:
         from sklearn.ensemble import GradientBoostingClassifier
 
         trees = GradientBoostingClassifier(max_features="sqrt", random_state=0)
-        trees.fit(x, klass, sample_weight=weight)
+        trees.fit(x, class_index, sample_weight=weight)
         ranked = np.argsort(-trees.feature_importances_, kind="stable")
         return np.sort(ranked[:keep])
     from sklearn.feature_selection import RFE
 
     search = RFE(_machine(_RANKING_COST), n_features_to_select=keep, step=0.1)
-    return np.flatnonzero(search.fit(x, klass, sample_weight=weight).support_)
+    return np.flatnonzero(search.fit(x, class_index, sample_weight=weight).support_)
 
 
 def _machine(cost: float) -> Any:
@@ -230,19 +230,21 @@ def _machine(cost: float) -> Any:
     return LinearSVC(C=cost, dual=False, tol=1e-3, max_iter=10_000)
 
 
-def _head(x: Array, klass: Index, weight: Array, head: str, cost: float) -> tuple[Array, Array]:
+def _head(
+    x: Array, class_index: Index, weight: Array, head: str, cost: float
+) -> tuple[Array, Array]:
     """Slopes ``(K, F)`` and biases ``(K,)``; of two classes one the negative of the other."""
     from sklearn.linear_model import LogisticRegression
 
     machine = _machine(cost) if head == "svm" else LogisticRegression(C=cost, max_iter=10_000)
-    machine.fit(x, klass, sample_weight=weight)
+    machine.fit(x, class_index, sample_weight=weight)
     slope, bias = machine.coef_, machine.intercept_
     if len(slope) == 1:
         slope, bias = np.concatenate([-slope, slope]) / 2, np.concatenate([-bias, bias]) / 2
     return slope, bias
 
 
-def scaled(decisions: Array, klass: Index, weight: Array) -> tuple[float, float]:
+def scaled(decisions: Array, class_index: Index, weight: Array) -> tuple[float, float]:
     """The scale that makes decisions logits, and their cross-entropy then.
 
     One positive number: what is decided stays. Targets are those of Platt 1999, a little inside of
@@ -250,13 +252,13 @@ def scaled(decisions: Array, klass: Index, weight: Array) -> tuple[float, float]
 
     Args:
         decisions: ``(N, K)`` of pictures that were not learned from.
-        klass: ``(N,)``.
+        class_index: ``(N,)``.
         weight: ``(N,)``.
     """
     classes = decisions.shape[1]
-    inside = 1 / (np.bincount(klass, minlength=classes)[klass] + 2.0)
+    inside = 1 / (np.bincount(class_index, minlength=classes)[class_index] + 2.0)
     target = np.repeat(inside[:, None] / (classes - 1), classes, 1)
-    target[np.arange(len(klass)), klass] = 1 - inside
+    target[np.arange(len(class_index)), class_index] = 1 - inside
 
     def loss(exponent: float) -> float:
         logits = math.exp(exponent) * decisions
@@ -264,5 +266,5 @@ def scaled(decisions: Array, klass: Index, weight: Array) -> tuple[float, float]
         logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         return float(np.average(-(target * logs).sum(1), weights=weight))
 
-    found = minimize_scalar(loss, bounds=(-7.0, 7.0), method="bounded")
-    return math.exp(found.x), float(found.fun)
+    optimum = minimize_scalar(loss, bounds=(-7.0, 7.0), method="bounded")
+    return math.exp(optimum.x), float(optimum.fun)

@@ -126,7 +126,7 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     game = Game(config, [critic], "swapped" if config.swapped_labels else "")
     losses = _sum.build(config.losses)
     activation: Activation = "sigmoid" if "class_bce" in config.losses else "softmax"
-    own = torch.optim.AdamW(
+    optimiser = torch.optim.AdamW(
         network.parameters(),
         config.learning_rate,
         (config.momentum, 0.999),
@@ -135,17 +135,17 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         logits = network(batch.image)
-        loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
+        loss, logged = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
-        guess = activate(activation, fine)
-        real, fake = game.show(batch, guess, update.progress)
+        predicted = activate(activation, fine)
+        real, fake = game.show(batch, predicted, update.progress)
         scores = game.teach(update, real, fake.detach())
         term, push = game.push(loss, fine, fake, update.progress)
-        update(own, loss + term)
-        return {"loss": loss.detach(), **said, **scores, **push}
+        update(optimiser, loss + term)
+        return {"loss": loss.detach(), **logged, **scores, **push}
 
     modules = {"segmenter": network, "critic": critic, "referee": game.referee}
-    stage = Stage("adversarial", 1.0, modules, {"segmenter": own, "critic": game.rival}, step)
+    stage = Stage("adversarial", 1.0, modules, {"segmenter": optimiser, "critic": game.rival}, step)
     keeps = (
         {"critic": critic_part(config, critic, context, activation)} if config.keep_critic else {}
     )

@@ -83,14 +83,14 @@ class Replay(nn.Module):
         slots = len(self.numbers) // fake[0].numel()
         if slots == 0:
             return fake
-        kept = self.numbers[: slots * fake[0].numel()].view(slots, *fake.shape[1:])
+        stored = self.numbers[: slots * fake[0].numel()].view(slots, *fake.shape[1:])
         for view in fake:  # fill first, then overwrite at random
             full = int(self.count) >= slots
             place = int(torch.randint(slots, ())) if full else int(self.count)
-            kept[place] = view.to(kept.dtype)
+            stored[place] = view.to(stored.dtype)
             self.count += 1
         chosen = torch.randint(min(int(self.count), slots), (len(fake),), device=fake.device)
-        return kept[chosen].to(fake.dtype)
+        return stored[chosen].to(fake.dtype)
 
 
 def build(config: Config, network: nn.Module, context: Context) -> Plan:
@@ -106,29 +106,31 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     )
     game, replay = Game(config, [critic, assistant]), Replay(config.replay)
     losses = _sum.build(config.losses)
-    own = torch.optim.AdamW(
+    optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         logits = network(batch.image)
-        loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
+        loss, logged = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
-        guess = fine.softmax(1)
-        real, fake = game.show(batch, guess, update.progress)
+        predicted = fine.softmax(1)
+        real, fake = game.show(batch, predicted, update.progress)
         scores = game.teach(update, real, fake.detach(), replay.exchange(fake))
         term, push = game.push(loss, fine, fake, update.progress)
         weight = config.consistency * rise(update.progress, config.warm_up, config.ramp)
-        unlike = loss.new_zeros(())
+        perception_loss = loss.new_zeros(())
         if weight > 0:
-            unlike = perception(network, batch.image, guess, flip=not context.schema.lateral)
-        update(own, loss + term + weight * unlike)
+            perception_loss = perception(
+                network, batch.image, predicted, flip=not context.schema.lateral
+            )
+        update(optimiser, loss + term + weight * perception_loss)
         return {
             "loss": loss.detach(),
-            **said,
+            **logged,
             **scores,
             **push,
-            "loss_perception": unlike.detach(),
+            "loss_perception": perception_loss.detach(),
         }
 
     modules = {
@@ -138,19 +140,19 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         "referee": game.referee,
         "replay": replay,
     }
-    stage = Stage("cpgan", 1.0, modules, {"segmenter": own, "critic": game.rival}, step)
+    stage = Stage("cpgan", 1.0, modules, {"segmenter": optimiser, "critic": game.rival}, step)
     critics = {"critic": critic, "assistant": assistant}
     keeps = {name: critic_part(config, module, context) for name, module in critics.items()}
     return Plan((stage,), network, keeps if config.keep_critic else {})
 
 
-def perception(segmenter: nn.Module, image: Tensor, guess: Tensor, flip: bool) -> Tensor:
+def perception(segmenter: nn.Module, image: Tensor, predicted: Tensor, flip: bool) -> Tensor:
     """``||S(Tx) - T S(x)||^2`` of a random shift and flip T, mean over voxels.
 
     Args:
         segmenter: S.
         image: x, ``(B, C, *S)``.
-        guess: S(x), ``(B, outputs, *S)`` probabilities.
+        predicted: S(x), ``(B, outputs, *S)`` probabilities.
         flip: Whether mirroring is allowed: not where left and right are different labels.
     """
     axes = list(range(2, image.ndim))
@@ -167,6 +169,6 @@ def perception(segmenter: nn.Module, image: Tensor, guess: Tensor, flip: bool) -
 
     again = segmenter(moved(image))
     fine = again if isinstance(again, Tensor) else again[0]
-    gap = (fine.softmax(1) - moved(guess)).square().sum(1, keepdim=True)
-    seen = torch.flip(inside, flips)
-    return (gap * seen).sum() / (seen.sum() * len(image))
+    gap = (fine.softmax(1) - moved(predicted)).square().sum(1, keepdim=True)
+    inside_both = torch.flip(inside, flips)
+    return (gap * inside_both).sum() / (inside_both.sum() * len(image))

@@ -70,17 +70,17 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         ConfigError: A network without a linear layer.
     """
     ends = heads(network)
-    kept = Collected(config.capacity, sum(head.in_features for head in ends))
+    collected = Collected(config.capacity, sum(head.in_features for head in ends))
 
     def collect(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         network.eval()  # no dropout, and no running statistics that move
-        found, logits = look(network, ends, batch.image)
-        _, said = _classes.cross_entropy(logits, batch)
-        kept.add(found, batch)
-        return {**said, "collected": kept.count.float()}
+        features, logits = extract_features(network, ends, batch.image)
+        _, logged = _classes.cross_entropy(logits, batch)
+        collected.add(features, batch)
+        return {**logged, "collected": collected.count.float()}
 
     def end(say: Say) -> Mapping[str, float]:
-        samples, classes = kept.samples(), ends[0].out_features
+        samples, classes = collected.samples(), ends[0].out_features
         _require_classes(samples, classes)
         fitted = _linear.fit(samples, classes, config)
         fold(ends, fitted)
@@ -92,7 +92,7 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
             "svm_balanced_accuracy": fitted.accuracy,
         }
 
-    modules = {"classifier": network, "collected": kept}
+    modules = {"classifier": network, "collected": collected}
     last = Stage("collect", 1 - config.share, modules, {}, collect, end)
     if config.share == 0:
         return Plan((last,), network)
@@ -108,7 +108,7 @@ class Collected(nn.Module):
     """
 
     features: Tensor
-    klass: Tensor
+    class_index: Tensor
     subject: Tensor
     weight: Tensor
     count: Tensor
@@ -116,7 +116,7 @@ class Collected(nn.Module):
     def __init__(self, capacity: int, features: int) -> None:
         super().__init__()
         self.register_buffer("features", torch.zeros(capacity, features))
-        self.register_buffer("klass", torch.zeros(capacity, dtype=torch.int64))
+        self.register_buffer("class_index", torch.zeros(capacity, dtype=torch.int64))
         self.register_buffer("subject", torch.zeros(capacity, dtype=torch.int64))
         self.register_buffer("weight", torch.zeros(capacity))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
@@ -126,26 +126,31 @@ class Collected(nn.Module):
 
         Where subjects are not known, all pictures count as one's.
         """
-        klass = _classes.require(batch)
-        subject = torch.zeros_like(klass) if batch.subject is None else batch.subject
+        class_index = _classes.require(batch)
+        subject = torch.zeros_like(class_index) if batch.subject is None else batch.subject
         weight = torch.ones_like(features[:, 0]) if batch.weight is None else batch.weight
         known = batch.labelled
-        features, klass, subject, weight = (x[known] for x in (features, klass, subject, weight))
-        last = slice(-len(self.klass), None)  # of a batch that is larger than the store
-        slots = (self.count + torch.arange(len(klass), device=klass.device)) % len(self.klass)
+        features, class_index, subject, weight = (
+            x[known] for x in (features, class_index, subject, weight)
+        )
+        last = slice(-len(self.class_index), None)  # of a batch that is larger than the store
+        slots = (self.count + torch.arange(len(class_index), device=class_index.device)) % len(
+            self.class_index
+        )
         slots = slots[last]
-        self.features[slots], self.klass[slots] = features[last], klass[last]
+        self.features[slots], self.class_index[slots] = features[last], class_index[last]
         self.subject[slots], self.weight[slots] = subject[last], weight[last]
-        self.count += len(klass)
+        self.count += len(class_index)
 
     def samples(self) -> Samples:
         """All that is kept."""
-        count = min(int(self.count), len(self.klass))
-        features, klass, subject, weight = (
-            part[:count].cpu() for part in (self.features, self.klass, self.subject, self.weight)
+        count = min(int(self.count), len(self.class_index))
+        features, class_index, subject, weight = (
+            part[:count].cpu()
+            for part in (self.features, self.class_index, self.subject, self.weight)
         )
         return Samples(
-            features.double().numpy(), klass.numpy(), subject.numpy(), weight.double().numpy()
+            features.double().numpy(), class_index.numpy(), subject.numpy(), weight.double().numpy()
         )
 
 
@@ -156,13 +161,15 @@ def heads(network: nn.Module) -> list[nn.Linear]:
         ConfigError: There is none.
     """
     linear = [part for part in network.modules() if isinstance(part, nn.Linear)]
-    found = list(getattr(network, "heads", linear[-1:]))
-    if not found:
+    layers = list(getattr(network, "heads", linear[-1:]))
+    if not layers:
         raise _no_head(network)
-    return found
+    return layers
 
 
-def look(network: nn.Module, ends: Sequence[nn.Linear], image: Tensor) -> tuple[Tensor, Tensor]:
+def extract_features(
+    network: nn.Module, ends: Sequence[nn.Linear], image: Tensor
+) -> tuple[Tensor, Tensor]:
     """Features ``(B, F)``, those of several layers side by side, and logits ``(B, K)``.
 
     In full precision, as the model will be used; without gradient.
@@ -170,20 +177,20 @@ def look(network: nn.Module, ends: Sequence[nn.Linear], image: Tensor) -> tuple[
     Raises:
         ConfigError: The logits are not what these layers give: nothing could be folded into them.
     """
-    seen: list[Tensor] = []
-    hooks = [head.register_forward_pre_hook(lambda _, x: seen.append(x[0])) for head in ends]
+    inputs: list[Tensor] = []
+    hooks = [head.register_forward_pre_hook(lambda _, x: inputs.append(x[0])) for head in ends]
     try:
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             logits = network.forward(image)  # uncompiled, where hooks are heard
     finally:
         for hook in hooks:
             hook.remove()
-    if len(seen) == len(ends) and all(x.ndim == 2 for x in seen) and isinstance(logits, Tensor):
+    if len(inputs) == len(ends) and all(x.ndim == 2 for x in inputs) and isinstance(logits, Tensor):
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            given = [head(x) for head, x in zip(ends, seen, strict=True)]
-            mean = torch.stack(given).mean(0)
+            outputs = [head(x) for head, x in zip(ends, inputs, strict=True)]
+            mean = torch.stack(outputs).mean(0)
         if mean.shape == logits.shape and torch.allclose(mean, logits, 1e-3, 1e-4):
-            return torch.cat(seen, 1), logits
+            return torch.cat(inputs, 1), logits
     raise _no_head(network)
 
 
@@ -209,11 +216,11 @@ def _no_head(network: nn.Module) -> ConfigError:
 
 def _require_classes(samples: Samples, classes: int) -> None:
     """Refuse to tell apart what was never seen."""
-    counts = np.bincount(samples.klass, minlength=classes)
+    counts = np.bincount(samples.class_index, minlength=classes)
     if counts.min() == 0:
-        shown = ", ".join(f"{n} of class {k}" for k, n in enumerate(counts))
+        counts_in_words = ", ".join(f"{n} of class {k}" for k, n in enumerate(counts))
         raise ConfigError(
-            f"expected pictures of every class among those collected, got {shown}",
+            f"expected pictures of every class among those collected, got {counts_in_words}",
             where="method",
             fix="collect for longer (a smaller share, or more steps), or set balance: sampling",
             code="class-not-collected",
@@ -223,14 +230,14 @@ def _require_classes(samples: Samples, classes: int) -> None:
 def _sentence(config: Config, samples: Samples, fitted: Fitted) -> str:
     """What was fitted, in words."""
     subjects, all_features = len(np.unique(samples.subject)), samples.features.shape[1]
-    kept = int((fitted.weight != 0).any(0).sum())
-    how = (
+    used = int((fitted.weight != 0).any(0).sum())
+    choice = (
         f"chosen in {fitted.folds} folds of subjects, balanced accuracy there {fitted.accuracy:.3f}"
         if fitted.folds
         else "not chosen, for that takes 3 subjects and 2 of every class: "
         "probabilities are not calibrated"
     )
     return (
-        f"{config.head} on {len(samples.klass)} pictures of {subjects} subjects: {kept} of "
-        f"{all_features} features, C {fitted.cost:g}, scale {fitted.scale:.3g}, {how}"
+        f"{config.head} on {len(samples.class_index)} pictures of {subjects} subjects: {used} of "
+        f"{all_features} features, C {fitted.cost:g}, scale {fitted.scale:.3g}, {choice}"
     )

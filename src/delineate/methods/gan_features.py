@@ -152,20 +152,20 @@ class Maps:
         if not bool(known.any()):
             silence = self.critic(see(config.sees, batch.image, maps.detach()))
             update(game.rival, 0 * silence.mean())
-            nothing = 0 * self.read_out(maps).mean()
-            return maps, nothing, {"loss": nothing.detach()}
-        image, label, found = batch.image[known], batch.label[known], maps[known].float()
-        real = real_maps(label, found.shape[1], batch.spacing_mm, config)
-        logits = self.read_out(found)
-        seen = _common.annotated(label, found)
-        hot, inside = _common.one_hot(label, logits)[:, 1:], logits[:, 1:].sigmoid() * seen
-        apart = _common.mean((found - real).abs(), label)
+            zero = 0 * self.read_out(maps).mean()
+            return maps, zero, {"loss": zero.detach()}
+        image, label, predicted = batch.image[known], batch.label[known], maps[known].float()
+        real = real_maps(label, predicted.shape[1], batch.spacing_mm, config)
+        logits = self.read_out(predicted)
+        mask = _common.annotated(label, predicted)
+        hot, inside = _common.one_hot(label, logits)[:, 1:], logits[:, 1:].sigmoid() * mask
+        distance = _common.mean((predicted - real).abs(), label)
         dice = soft_dice(inside, hot, background=True)
-        loss = config.reconstruction * apart + config.dice * dice
-        real, fake = game.view(image, real * seen, found * seen, progress)
+        loss = config.reconstruction * distance + config.dice * dice
+        real, fake = game.view(image, real * mask, predicted * mask, progress)
         scores = game.teach(update, real, fake.detach())
-        term, push = game.push(loss, found, fake, progress)
-        parts = {"loss": loss, "loss_l1": apart, "loss_dice": dice}
+        term, push = game.push(loss, predicted, fake, progress)
+        parts = {"loss": loss, "loss_l1": distance, "loss_dice": dice}
         return maps, loss + term, {k: v.detach() for k, v in {**parts, **scores, **push}.items()}
 
 
@@ -181,9 +181,9 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         ConfigError: Another network, or other maps than labels.
     """
     if not isinstance(network, FeatureCNN | FeatureSegmenter):
-        found = type(getattr(network, "config", network)).__module__.rpartition(".")[2]
+        name = type(getattr(network, "config", network)).__module__.rpartition(".")[2]
         raise ConfigError(
-            f"expected a network with a generator of feature maps, got {found!r}",
+            f"expected a network with a generator of feature maps, got {name!r}",
             where="network",
             fix="choose feature_cnn for classes, feature_segmenter for outlines",
             code="method-network",
@@ -192,8 +192,8 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     read_out = network.read_out if isinstance(network, FeatureSegmenter) else ReadOut()
     critic = _critic(config, context, len(context.schema.labels))
     maps = Maps(config, network.generator, read_out, critic)
-    drawn = [*network.generator.parameters(), *read_out.parameters()]
-    own = Adam(drawn, config.learning_rate, (0.5, 0.999))
+    parameters = [*network.generator.parameters(), *read_out.parameters()]
+    optimiser = Adam(parameters, config.learning_rate, (0.5, 0.999))
     modules = {
         "generator": network.generator,
         "read_out": read_out,
@@ -202,15 +202,15 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     }
 
     def features(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        _, loss, said = maps.play(batch, update, update.progress)
-        update(own, loss)
-        return said
+        _, loss, logged = maps.play(batch, update, update.progress)
+        update(optimiser, loss)
+        return logged
 
-    optimisers = {"generator": own, "critic": maps.game.rival}
+    optimisers = {"generator": optimiser, "critic": maps.game.rival}
     if isinstance(network, FeatureSegmenter):
         return Plan((Stage("features", 1.0, modules, optimisers, features),), network)
     first = Stage("features", config.share, modules, optimisers, features)
-    return Plan((first, _classify(config, network, maps, modules, drawn)), network)
+    return Plan((first, _classify(config, network, maps, modules, parameters)), network)
 
 
 def _classify(
@@ -218,39 +218,46 @@ def _classify(
     net: FeatureCNN,
     maps: Maps,
     modules: Mapping[str, nn.Module],
-    drawn: Sequence[nn.Parameter],
+    parameters: Sequence[nn.Parameter],
 ) -> Stage:
     """The second stage; see the module's docstring."""
-    own = AdamW(
+    optimiser = AdamW(
         net.classifier.parameters(), config.classifier_rate, weight_decay=config.weight_decay
     )
     if config.joint:
-        own.add_param_group(
-            {"params": drawn, "lr": config.learning_rate, "betas": (0.5, 0.999), "weight_decay": 0}
+        optimiser.add_param_group(
+            {
+                "params": parameters,
+                "lr": config.learning_rate,
+                "betas": (0.5, 0.999),
+                "weight_decay": 0,
+            }
         )
 
     def alone(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         net.generator.eval()  # at rest: no noise, and no running statistics that move
         with torch.no_grad():
-            found = net.generator(batch.image)
-        loss, said = _classes.cross_entropy(
-            net.classify(found, batch.image), batch, config.label_smoothing
+            features = net.generator(batch.image)
+        loss, logged = _classes.cross_entropy(
+            net.classify(features, batch.image), batch, config.label_smoothing
         )
-        update(own, loss)
-        return said
+        update(optimiser, loss)
+        return logged
 
     def together(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        found, drawing, told = maps.play(batch, update, progress=1.0)
-        heard = found.detach() + config.joint_weight * (found - found.detach())
-        loss, said = _classes.cross_entropy(
-            net.classify(heard, batch.image), batch, config.label_smoothing
+        features, drawing, logged_of_maps = maps.play(batch, update, progress=1.0)
+        weighted = features.detach() + config.joint_weight * (features - features.detach())
+        loss, logged = _classes.cross_entropy(
+            net.classify(weighted, batch.image), batch, config.label_smoothing
         )
-        update(own, loss + drawing)
-        return {**told, **said}
+        update(optimiser, loss + drawing)
+        return {**logged_of_maps, **logged}
 
     if not config.joint:
-        return Stage("classify", 1 - config.share, {"classifier": net}, {"classifier": own}, alone)
-    optimisers = {"classifier": own, "critic": maps.game.rival}
+        return Stage(
+            "classify", 1 - config.share, {"classifier": net}, {"classifier": optimiser}, alone
+        )
+    optimisers = {"classifier": optimiser, "critic": maps.game.rival}
     return Stage("classify", 1 - config.share, {**modules, "classifier": net}, optimisers, together)
 
 
@@ -282,10 +289,10 @@ def _critic(config: Config, context: Context, maps: int) -> nn.Module:
     """A critic of maps, or of image and maps."""
     if not config.falling:
         return build_critic(config, context.ndim, context.channels, maps)
-    seen = input_channels(config.sees, context.channels, maps)
+    channels_seen = input_channels(config.sees, context.channels, maps)
     widths = tuple(factor * config.critic_width for factor in (4, 2, 1))
     shape = global_critic.Config(context.ndim, widths, config.critic_norm, config.spectral_norm)
-    return global_critic.build(shape, seen)
+    return global_critic.build(shape, channels_seen)
 
 
 def _require_maps(maps: int, labels: int) -> None:

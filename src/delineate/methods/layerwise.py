@@ -83,15 +83,15 @@ def _machine(config: Config, network: dbn.DeepBelief, level: int, share: float) 
     weight = machine.get_parameter("weight")
     if not bool(machine.get_parameter("bias").any()):
         nn.init.normal_(weight, std=_SMALL)
-    seen = nn.Parameter(torch.zeros(weight[0].numel()))
-    optimiser = torch.optim.SGD([*machine.parameters(), seen], config.rate, momentum=0.5)
+    visible_bias = nn.Parameter(torch.zeros(weight[0].numel()))
+    optimiser = torch.optim.SGD([*machine.parameters(), visible_bias], config.rate, momentum=0.5)
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         for group in optimiser.param_groups:
             group["momentum"] = 0.5 if update.progress < _FIRST else 0.9
-        loss, error = dbn.contrast(network, level, seen, batch.image)
+        loss, error = dbn.contrast(network, level, visible_bias, batch.image)
         update(optimiser, loss)
         return {"loss": error}
 
-    modules = {"classifier": network, "seen": nn.ParameterList([seen])}
+    modules = {"classifier": network, "seen": nn.ParameterList([visible_bias])}
     return Stage(f"machine {level + 1}", share, modules, {"machine": optimiser}, step)

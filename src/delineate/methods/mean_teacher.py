@@ -74,14 +74,14 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         logits = network(noisy(batch.image, config.noise))
         loss, terms = losses(logits, batch.label, batch.spacing_mm, update.progress)
         with torch.no_grad():
-            taught = update.averaged(noisy(batch.image, config.noise))
-        apart = disagreement(logits, taught)
+            teacher = update.averaged(noisy(batch.image, config.noise))
+        consistency = disagreement(logits, teacher)
         weight = config.consistency * rampup(update.progress, config.ramp)
-        update(optimiser, loss + weight * apart)
+        update(optimiser, loss + weight * consistency)
         return {
             "loss": loss.detach(),
             **terms,
-            "loss_consistency": apart.detach(),
+            "loss_consistency": consistency.detach(),
             "consistency_weight": loss.new_tensor(weight),
         }
 
@@ -104,8 +104,10 @@ def disagreement(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor])
         teacher: Likewise.
     """
     fine = [x if isinstance(x, Tensor) else x[0] for x in (student, teacher)]
-    ours, theirs = (logits.float().softmax(1)[:, 1:] for logits in fine)
-    return (ours - theirs).square().mean()
+    student_probabilities, teacher_probabilities = (
+        logits.float().softmax(1)[:, 1:] for logits in fine
+    )
+    return (student_probabilities - teacher_probabilities).square().mean()
 
 
 def rampup(progress: float, ramp: float) -> float:

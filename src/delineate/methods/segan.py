@@ -132,24 +132,24 @@ class Critics(nn.Module):
         ]
         self.critics = nn.ModuleList(self.each)
 
-    def distance(self, image: Tensor, guess: Tensor, expert: Tensor) -> Tensor:
+    def distance(self, image: Tensor, predicted: Tensor, expert: Tensor) -> Tensor:
         """How far the features of the two masked images lie apart, mean over critics.
 
         Args:
             image: ``(B, C, *S)``.
-            guess: ``(B, outputs, *S)`` probabilities.
+            predicted: ``(B, outputs, *S)`` probabilities.
             expert: Likewise, one-hot.
         """
         if self.with_mask:
             image = torch.cat([image, torch.ones_like(image[:, :1])], 1)
-        regions = (torch.einsum("rk,bk...->br...", self.member, m) for m in (guess, expert))
+        regions = (torch.einsum("rk,bk...->br...", self.member, m) for m in (predicted, expert))
         parts = (torch.split(m, self.share, 1) for m in regions)
-        found = []
+        distances = []
         with cached():  # spectral norm moves on at every use, and equal masks would lie apart
             for critic, *masks in zip(self.each, *parts, strict=True):
                 features = (critic.features(see("product", image, m)) for m in masks)
-                found.append(feature_distance(*features))
-        return torch.stack(found).mean()
+                distances.append(feature_distance(*features))
+        return torch.stack(distances).mean()
 
 
 def build(config: Config, network: nn.Module, context: Context) -> Plan:
@@ -162,40 +162,40 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     """
     critics = Critics(config, context.ndim, context.channels, membership(context.schema))
     losses = _sum.build(config.losses)
-    own = torch.optim.AdamW(
+    optimiser = torch.optim.AdamW(
         network.parameters(),
         config.learning_rate,
         (config.momentum, 0.999),
         weight_decay=config.weight_decay,
     )
-    rival = torch.optim.Adam(critics.parameters(), config.critic_rate, (0.5, 0.999))
+    critic_optimiser = torch.optim.Adam(critics.parameters(), config.critic_rate, (0.5, 0.999))
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         logits = network(batch.image)
-        loss, said = losses(logits, batch.label, batch.spacing_mm, update.progress)
+        loss, logged = losses(logits, batch.label, batch.spacing_mm, update.progress)
         fine = logits if isinstance(logits, Tensor) else logits[0]
-        guess = fine.softmax(1) * annotated(batch.label, fine)
-        expert = one_hot(batch.label, guess)
-        apart = critics.distance(batch.image, guess.detach(), expert)
-        update(rival, -apart)
+        predicted = fine.softmax(1) * annotated(batch.label, fine)
+        expert = one_hot(batch.label, predicted)
+        critic_distance = critics.distance(batch.image, predicted.detach(), expert)
+        update(critic_optimiser, -critic_distance)
         if config.clip > 0:
             with torch.no_grad():
                 for parameter in critics.parameters():
                     parameter.clamp_(-config.clip, config.clip)
         weight = config.weight * rise(update.progress, config.warm_up, config.ramp)
-        left = critics.distance(batch.image, guess, expert)
-        term, ratio = capped(loss, weight * left, fine, config.gradient_cap or math.inf)
-        update(own, loss + term)
+        remaining = critics.distance(batch.image, predicted, expert)
+        term, ratio = capped(loss, weight * remaining, fine, config.gradient_cap or math.inf)
+        update(optimiser, loss + term)
         return {
             "loss": loss.detach(),
-            **said,
-            "d_distance": apart.detach(),
+            **logged,
+            "d_distance": critic_distance.detach(),
             "grad_ratio": ratio.detach(),
             "adversarial_weight": loss.new_tensor(weight),
         }
 
     modules = {"segmenter": network, "critic": critics}
-    stage = Stage("segan", 1.0, modules, {"segmenter": own, "critic": rival}, step)
+    stage = Stage("segan", 1.0, modules, {"segmenter": optimiser, "critic": critic_optimiser}, step)
     return Plan((stage,), network)
 
 

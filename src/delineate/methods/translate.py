@@ -54,8 +54,8 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
                 fix="choose --target image, or another method",
                 code="no-target-image",
             )
-        found = network(batch.image)
-        outputs = [found] if isinstance(found, Tensor) else list(found)
+        predicted = network(batch.image)
+        outputs = [predicted] if isinstance(predicted, Tensor) else list(predicted)
         losses = [absolute_error(output, batch.target) for output in outputs]
         loss = _weighted(losses)
         update(optimiser, loss)

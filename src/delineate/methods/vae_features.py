@@ -121,9 +121,9 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         ConfigError: Another network, which has no encoders of that kind.
     """
     if isinstance(network, VaeCnn):
-        kind, answer = "classifier", _named(config, network)
+        kind, answer = "classifier", _class_answer(config, network)
     elif isinstance(network, FilmUNet):
-        kind, answer = "segmenter", _outlines(config, network)
+        kind, answer = "segmenter", _outline_answer(config, network)
     else:
         name = type(getattr(network, "config", network)).__module__.rpartition(".")[2]
         raise ConfigError(
@@ -134,7 +134,7 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         )
     branches, shape = network.branches, network.config
     decoders = nn.ModuleList(
-        vae.Decoder(shape.ndim, len(own), shape.width, shape) for own in branches.channels
+        vae.Decoder(shape.ndim, len(channels), shape.width, shape) for channels in branches.channels
     )
     modules = {kind: network, "decoders": decoders}
     optimiser = torch.optim.AdamW(
@@ -146,14 +146,14 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
         codes = branches(batch.image)
         commons, uniques = ([n.draw() for n in pair] for pair in zip(*codes, strict=True))
-        loss, said = auto_encoding(
+        loss, logged = auto_encoding(
             config, decoders, branches.pictures(batch.image), codes, commons, uniques,
             config.beta * rise(update.progress, 0.0, config.warm_up),
         )  # fmt: skip
         answered, more = answer(batch, vae.join(commons, uniques), update.progress)
         loss = loss + config.answer_weight * answered
         update(optimiser, loss)
-        return {"loss": loss.detach(), "loss_answer": answered.detach(), **more, **said}
+        return {"loss": loss.detach(), "loss_answer": answered.detach(), **more, **logged}
 
     stage = Stage("vae_features", 1.0, modules, {"all": optimiser}, step)
     return Plan((stage,), network)
@@ -164,17 +164,17 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
 Answer = Callable[[Batch, Tensor, float], tuple[Tensor, Mapping[str, Tensor]]]
 
 
-def _named(config: Config, network: VaeCnn) -> Answer:
+def _class_answer(config: Config, network: VaeCnn) -> Answer:
     """Cross-entropy of the class, as the plain classifier has it; the encoders hear of it."""
 
     def answer(batch: Batch, code: Tensor, _: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        loss, said = _classes.cross_entropy(network.classify(code), batch, config.label_smoothing)
-        return loss, {"train_accuracy": said["train_accuracy"]}
+        loss, logged = _classes.cross_entropy(network.classify(code), batch, config.label_smoothing)
+        return loss, {"train_accuracy": logged["train_accuracy"]}
 
     return answer
 
 
-def _outlines(config: Config, network: FilmUNet) -> Answer:
+def _outline_answer(config: Config, network: FilmUNet) -> Answer:
     """Losses of the outlines under a code through which no gradient goes back."""
     losses = _sum.build(config.losses)
 
@@ -208,20 +208,22 @@ def auto_encoding(
         uniques: ``(B, D')`` each, drawn.
         beta: Weight of the KL divergence by now.
     """
-    seen, swapped = reconstruction(config, decoders, pictures, commons, uniques)
+    reconstructed, swapped = reconstruction(config, decoders, pictures, commons, uniques)
     nats, free = divergence(codes, config.free_nats)
-    alike = printed_cosine(*codes)
-    angles = disentangled(*codes) if config.cosine == "corrected" else alike
-    loss = seen + config.swap_weight * swapped + beta * free + config.cosine_weight * angles
-    said = {
-        "loss_reconstruction": seen,
+    printed = printed_cosine(*codes)
+    angles = disentangled(*codes) if config.cosine == "corrected" else printed
+    loss = (
+        reconstructed + config.swap_weight * swapped + beta * free + config.cosine_weight * angles
+    )
+    logged = {
+        "loss_reconstruction": reconstructed,
         "loss_swapped": swapped,
         "loss_cosine": angles,
-        "cosine_common": alike,
+        "cosine_common": printed,
         "kl": nats,
         "active_units": active_units(codes),
     }
-    return loss, {name: value.detach() for name, value in said.items()}
+    return loss, {name: value.detach() for name, value in logged.items()}
 
 
 def reconstruction(
@@ -243,17 +245,20 @@ def reconstruction(
     Returns:
         By the mean of both common codes, and by the other picture's, each summed over the pictures.
     """
-    both = torch.stack(list(commons)).mean(0)
-    seen, swapped = pictures[0].new_zeros(2)
+    common = torch.stack(list(commons)).mean(0)
+    reconstructed, swapped = pictures[0].new_zeros(2)
     for decoder, picture, other, unique in zip(
         decoders, pictures, commons[::-1], uniques, strict=True
     ):
-        used = [both, other] if config.swap_weight > 0 else [both]
-        made = decoder(torch.cat(used), torch.cat([unique] * len(used)), picture.shape[2:])
-        gaps = [_distance(config, one.float() - picture) for one in made.chunk(len(used))]
-        seen = seen + gaps[0]
+        used = [common, other] if config.swap_weight > 0 else [common]
+        decoded = decoder(torch.cat(used), torch.cat([unique] * len(used)), picture.shape[2:])
+        gaps = [
+            _distance(config, picture_decoded.float() - picture)
+            for picture_decoded in decoded.chunk(len(used))
+        ]
+        reconstructed = reconstructed + gaps[0]
         swapped = swapped + sum(gaps[1:])
-    return seen, swapped
+    return reconstructed, swapped
 
 
 def _distance(config: Config, gap: Tensor) -> Tensor:
@@ -269,8 +274,8 @@ def kl(code: vae.Normal) -> Tensor:
 
     Of each number of a code ``(mu^2 + sigma^2 - 1 - log sigma^2) / 2``.
     """
-    each = code.mean.square() + code.log_variance.exp() - 1 - code.log_variance
-    return each.mean(0) / 2
+    per_number = code.mean.square() + code.log_variance.exp() - 1 - code.log_variance
+    return per_number.mean(0) / 2
 
 
 def divergence(codes: tuple[vae.Codes, vae.Codes], free_nats: float) -> tuple[Tensor, Tensor]:
@@ -282,8 +287,8 @@ def divergence(codes: tuple[vae.Codes, vae.Codes], free_nats: float) -> tuple[Te
             gradient, so that it is not switched off for a small gain (Kingma et al. 2016,
             arXiv:1606.04934, section 5.1).
     """
-    each = torch.cat([kl(normal) for pair in codes for normal in pair])
-    return each.sum(), each.clamp_min(free_nats).sum()
+    per_number = torch.cat([kl(normal) for pair in codes for normal in pair])
+    return per_number.sum(), per_number.clamp_min(free_nats).sum()
 
 
 def active_units(codes: tuple[vae.Codes, vae.Codes]) -> Tensor:
@@ -302,10 +307,10 @@ def disentangled(first: vae.Codes, second: vae.Codes) -> Tensor:
         first: Of the first picture.
         second: Of the second.
     """
-    alike = 1 - _cosine(first.common.mean, second.common.mean)
-    apart = _cosine(first.unique.mean, second.unique.mean).abs()
+    common_gap = 1 - _cosine(first.common.mean, second.common.mean)
+    unique_overlap = _cosine(first.unique.mean, second.unique.mean).abs()
     within = [_cosine(code.common.mean, code.unique.mean).abs() for code in (first, second)]
-    return (alike + apart + (within[0] + within[1]) / 2).mean()
+    return (common_gap + unique_overlap + (within[0] + within[1]) / 2).mean()
 
 
 def printed_cosine(first: vae.Codes, second: vae.Codes) -> Tensor:
@@ -315,6 +320,6 @@ def printed_cosine(first: vae.Codes, second: vae.Codes) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     """``(B, D), (B, D') -> (B,)``; zeros are put behind the shorter one."""
-    most = max(a.shape[1], b.shape[1])
-    a, b = (F.pad(x, (0, most - x.shape[1])) for x in (a, b))
+    longest = max(a.shape[1], b.shape[1])
+    a, b = (F.pad(x, (0, longest - x.shape[1])) for x in (a, b))
     return F.cosine_similarity(a, b, dim=1)

@@ -18,7 +18,7 @@ from delineate.engine.allowance import (
     Clock,
     Costs,
     allot,
-    share_looks,
+    share_validations,
 )
 from delineate.engine.budget import Candidate, Choice, choose
 from delineate.targets import _sizes
@@ -108,7 +108,7 @@ class Chooser:
             seconds = self.clock.left - REPORT_SECONDS
             return allot(
                 seconds, self.costs, validation=self.validation, held_out=self.held_out,
-                looks=looks,
+                validations=looks,
             )  # fmt: skip
         validation, held_out = (
             self.validation * self.costs.network,
@@ -118,7 +118,7 @@ class Chooser:
             return Allotment(0.0, 0, 0, validation, held_out)
         # Counted in steps, not measured: the log of a repeated run shows the same looks.
         case = self.bench.windows(choice.candidate, self.cases) / (3 * choice.candidate.batch)
-        often, many = share_looks(LOOKS * choice.steps, case, self.validation, looks)
+        often, many = share_validations(LOOKS * choice.steps, case, self.validation, looks)
         training = choice.steps * choice.seconds_per_step
         return Allotment(training, max(min(1, many), often), many, validation, held_out)
 

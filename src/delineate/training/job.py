@@ -301,7 +301,7 @@ class Job:
             ).run()  # fmt: skip
         if resumed:  # what the run that was cut off had spent counts too
             spent = self.record["seconds_before_training"] + outcome.seconds
-            self.clock = dataclasses.replace(self.clock, begun=self.clock.now() - spent)
+            self.clock = dataclasses.replace(self.clock, started=self.clock.now() - spent)
         return outcome
 
     def _over(self, seconds: float) -> Callable[[], bool]:
