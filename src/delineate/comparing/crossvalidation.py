@@ -34,7 +34,7 @@ FOLDS = 5
 
 
 def crossvalidate(
-    given: Mapping[str, Any],
+    options: Mapping[str, Any],
     config: Path | None,
     invocation: Invocation,
     *,
@@ -45,7 +45,7 @@ def crossvalidate(
     """Train and judge every fold, or go on where it stood; see ``delineate.crossvalidate``.
 
     Args:
-        given: Settings that were given by hand; None: not given.
+        options: Settings that were given by hand; None: not given.
         config: A YAML file with others.
         invocation: How the command was called, and who waits for it.
         out: Folder for everything.
@@ -59,18 +59,17 @@ def crossvalidate(
         PartialError: A fold failed, or cases could not be judged; all else is written.
         DelineateError: See ``delineate.crossvalidate``.
     """
-    opened = open_run(given, config, invocation, out, audit)
+    opened = open_run(options, config, invocation, out, audit)
     chosen = dataclasses.replace(opened.chosen, folds=opened.chosen.folds or FOLDS, fold=0)
     opened = dataclasses.replace(opened, chosen=chosen)
     folds.require_subjects(opened.chosen, opened.cohort)
     writable_folder(out)
     with folder_lock(out):
-        plan, cohort = _planned(opened, invocation, out, jobs, audit)
-        opening = _opening_of_folds(chosen.opening, cohort, out, invocation)
-        going = not all(_over(out / f"fold-{k}") for k in range(plan["folds"]))
+        plan, cohort, opening = _planned(opened, invocation, out, jobs, audit)
+        first = plan["seconds"] == 0.0
         try:
             failed = _race(plan, dataclasses.replace(chosen, opening=opening), out, invocation)
-            _judge_the_rest(plan, chosen, failed, out, invocation, limited=going)
+            _judge_the_rest(plan, chosen, failed, out, invocation, limited=first)
             done = [_fold(plan, k, out, failed.get(f"fold-{k}")) for k in range(plan["folds"])]
             return outcome.publish(done, plan, opened.chosen, cohort, out, invocation)
         except KeyboardInterrupt:
@@ -90,8 +89,8 @@ def crossvalidate(
 
 def _planned(
     opened: Opened, invocation: Invocation, out: Path, jobs: int | None, audit: bool
-) -> tuple[dict[str, Any], Cohort]:
-    """The plan, made once, and the cases that take part."""
+) -> tuple[dict[str, Any], Cohort, Opening]:
+    """The plan, made once, the cases that take part, and how folds open them."""
     chosen, cache, say = opened.chosen, out / "cache", invocation.say
     at_a_time, threads = folds.jobs_and_threads(chosen, jobs)
     needed = None
@@ -99,13 +98,13 @@ def _planned(
     if run.read_json(out / PLAN) is None:
         chosen = dataclasses.replace(chosen, threads=threads)
         needed = _require_budget(opened, chosen, at_a_time, out, invocation, audit)
-    wanted = folds.asked(opened.chosen, hashes(opened, cache, invocation.progress))
-    plan = folds.begun(out, wanted)
+    request = folds.asked(opened.chosen, hashes(opened, cache, invocation.progress))
+    plan = folds.resume(out, request)
     cohort = audited(opened.cohort, out, audit, chosen.drop_duplicates, invocation)
+    opening = _opening_of_folds(chosen.opening, cohort, out, invocation)
     if plan is not None:
         say("going on with the cross-validation in this folder")
-        return {**plan, "jobs": at_a_time if jobs else plan["jobs"]}, cohort
-    opening = _opening_of_folds(chosen.opening, cohort, out, invocation)
+        return {**plan, "jobs": at_a_time if jobs else plan["jobs"]}, cohort, opening
     quiet = dataclasses.replace(invocation, opening=opening, say=silent, stop=Stop())
     chosen = dataclasses.replace(chosen, opening=opening)
     splits = folds.prepare(chosen, cohort, out, quiet, say, invocation.progress)
@@ -115,7 +114,7 @@ def _planned(
         seconds = needed.share(clock.left)
     run.write_json(out / "cohort.json", cohort.to_dict())
     plan = {
-        "asked": wanted,
+        "asked": request,
         "folds": len(splits),
         "jobs": at_a_time,
         "threads": threads,
@@ -129,7 +128,7 @@ def _planned(
     run.write_json(out / PLAN, plan)
     each = f"{chosen.steps} steps each" if seconds is None else f"{_duration(seconds)} each"
     say(f"{len(splits)} folds, {_at_a_time(at_a_time, threads)}: {each}" + _until(clock))
-    return plan, cohort
+    return plan, cohort, opening
 
 
 def _require_budget(
@@ -151,11 +150,11 @@ def _require_budget(
     cached = sum(1 for _ in (out / "cache").glob("*/case.json"))
     preflight.remove_trials(out)
     with invocation.progress.task(None, "trying some cases"):
-        found = preflight.estimate(
+        estimate = preflight.estimate(
             chosen, opened.cohort, opened.weights, out, clock, audit=audit, cached=cached,
             say=invocation.say,
         )  # fmt: skip
-    needed = folds.need(found, opened.cohort, chosen, jobs)
+    needed = folds.need(estimate, opened.cohort, chosen, jobs)
     needed.require(clock.budget, chosen.folds or 1)
     share = needed.share(clock.budget - needed.before)
     invocation.say(
@@ -198,8 +197,8 @@ def _race(
         seconds = plan["fold_seconds"]
         todo.append(Run(name, "", number, seconds or 1.0, 0 if seconds else chosen.steps or 0))
 
-    def ended(one: Run, failure: str | None) -> None:
-        fold = _fold(plan, one.number, out, failure)
+    def ended(trained: Run, failure: str | None) -> None:
+        fold = _fold(plan, trained.number, out, failure)
         invocation.say(out_of_fold.line(fold, plan["folds"]))
 
     return run_processes.race(
@@ -228,7 +227,7 @@ def _judge_the_rest(
     invocation: Invocation,
     limited: bool,
 ) -> None:
-    """Judge the cases that folds had no time for, in the time that they left, or in any.
+    """Judge the cases that folds had no time for: in the time that is left, or given again in any.
 
     Args:
         plan: Of the cross-validation.

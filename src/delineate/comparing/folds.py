@@ -18,6 +18,7 @@ from typing import Any
 from delineate import targets
 from delineate.comparing.compute import CROWDED
 from delineate.core import config, run
+from delineate.core.case import Case
 from delineate.core.errors import ConfigError, InputError, OutputError
 from delineate.core.progress import Progress, Say
 from delineate.core.threads import cores
@@ -63,13 +64,13 @@ def forget_unbegun(out: Path) -> None:
     """Drop a plan by which nothing was learnt yet: the next one may be another."""
     plan = run.read_json(out / PLAN) or {"folds": 0}
     folders = [out / f"fold-{number}" for number in range(plan["folds"])]
-    if not any((one / it).exists() for one in folders for it in ("checkpoints", _MODEL)):
+    if not any((folder / name).exists() for folder in folders for name in ("checkpoints", _MODEL)):
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         (out / PLAN).unlink(missing_ok=True)
 
 
-def begun(out: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+def resume(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
     """The plan of the cross-validation in a folder, None where there is none yet.
 
     Raises:
@@ -79,10 +80,10 @@ def begun(out: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     if plan is None:
         return None
     before: Mapping[str, Any] = plan["asked"]
-    if before == wanted:
+    if before == request:
         return plan
-    ours, theirs = before["settings"], wanted["settings"]
-    names = [name for name in theirs if theirs[name] != ours.get(name)]
+    earlier = before["settings"]
+    names = [name for name, value in request["settings"].items() if value != earlier.get(name)]
     other = f"other settings ({', '.join(names)})" if names else "other data"
     raise OutputError(
         f"expected the settings and data of the cross-validation in this folder, got {other}",
@@ -103,24 +104,21 @@ def require_subjects(chosen: RunConfig, cohort: Cohort) -> None:
     folds = chosen.folds or 0
     if folds <= len(subjects):
         return
+    declared = len(dealt(usable)) < len(usable)
     validates = chosen.validation > 0 and not any(c.split == "validation" for c in usable.cases)
     most = len(subjects) if len(subjects) >= 2 + validates else 0
     raise InputError(
         f"expected at least as many labelled subjects as folds, got {len(subjects)} subjects for "
-        f"{folds} folds" + (", those declared for other parts left out" * _declares(usable)),
+        f"{folds} folds" + ", those declared for other parts left out" * declared,
         where=cohort.root,
         fix=f"--folds {most} is the most that would do" if most else "add subjects",
         code="too-few-subjects",
     )
 
 
-def dealt(usable: Cohort) -> list[Any]:
+def dealt(usable: Cohort) -> list[Case]:
     """The cases that are dealt to folds: all that the data do not declare for another part."""
     return [case for case in usable.cases if case.split not in ("validation", "test")]
-
-
-def _declares(usable: Cohort) -> bool:
-    return len(dealt(usable)) < len(usable)
 
 
 # --- what each may spend --------------------------------------------------------------------------
@@ -181,11 +179,11 @@ class Need:
         )
 
 
-def need(found: Estimate, cohort: Cohort, chosen: RunConfig, jobs: int) -> Need:
+def need(estimate: Estimate, cohort: Cohort, chosen: RunConfig, jobs: int) -> Need:
     """What a cross-validation needs, from what some cases took.
 
     Args:
-        found: Of a fold.
+        estimate: Of a fold.
         cohort: All cases.
         chosen: Settings, with the number of folds.
         jobs: Folds at the same time.
@@ -196,14 +194,14 @@ def need(found: Estimate, cohort: Cohort, chosen: RunConfig, jobs: int) -> Need:
     crowd = CROWDED if jobs > 1 else 1.0
     # each fold comes upon a cohort that is audited and prepared
     alone = dataclasses.replace(
-        found, audit=0.0, preparation=0.0, step=crowd * found.step,
-        measuring=crowd * found.measuring,
+        estimate, audit=0.0, preparation=0.0, step=crowd * estimate.step,
+        measuring=crowd * estimate.measuring,
     )  # fmt: skip
-    costs = found.costs
+    costs = estimate.costs
     together = folds * costs.network + costs.reading + costs.scoring
     testing = max(_TESTING * (chosen.seconds or 0.0), _SLACK * tested * together + REPORT_SECONDS)
     return Need(
-        before=_SLACK * (found.start + found.audit + found.preparation),
+        before=_SLACK * (estimate.start + estimate.audit + estimate.preparation),
         fold=_MARGIN * alone.least,
         better=_MARGIN * alone.least + 5 * MODEST_STEPS * alone.step,
         rounds=math.ceil(folds / jobs),
@@ -212,20 +210,20 @@ def need(found: Estimate, cohort: Cohort, chosen: RunConfig, jobs: int) -> Need:
     )
 
 
-def jobs_and_threads(chosen: RunConfig, wanted: int | None) -> tuple[int, int | None]:
+def jobs_and_threads(chosen: RunConfig, jobs: int | None) -> tuple[int, int | None]:
     """Folds at the same time, and processor cores of each (None: all).
 
     Args:
         chosen: Settings, with the number of folds.
-        wanted: Folds at the same time, None where nobody said.
+        jobs: Folds at the same time, None where nobody said.
 
     Raises:
         ConfigError: Fewer than one.
     """
-    if wanted is not None and wanted < 1:
-        raise ConfigError(f"expected one fold at a time or more, got {wanted}", where="--jobs")
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"expected one fold at a time or more, got {jobs}", where="--jobs")
     cpu = choose_device(chosen.device).type == "cpu"
-    jobs = wanted or (max(1, cores() // _CORES_A_FOLD) if cpu else 1)
+    jobs = jobs or (max(1, cores() // _CORES_A_FOLD) if cpu else 1)
     jobs = min(jobs, chosen.folds or 1)
     if not cpu or jobs == 1 or chosen.threads is not None:
         return jobs, chosen.threads
@@ -276,7 +274,7 @@ def prepare(
     for line in describe_declared(cohort, usable, folds):
         say(line)
     _require_test_apart(usable, chosen.leaky)
-    found: list[Split] = []
+    splits: list[Split] = []
     notes: dict[str, list[int]] = {}
     for fold in progress.track(range(folds), "preparing the cases of every fold", folds):
         shutil.rmtree(scratch, ignore_errors=True)  # of a command that was killed
@@ -284,14 +282,14 @@ def prepare(
         record: dict[str, Any] = {"hashes": {}}
         job = Job(dataclasses.replace(chosen, fold=fold), cohort, scratch, record, invocation)
         split, _ = job.ready(out / "cache")
-        found.append(split)
+        splits.append(split)
         for note in record["split_notes"]:
             notes.setdefault(note, []).append(fold)
     shutil.rmtree(scratch, ignore_errors=True)
     for note, those in notes.items():
         say(f"{'every fold' if len(those) == folds else f'fold {_listed(those)}'}: {note}")
-    _require_partition(found, {case.id for case in dealt(usable)}, cohort)
-    return found
+    _require_partition(splits, {case.id for case in dealt(usable)}, cohort)
+    return splits
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -311,16 +309,16 @@ def _require_test_apart(usable: Cohort, leaky: bool) -> None:
         check(usable, split, allow_leaky=leaky)
 
 
-def _require_partition(found: Sequence[Split], wanted: set[str], cohort: Cohort) -> None:
+def _require_partition(splits: Sequence[Split], cases: set[str], cohort: Cohort) -> None:
     """Every case is judged in one fold and in no other, by a model that has not seen its subject.
 
     Raises:
         InputError: It is not so.
     """
-    judged = [name for split in found for name in split["test"]]
-    if len(judged) != len(set(judged)) or set(judged) != wanted:
+    judged = [name for split in splits for name in split["test"]]
+    if len(judged) != len(set(judged)) or set(judged) != cases:
         raise InputError(
-            f"expected each of {len(wanted)} cases to be judged in one fold, got {len(judged)} "
+            f"expected each of {len(cases)} cases to be judged in one fold, got {len(judged)} "
             f"judgements of {len(set(judged))} cases",
             where=cohort.root,
             code="folds-overlap",

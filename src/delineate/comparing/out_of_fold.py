@@ -183,12 +183,12 @@ def describe(folds: Sequence[Fold]) -> dict[str, Any]:
             values.setdefault(name, []).append(figure["value"])
     spread = {
         name: {
-            "min": min(given),
-            "max": max(given),
-            "sd": statistics.stdev(given) if len(given) > 1 else None,
-            "n": len(given),
+            "min": min(numbers),
+            "max": max(numbers),
+            "sd": statistics.stdev(numbers) if len(numbers) > 1 else None,
+            "n": len(numbers),
         }
-        for name, given in values.items()
+        for name, numbers in values.items()
     }
     return {
         "folds": rows,
@@ -202,13 +202,13 @@ def _row(fold: Fold) -> dict[str, Any]:
     record, summary = fold.record, fold.summary()
     figures = of_summary(summary).headline(summary) if summary else {}
     plan = record.get("plan", {})
-    done = [one for one in fold.index().get("cases", ()) if not one.get("error")]
+    done = [case for case in fold.index().get("cases", ()) if not case.get("error")]
     return {
         "fold": fold.number,
         "train": len(fold.split["train"]),
         "test": len(fold.split["test"]),
         "judged": len(done),
-        "subjects": len({one["subject"] for one in done}),
+        "subjects": len({case["subject"] for case in done}),
         "steps": record.get("steps"),
         "seconds": record.get("seconds"),
         **{key: plan.get(key) for key in ("network", "width", "patch", "batch")},
@@ -220,26 +220,24 @@ def _row(fold: Fold) -> dict[str, Any]:
     }
 
 
-def spread_line(told: Mapping[str, Any]) -> str:
+def spread_line(folds: Mapping[str, Any]) -> str:
     """How far apart the folds are by their first figure, empty where that cannot be said."""
-    name = next(iter(told["spread"]), "")
-    if not name or told["spread"][name]["n"] < 2:
+    name = next(iter(folds["spread"]), "")
+    if not name or folds["spread"][name]["n"] < 2:
         return ""
-    spread = told["spread"][name]
+    spread = folds["spread"][name]
     return (
         f"between {spread['n']} folds: {name} {spread['min']:.3f} to {spread['max']:.3f}, "
         f"SD {spread['sd']:.3f}"
     )
 
 
-def line(fold: Fold, many: int) -> str:
+def line(fold: Fold, count: int) -> str:
     """What is said of a fold when it ends."""
     row = _row(fold)
-    head = f"fold {fold.number} ({fold.number + 1} of {many})"
+    head = f"fold {fold.number} ({fold.number + 1} of {count})"
     if fold.failure is not None:
         return f"{head} failed: {fold.failure}"
-    if row["steps"] is None:
-        return f"{head} was stopped before its end"
     figures = [f"{name} {figure['value']:.3f}" for name, figure in row["figures"].items()]
     return f"{head}: {row['steps']:,} steps in {row['seconds']:.0f} s; " + ", ".join(
         [*figures[:3], f"{row['judged']} of {row['test']} cases judged"]

@@ -58,23 +58,23 @@ def publish(
 
     troubles = [f"{fold.name}: {fold.failure}" for fold in done if fold.failure]
     troubles += _score(done, troubles, chosen, out, invocation)
-    told = out_of_fold.describe(done)
-    if spread := out_of_fold.spread_line(told):
+    facts = out_of_fold.describe(done)
+    if spread := out_of_fold.spread_line(facts):
         say(spread)
-    if lost := told["unjudged"]:
+    if lost := facts["unjudged"]:
         say(f"{len(lost)} cases are not judged yet: the same command goes on with them")
     seconds = plan["testing_seconds"]
     if seconds is not None:  # and what the folds left of theirs
         seconds = max(seconds, (chosen.seconds or 0.0) - spent() - REPORT_SECONDS)
     declared = _score_declared(done, chosen, cohort, seconds, out / "test", invocation)
     troubles += [declared["failure"]] if declared and declared["failure"] else []
-    told |= {
+    facts |= {
         "declared_test": declared,
         "name": out.resolve().name,
         "seconds": round(spent(), 1),
         "budget_seconds": chosen.seconds,
     }
-    summary = {**(run.read_json(out / "summary.json") or {}), page.KEY: plain(told)}
+    summary = {**(run.read_json(out / "summary.json") or {}), page.KEY: plain(facts)}
     atomic_write_text(out / "summary.json", document(summary))
     say(f"report: {page.write(out / 'report.html', out, targets.results)}")
     words = " ".join([f"delineate predict {out} SCANS", *part_words(chosen)])

@@ -105,7 +105,7 @@ def crossvalidate(
     from delineate.comparing import crossvalidation  # brings torch along
     from delineate.training.job import Invocation
 
-    given = {
+    options = {
         "folds": folds, "budget": budget, "steps": steps, "target": target,
         "translate_to": translate_to, "method": method,
         "network": network, "weights": weights, "freeze": freeze, "seed": seed, "device": device,
@@ -117,5 +117,5 @@ def crossvalidate(
     with Stop(say) as stop:
         invocation = Invocation(Path(data), opening, begun, say, progress, stop)
         return crossvalidation.crossvalidate(
-            given, config, invocation, out=Path(out), jobs=jobs, audit=audit
+            options, config, invocation, out=Path(out), jobs=jobs, audit=audit
         )
