@@ -116,6 +116,14 @@ def test_a_file_of_no_room_needs_to_be_told_which(tmp_path: Path) -> None:
         check(file, room="networks")
 
 
+def test_what_is_no_python_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, code in (("mine", "part-file"), ("away.py", "part-missing")):
+        with pytest.raises(ConfigError) as caught:
+            check(Path(name))
+        assert (caught.value.code, caught.value.where) == (code, str(tmp_path / name))
+
+
 def test_a_loss_is_no_network() -> None:
     with pytest.raises(ConformanceError, match="looks like a loss"):
         check(EXAMPLES / "log_cosh_dice.py", room="networks")

@@ -57,7 +57,7 @@ def examine(path: Path, room: str | None = None, progress: Progress = QUIET) -> 
     Raises:
         ConfigError: No such file, one that cannot be run, or of no room that can be told.
     """
-    name = catalog.named(str(path))
+    name = catalog.offer(path)
     room = room or catalog.recognise(name)
     try:
         module = catalog.load(room, name)

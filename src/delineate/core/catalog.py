@@ -86,13 +86,18 @@ def named(word: str, folder: Path | None = None) -> str:
     return path
 
 
-def offer(path: Path) -> None:
+def offer(path: Path | str) -> str:
     """Let models be built from a file that the user names; nothing of it runs before one is.
+
+    Returns:
+        Its name, see ``named``.
 
     Raises:
         ConfigError: It cannot be read.
     """
-    _file(named(str(path)))
+    name = named(str(Path(path).absolute()))  # a path, whatever it ends in
+    _file(name)
+    return name
 
 
 def own(room: str) -> list[str]:
