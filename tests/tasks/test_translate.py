@@ -14,6 +14,7 @@ from delineate.core import model_file
 from delineate.core.errors import ConfigError
 from delineate.phantoms.generate import generate
 from delineate.tasks.evaluate import evaluate
+from delineate.tasks.export import export
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 
@@ -144,3 +145,15 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
     train(brains, steps=12, translate_to="t1gd", config=config, out=run)
     one, two = (model_file.load(path / "model.safetensors").tensors for path in (finished, run))
     assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_an_image_is_the_same_without_pytorch(finished: Path, unseen: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="of the extra onnx")
+    models = [finished / "model.safetensors", tmp_path / "model.onnx"]
+    export(models[0], models[1])
+    images = []
+    for number, model in enumerate(models):
+        predict(model, unseen, tmp_path / str(number), only=["sub-001"])
+        images.append(nib.load(tmp_path / str(number) / "sub-001.nii.gz").get_fdata())
+    np.testing.assert_allclose(images[1], images[0], rtol=1e-4)

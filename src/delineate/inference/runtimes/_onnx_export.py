@@ -115,7 +115,7 @@ def _graph(maps: _Maps, windows: Tensor) -> bytes:
         if dynamic and isinstance(_batch(program), int):
             continue
         made = torch.onnx.export(
-            program, input_names=["image"], output_names=list(maps.names), dynamo=True,
+            program, input_names=["windows"], output_names=list(maps.names), dynamo=True,
             verbose=False,
         )  # fmt: skip
         if made is not None:
