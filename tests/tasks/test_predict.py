@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from delineate.cli.main import main
 from delineate.core import catalog, model_file
 from delineate.core.atomic import _HOST
+from delineate.core.case import Prediction
 from delineate.core.errors import (
     DelineateError,
     InputError,
@@ -39,6 +40,7 @@ from delineate.data import readers
 from delineate.data.outputs import file_name
 from delineate.networks import unet
 from delineate.preprocess.presets import Channel, Preparation
+from delineate.targets._outline_answers import OutlineAnswers
 from delineate.tasks.predict import predict
 
 SCHEMA = Schema(labels=(Label("bright", 200),))
@@ -685,3 +687,20 @@ def test_several_models_predict_as_one_and_each_is_named(
     other = write_model(tmp_path / "other.safetensors", channels=("flair",))
     assert main(["predict", str(files[0]), str(other), str(tmp_path / "scans")]) == 1
     assert "channels image in low.safetensors, but flair in other" in capsys.readouterr().err
+
+
+def test_what_a_target_does_not_say_of_a_case_is_filled_in(
+    tmp_path: Path, model: Path, scans: Path, monkeypatch: Any
+) -> None:
+    predicted = OutlineAnswers.predict
+
+    def tersely(*arguments: Any) -> Prediction:
+        whole = predicted(*arguments)
+        facts = {k: v for k, v in whole.facts.items() if k not in ("seconds", "warnings")}
+        return replace(whole, facts=facts)
+
+    monkeypatch.setattr(OutlineAnswers, "predict", tersely)
+    predict(model, scans, out=tmp_path / "masks")
+    for case in json.loads((tmp_path / "masks" / "predictions.json").read_text())["cases"]:
+        assert case["facts"]["warnings"] == []
+        assert list(case["facts"]["seconds"]) == ["read", "predict", "write"]

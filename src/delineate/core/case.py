@@ -148,7 +148,8 @@ class Prediction:
         grid: The original grid.
         probabilities: ``(C, *S)`` float32, background first, or None.
         class_probabilities: Class name -> probability, or None.
-        facts: Seconds, peak memory, confidence and whatever else belongs to the case.
+        facts: ``seconds`` by step, ``warnings``, peak memory, confidence and whatever else belongs
+            to the case; it stands in ``predictions.json``.
         maps: ``(K, *S)`` float32 by name: scores of a critic, and whatever else was asked for.
     """
 

@@ -180,10 +180,10 @@ def _predict_one(
     prediction = answers.predict(session, image, options, tick)
     done = time.perf_counter()
     written = answers.write(job, prediction, out)
-    facts = {**prediction.facts, "notes": list(image.meta.get("notes", ()))}
+    facts = {"warnings": [], **prediction.facts, "notes": list(image.meta.get("notes", ()))}
     facts["seconds"] = {
         "read": round(read - started, 3),
-        **facts["seconds"],
+        **facts.get("seconds", {"predict": round(done - read, 3)}),
         "write": round(time.perf_counter() - done, 3),
     }
     return {**known, **written, "facts": facts, "error": None}
