@@ -13,6 +13,7 @@ from delineate.conformance import losses, methods, networks
 from delineate.conformance._rules import Check, run
 from delineate.core import catalog
 from delineate.core.errors import ConfigError, ConformanceError
+from delineate.methods import classify
 from delineate.tasks.check import check
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -144,3 +145,48 @@ def test_the_exit_code_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_file_of_the_package_passes_as_it_does_in_its_tests() -> None:
     unet = Path(str(catalog.load("networks", "unet").__file__))
     assert check(unet)["room"] == "networks"
+
+
+TARGET = '''"""Presence, which a method of its own learns."""
+
+from delineate.targets import NoSettings, presence
+
+Config = NoSettings
+PRESENCE = presence.build(NoSettings())
+
+
+class Own(type(PRESENCE)):
+    trains = "namer"
+    method = "naming"
+
+
+def build(config):
+    return Own(PRESENCE.question)
+'''
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A target of one's own that asks for another kind of model, and the method that trains it."""
+    target, method = tmp_path / "mytarget.py", tmp_path / "naming.py"
+    target.write_text(TARGET)
+    text = Path(str(classify.__file__)).read_text()
+    method.write_text(text.replace('TRAINS = ("classifier",)', 'TRAINS = ("namer",)'))
+    return target, method
+
+
+def test_a_method_of_a_kind_of_its_own_is_known_by_its_target(pair: tuple[Path, Path]) -> None:
+    target, method = pair
+    with pytest.raises(ConformanceError, match=r"TRAINS is \('namer',\), not of .*--part FILE"):
+        check(method)
+    assert check(method, part=(target,))["room"] == "methods"
+
+
+@pytest.mark.slow
+def test_a_target_is_tried_with_a_method_of_its_own(pair: tuple[Path, Path]) -> None:
+    target, method = pair
+    with pytest.raises(ConformanceError, match="its method 'naming' is not here"):
+        check(target)
+    found = check(target, part=(method,))
+    assert found["room"] == "targets"
+    assert "A run trains, predicts and scores" in found["rules"][-1]["rule"]

@@ -4,7 +4,8 @@ Such a file holds:
 
 - a docstring: what the method is, and the paper it follows;
 - ``TRAINS``: the kinds of model that it trains, of ``"segmenter"``, ``"classifier"`` and
-  ``"translator"`` (a segmenter's network, whose output is an image);
+  ``"translator"`` (a segmenter's network, whose output is an image); or what a further target
+  calls its models (``trains``);
 - ``USES``: the streams of samples that it is given, ``("labelled",)`` or ``("labelled",
   "unlabelled")``; it is never given anything else;
 - ``NETWORKS``, where it trains no network but its own: kind -> the network's name. Where a step

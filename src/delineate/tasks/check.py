@@ -1,10 +1,11 @@
-"""Try out a network, loss or method of your own by every rule of its kind."""
+"""Try out a network, loss, method or target of your own by every rule of its kind."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from delineate.core import catalog
 from delineate.core.errors import ConformanceError
 from delineate.core.progress import QUIET, Progress, Say, silent
 
@@ -16,10 +17,11 @@ def check(
     file: Path,
     *,
     room: str | None = None,
+    part: tuple[Path, ...] = (),
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
-    """Try out a network, loss or method of your own, and say which rules it breaks.
+    """Try out a network, loss, method or target of your own, and say which rules it breaks.
 
     The file is run, built small, and trained for a few steps on made-up images; the members of the
     package pass the same checks in its tests. Exit code 2 if a rule is broken.
@@ -27,6 +29,7 @@ def check(
     Args:
         file: A Python file that you trust.
         room: What it is to be: networks, losses, methods or targets; by default what it looks like.
+        part: Further files that it needs: of the method of a target, of the target of a method.
         say: Told each rule that is broken.
         progress: Shows how far it is.
 
@@ -39,6 +42,8 @@ def check(
     """
     from delineate.conformance import _trial
 
+    for needed in part:
+        catalog.offer(needed)
     trial = _trial.examine(file, room, progress)
     rows = trial.table()
     if trial.broken:
