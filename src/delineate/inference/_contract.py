@@ -53,21 +53,21 @@ def training_range(measured: Iterable[Sequence[Mapping[str, Any]]]) -> list[Fact
         ``modalities`` seen, ``scans``, how many of them are in Hounsfield units, and the smallest
         and largest of each percentile.
     """
-    found = []
+    ranges = []
     for channel in zip(*measured, strict=True):
         known = [facts for facts in channel if facts["p50"] is not None]
         if not known:
             return []
-        found.append(
+        ranges.append(
             {
-                "modalities": sorted({one["modality"] for one in known if one["modality"]}),
+                "modalities": sorted({scan["modality"] for scan in known if scan["modality"]}),
                 "scans": len(known),
                 "hounsfield": sum(map(_is_hounsfield, known)),
-                **{p: [min(one[p] for one in known), max(one[p] for one in known)]
+                **{p: [min(scan[p] for scan in known), max(scan[p] for scan in known)]
                    for p in ("p00_5", "p50", "p99_5")},
             }
         )  # fmt: skip
-    return found
+    return ranges
 
 
 def contradictions(document: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -80,20 +80,20 @@ def contradictions(document: Mapping[str, Any], measured: Sequence[Mapping[str, 
     channels = document["preparation"]["channels"]
     ranges = (document.get("provenance", {}).get("training_range") or {}).get("intensity")
     ranges = ranges if ranges and len(ranges) == len(channels) else [None] * len(channels)
-    found = []
+    reasons = []
     for channel, range_, facts in zip(channels, ranges, measured, strict=True):
-        why = _by_tag(channel["modality"], range_, facts["modality"])
-        if why is None and range_ is not None and facts["p50"] is not None:
-            why = _by_unit(channel, range_, facts)
-        if why is not None:
-            found.append(f"channel {channel['name']}: {why}")
-    return found
+        reason = _by_tag(channel["modality"], range_, facts["modality"])
+        if reason is None and range_ is not None and facts["p50"] is not None:
+            reason = _by_unit(channel, range_, facts)
+        if reason is not None:
+            reasons.append(f"channel {channel['name']}: {reason}")
+    return reasons
 
 
 def _by_tag(channel: str, range_: Mapping[str, Any] | None, tag: str | None) -> str | None:
     """A tag that contradicts the tags of the training scans, or else the channel's modality."""
-    seen = list(range_["modalities"]) if range_ else []
-    expected = seen or ([channel] if channel in _TAGS.values() else [])
+    trained_on = list(range_["modalities"]) if range_ else []
+    expected = trained_on or ([channel] if channel in _TAGS.values() else [])
     if tag is None or not expected or tag in expected:
         return None
     return f"expected {' or '.join(expected)} as in training, got {tag} by the file's own tag"
@@ -103,22 +103,22 @@ def _by_unit(
     channel: Mapping[str, Any], range_: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> str | None:
     low, high = facts["p00_5"], facts["p99_5"]
-    shown = f"values of {low:.4g} to {high:.4g}"
+    span = f"values of {low:.4g} to {high:.4g}"
     all_, units = range_["scans"], range_["hounsfield"]
     if units == 0 and _is_hounsfield(facts):
-        return f"{shown} look like Hounsfield units (CT), which none of {all_} training scans has"
+        return f"{span} look like Hounsfield units (CT), which none of {all_} training scans has"
     airless = low >= -max(_FAT, _OVERSHOOT * high)
     if units == all_ and (airless or high - low < _SPAN[0] / 2):
         return (
-            f"{shown} are no Hounsfield units, which each of {all_} training scans has: "
+            f"{span} are no Hounsfield units, which each of {all_} training scans has: "
             f"{'no air, no fat' if airless else 'a span too small'}"
         )
     if channel["rule"] == "zscore" or units:  # each scan has a scale of its own
         return None
-    least, most = range_["p99_5"]
-    if most >= _LEAST_SCALE and (high > _TIMES * most or _TIMES * high < least):
-        return f"{shown} are in other units than the training scans, which end at {least:.4g} to " \
-            f"{most:.4g}"  # fmt: skip
+    lowest, highest = range_["p99_5"]
+    if highest >= _LEAST_SCALE and (high > _TIMES * highest or _TIMES * high < lowest):
+        return f"{span} are in other units than the training scans, which end at {lowest:.4g} to " \
+            f"{highest:.4g}"  # fmt: skip
     return None
 
 

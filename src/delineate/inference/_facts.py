@@ -24,19 +24,19 @@ def spacing_warnings(grid: Grid, provenance: Mapping[str, Any]) -> list[str]:
 
     Both hold one number an axis, in RAS+ order.
     """
-    seen = (provenance.get("training_range") or {}).get("spacing_mm")
-    if not seen or not grid.spacing_known or len(seen["min"]) != grid.ndim:
+    trained_on = (provenance.get("training_range") or {}).get("spacing_mm")
+    if not trained_on or not grid.spacing_known or len(trained_on["min"]) != grid.ndim:
         return []
     spacing = orient.ras_grid(grid).spacing_mm
     outside = [
         not low / (1 + SPACING_MARGIN) <= mm <= high * (1 + SPACING_MARGIN)
-        for mm, low, high in zip(spacing, seen["min"], seen["max"], strict=True)
+        for mm, low, high in zip(spacing, trained_on["min"], trained_on["max"], strict=True)
     ]
     if not any(outside):
         return []
     ranges = (
         f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
-        for low, high in zip(seen["min"], seen["max"], strict=True)
+        for low, high in zip(trained_on["min"], trained_on["max"], strict=True)
     )
     return [
         f"voxels of {' × '.join(f'{mm:.3g}' for mm in spacing)} mm, "
@@ -93,10 +93,10 @@ def too_little_memory(need: int, allowed: int, without: Sequence[str] = ()) -> R
         allowed: Bytes.
         without: What it could do without.
     """
-    enough = ["allow it with --memory " + _size(need), *(f"do without {x}" for x in without)]
+    remedies = ["allow it with --memory " + _size(need), *(f"do without {x}" for x in without)]
     return ResourceError(
         f"expected this image to need at most {_size(allowed)} of memory, it needs {_size(need)}",
-        fix=", or ".join(enough),
+        fix=", or ".join(remedies),
         code="memory",
     )
 

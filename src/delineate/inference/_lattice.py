@@ -34,7 +34,7 @@ class Lattice:
             are too many of them.
     """
 
-    def __init__(self, points: Tensor, columns: int = 1, most: float = math.inf) -> None:
+    def __init__(self, points: Tensor, columns: int = 1, most_bytes: float = math.inf) -> None:
         count, d = points.shape
         self.corners = torch.empty((d + 1, count), dtype=torch.int32, device=points.device)
         self.weights = torch.empty((d + 1, count), dtype=torch.float32, device=points.device)
@@ -53,20 +53,25 @@ class Lattice:
             )
         strides = [math.prod(spans[i + 1 :]) for i in range(d)]
         stride = torch.tensor(strides, device=points.device)
-        found, local = [], 0
+        keys_of_part, local = [], 0
         for part in parts:
-            here = slice(local, local := local + len(part))
+            columns_of_part = slice(local, local := local + len(part))
             keys, weights = _simplices(part @ embed, low, stride)
             unique, place = torch.unique(keys, return_inverse=True)
-            self.corners[:, here], self.weights[:, here] = place.int(), weights
-            found.append(unique)
-            _check(24 * sum(map(len, found)), most)  # they will be sorted together
-        keys = torch.unique(torch.cat(found)) if len(found) > 1 else found[0]
-        for unique, corners in zip(found, torch.split(self.corners, _CHUNK, dim=1), strict=True):
+            self.corners[:, columns_of_part], self.weights[:, columns_of_part] = (
+                place.int(),
+                weights,
+            )
+            keys_of_part.append(unique)
+            _check(24 * sum(map(len, keys_of_part)), most_bytes)  # they will be sorted together
+        keys = torch.unique(torch.cat(keys_of_part)) if len(keys_of_part) > 1 else keys_of_part[0]
+        for unique, corners in zip(
+            keys_of_part, torch.split(self.corners, _CHUNK, dim=1), strict=True
+        ):
             renumber = torch.searchsorted(keys, unique).int()
             corners.copy_(renumber[corners])
         self.size = len(keys)
-        _check(self.size * (8 * (d + 1) + 32 + 12 * columns), most)
+        _check(self.size * (8 * (d + 1) + 32 + 12 * columns), most_bytes)
         self._steps = _neighbours(keys, strides)
         norm = self._filter(torch.ones((count, 1), device=points.device))
         self._root = norm.add_(1e-20).rsqrt_()
@@ -102,10 +107,10 @@ class Lattice:
         return result
 
 
-def _check(needed: int, most: float) -> None:
-    if needed > most:
+def _check(needed: int, most_bytes: float) -> None:
+    if needed > most_bytes:
         raise ResourceError(
-            f"expected the lattice to fit into {most / 2**30:.3g} GiB, but it takes "
+            f"expected the lattice to fit into {most_bytes / 2**30:.3g} GiB, but it takes "
             f"{needed / 2**30:.3g} GiB: hardly two voxels are alike",
             fix="use wider kernels or fewer channels, or allow more memory",
             code="lattice",
@@ -172,14 +177,14 @@ def _neighbours(keys: Tensor, strides: list[int]) -> list[tuple[Tensor, Tensor]]
         strides: As they were packed.
     """
     size = len(strides) + 1
-    found = []
+    neighbours = []
     for along in range(size):
         step = sum(strides) - (size * strides[along] if along < size - 1 else 0)
         sides = []
         for sign in (-1, 1):
-            wanted = keys + sign * step
-            place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-            missing = keys[place] != wanted
+            neighbour_keys = keys + sign * step
+            place = torch.searchsorted(keys, neighbour_keys).clamp_(max=len(keys) - 1)
+            missing = keys[place] != neighbour_keys
             sides.append(place.masked_fill_(missing, len(keys)).int())
-        found.append((sides[0], sides[1]))
-    return found
+        neighbours.append((sides[0], sides[1]))
+    return neighbours

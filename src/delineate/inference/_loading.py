@@ -94,19 +94,19 @@ def _explained(entry: Mapping[str, Any]) -> Iterator[None]:
 
 def fill(network: nn.Module, tensors: Mapping[str, NDArray[Any]], part: str = "network") -> None:
     """Load weights; every name and shape must fit."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    given = {name: tuple(array.shape) for name, array in tensors.items()}
-    problems = [f"{name} is missing" for name in wanted.keys() - given.keys()]
-    problems += [f"{name} is unknown" for name in given.keys() - wanted.keys()]
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    stored = {name: tuple(array.shape) for name, array in tensors.items()}
+    problems = [f"{name} is missing" for name in expected.keys() - stored.keys()]
+    problems += [f"{name} is unknown" for name in stored.keys() - expected.keys()]
     problems += [
-        f"{name} is {given[name]} instead of {wanted[name]}"
-        for name in wanted.keys() & given.keys()
-        if wanted[name] != given[name]
+        f"{name} is {stored[name]} instead of {expected[name]}"
+        for name in expected.keys() & stored.keys()
+        if expected[name] != stored[name]
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:4]) + (" …" if len(problems) > 4 else "")
+        examples = "; ".join(sorted(problems)[:4]) + (" …" if len(problems) > 4 else "")
         raise ModelFileError(
-            f"expected the {len(wanted)} tensors of the {part}, got others: {shown}",
+            f"expected the {len(expected)} tensors of the {part}, got others: {examples}",
             fix="this file was not written for this {part}; train anew or fetch it again",
             code="model-file-weights",
         )

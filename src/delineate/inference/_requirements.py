@@ -16,24 +16,26 @@ if TYPE_CHECKING:
     from delineate.inference.ensemble import AnySession
 
 
-def require(session: AnySession, mirror: bool = False, lost: Sequence[str] = ()) -> None:
+def require(session: AnySession, mirror: bool = False, unusable: Sequence[str] = ()) -> None:
     """Refuse options that a model cannot follow.
 
     Args:
         session: Of one model or of several.
         mirror: Mirrored passes are asked for.
-        lost: What else is asked for in vain: the option, a colon, and why.
+        unusable: What else is asked for in vain: the option, a colon, and why.
 
     Raises:
         ConfigError: With the options that have to go.
     """
-    lost = list(lost)
-    if mirror and not all(one.document["input"].get("mirror_axes") for one in session.members):
-        lost.append("--mirror: left and right mean something to this model along every axis")
-    if lost:
+    unusable = list(unusable)
+    if mirror and not all(
+        option.document["input"].get("mirror_axes") for option in session.members
+    ):
+        unusable.append("--mirror: left and right mean something to this model along every axis")
+    if unusable:
         raise ConfigError(
-            f"expected options that this model can follow, got {'; '.join(lost)}",
-            fix=f"leave out {' and '.join(one.split(':')[0] for one in lost)}",
+            f"expected options that this model can follow, got {'; '.join(unusable)}",
+            fix=f"leave out {' and '.join(option.split(':')[0] for option in unusable)}",
             code="option-model",
         )
 
@@ -55,27 +57,31 @@ def require_fit(session: AnySession, image: Image, force: bool = False) -> list[
     """
     measured = measure(image)
     warnings: dict[str, None] = {}
-    for one in session.members:
-        _require_shape(one, image.grid, image.channels)
-        warnings |= dict.fromkeys(spacing_warnings(image.grid, one.document.get("provenance", {})))
-    found = dict.fromkeys(
-        why for one in session.members for why in contradictions(one.document, measured)
+    for member in session.members:
+        _require_shape(member, image.grid, image.channels)
+        warnings |= dict.fromkeys(
+            spacing_warnings(image.grid, member.document.get("provenance", {}))
+        )
+    contradicted = dict.fromkeys(
+        reason for member in session.members for reason in contradictions(member.document, measured)
     )
-    if found and not force:
+    if contradicted and not force:
         raise InputError(
-            "; ".join(found),
+            "; ".join(contradicted),
             fix="use a model for such scans, or take the risk with --force",
             code="contract",
         )
-    forced = (f"not the kind of scan that the model was trained on: {why}" for why in found)
+    forced = (
+        f"not the kind of scan that the model was trained on: {reason}" for reason in contradicted
+    )
     return [*warnings, *forced]
 
 
 def _require_shape(session: Session, grid: Grid, channels: int) -> None:
-    wanted = session.channels
-    if channels != len(wanted):
+    expected = session.channels
+    if channels != len(expected):
         raise InputError(
-            f"expected {len(wanted)} channels ({', '.join(wanted)}), got {channels}",
+            f"expected {len(expected)} channels ({', '.join(expected)}), got {channels}",
             fix="give the channels that the model was trained on, in this order",
             code="channels",
         )

@@ -41,7 +41,7 @@ def any_slice(each: NDArray[np.float64]) -> list[float]:
     return [1 - present, present]
 
 
-def answers(
+def predict_slices(
     infer: Infer,
     image: NDArray[Any],
     axis: int | None,
@@ -54,13 +54,13 @@ def answers(
 
     ``flip``: axes of a slice, or of the image where it is seen whole, along which it is mirrored.
     """
-    turned = tuple(a + 2 for a in flip)
-    found: dict[str, list[NDArray[np.float32]]] = {}
+    flipped_axes = tuple(a + 2 for a in flip)
+    outputs: dict[str, list[NDArray[np.float32]]] = {}
     for start in range(0, len(places), batch):
-        some = [views.view(image, axis, k, size) for k in places[start : start + batch]]
-        for name, values in infer(np.flip(np.stack(some), turned)).items():
-            found.setdefault(name, []).append(values)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        pictures = [views.view(image, axis, k, size) for k in places[start : start + batch]]
+        for name, values in infer(np.flip(np.stack(pictures), flipped_axes)).items():
+            outputs.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts) for name, parts in outputs.items()}
 
 
 def classify(
@@ -91,24 +91,26 @@ def classify(
     require(session, mirror)
     warnings = require_fit(session, image, force)
     seconds: dict[str, float] = {}
-    each = []
+    answers_of_members = []
     with memory_faults(memory_bytes):
-        for one in session.members:
-            prepared = one.prepare(image)
+        for member in session.members:
+            prepared = member.prepare(image)
             started = time.perf_counter()
-            each.append(
+            answers_of_members.append(
                 probabilities(
-                    one.document, one.runtime.infer, prepared.image, image.grid, pool,
+                    member.document, member.runtime.infer, prepared.image, image.grid, pool,
                     mirror=mirror, memory_bytes=memory_bytes,
                 )
             )  # fmt: skip
             took = {**prepared.seconds, "network": time.perf_counter() - started}
             seconds = {step: seconds.get(step, 0.0) + t for step, t in took.items()}
-    case, found = each[0] if len(each) == 1 else _mean(each)
+    case, slice_facts = (
+        answers_of_members[0] if len(answers_of_members) == 1 else _mean(answers_of_members)
+    )
     facts = {
-        "seconds": {what: round(took, 3) for what, took in seconds.items()},
+        "seconds": {phase: round(took, 3) for phase, took in seconds.items()},
         "confidence": max(case.values()),
-        **found,
+        **slice_facts,
         **peak_memory(session.peak_bytes),
         "device": session.device,
         "mirrored": mirror,
@@ -158,32 +160,36 @@ def probabilities(
         axis = None
     places = views.places(prepared.array, axis)
     flips = mirrorings(shape.get("mirror_axes", []) if mirror else [])
-    passes = [answers(infer, prepared.array, axis, places, shape["patch"], flip) for flip in flips]
+    passes = [
+        predict_slices(infer, prepared.array, axis, places, shape["patch"], flip) for flip in flips
+    ]
     temperature = float(classes["temperature"])
-    each = np.mean([_softmax(found[LOGITS], temperature) for found in passes], axis=0)
+    by_slice = np.mean([_softmax(outputs[LOGITS], temperature) for outputs in passes], axis=0)
     along: int | None = None
     numbers: list[int | None] = [None]
     if axis is not None:
         along, shares = shown_slices(prepared.grid, original, axis)
         shares = shares[:, [place for place in places if place is not None]]
-        shown = np.flatnonzero(shares.sum(axis=1))
-        numbers = [int(k) for k in shown]
-        each = (shares[shown] @ each) / shares[shown].sum(axis=1, keepdims=True)
-    case = pool(each)
+        with_content = np.flatnonzero(shares.sum(axis=1))
+        numbers = [int(k) for k in with_content]
+        by_slice = (shares[with_content] @ by_slice) / shares[with_content].sum(
+            axis=1, keepdims=True
+        )
+    case = pool(by_slice)
     names = classes["names"]
     slices = [
         {"slice": number, "probabilities": dict(zip(names, map(float, row), strict=True))}
-        for number, row in zip(numbers, each, strict=True)
+        for number, row in zip(numbers, by_slice, strict=True)
     ]
     facts: dict[str, Any] = {"slices": slices, "slice_axis": along}
     if ATTENTION in passes[0]:
-        looked = int(document["network"]["config"]["axis"])
+        attended_axis = int(document["network"]["config"]["axis"])
         weights = [
-            found[ATTENTION][0][::-1] if looked in flip else found[ATTENTION][0]
-            for found, flip in zip(passes, flips, strict=True)
+            outputs[ATTENTION][0][::-1] if attended_axis in flip else outputs[ATTENTION][0]
+            for outputs, flip in zip(passes, flips, strict=True)
         ]
         mean = np.stack(weights).astype(np.float64).mean(axis=0)
-        facts |= attention(mean, looked, prepared, original)
+        facts |= attention(mean, attended_axis, prepared, original)
     return dict(zip(names, case, strict=True)), facts
 
 
@@ -196,36 +202,44 @@ def _mean(answers: Sequence[Answer]) -> Answer:
     Where some take the file apart along other axes than the first, their slices are left out.
     """
     names = list(answers[0][0])
-    case = {name: float(np.mean([one[name] for one, _ in answers])) for name in names}
+    case = {name: float(np.mean([answer[name] for answer, _ in answers])) for name in names}
     axis = next((f["slice_axis"] for _, f in answers if f["slice_axis"] is not None), None)
-    alike = [facts for _, facts in answers if facts["slice_axis"] == axis]
-    shown: dict[int | None, list[dict[str, float]]] = {}
-    looked: dict[int, float] = {}
-    weighing = [facts["attention"] for facts in alike if "attention" in facts]
-    for one in (one for facts in alike for one in facts["slices"]):
-        shown.setdefault(one["slice"], []).append(one["probabilities"])
-    for one in (one for attention in weighing for one in attention):
-        looked[one["slice"]] = looked.get(one["slice"], 0.0) + one["weight"] / len(weighing)
+    same_axis = [facts for _, facts in answers if facts["slice_axis"] == axis]
+    by_slice: dict[int | None, list[dict[str, float]]] = {}
+    attention_of_slice: dict[int, float] = {}
+    weighing = [facts["attention"] for facts in same_axis if "attention" in facts]
+    for answer in (answer for facts in same_axis for answer in facts["slices"]):
+        by_slice.setdefault(answer["slice"], []).append(answer["probabilities"])
+    for answer in (answer for attention in weighing for answer in attention):
+        attention_of_slice[answer["slice"]] = attention_of_slice.get(answer["slice"], 0.0) + answer[
+            "weight"
+        ] / len(weighing)
     facts: dict[str, Any] = {
         "slices": [
             {
                 "slice": number,
-                "probabilities": {n: float(np.mean([p[n] for p in found])) for n in names},
+                "probabilities": {
+                    n: float(np.mean([p[n] for p in probabilities_of_slice])) for n in names
+                },
             }
-            for number, found in sorted(shown.items(), key=lambda item: item[0] or 0)
+            for number, probabilities_of_slice in sorted(
+                by_slice.items(), key=lambda item: item[0] or 0
+            )
         ],
         "slice_axis": axis,
     }
-    if looked:
-        facts["attention"] = [{"slice": k, "weight": w} for k, w in sorted(looked.items())]
+    if attention_of_slice:
+        facts["attention"] = [
+            {"slice": k, "weight": w} for k, w in sorted(attention_of_slice.items())
+        ]
     return case, facts
 
 
 def _softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
     scaled = logits.astype(np.float64) / temperature
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    found: NDArray[np.float64] = scaled / scaled.sum(axis=1, keepdims=True)
-    return found
+    normalised: NDArray[np.float64] = scaled / scaled.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def _fit(prepared: Image, size: Sequence[int], memory_bytes: int) -> None:
@@ -262,10 +276,13 @@ def attention(
     }
 
 
-def overlap(count: int, shown: int) -> NDArray[np.float64]:
+def overlap(count: int, windows_shown: int) -> NDArray[np.float64]:
     """Share ``(count, shown)`` of what is shown that falls to each slice; columns sum to 1."""
-    slices, windows = np.arange(count)[:, None], np.arange(shown)[None] * count / shown
-    return _common(slices, 1, windows, count / shown) * (shown / count)
+    slices, windows = (
+        np.arange(count)[:, None],
+        np.arange(windows_shown)[None] * count / windows_shown,
+    )
+    return _common(slices, 1, windows, count / windows_shown) * (windows_shown / count)
 
 
 def shown_slices(prepared: Grid, original: Grid, axis: int) -> tuple[int, NDArray[np.float64]]:
@@ -298,5 +315,5 @@ def _common(
 ) -> NDArray[np.float64]:
     """Length that intervals have in common, given by their beginnings and lengths."""
     end = np.minimum(first + length, second + width)
-    found: NDArray[np.float64] = np.clip(end - np.maximum(first, second), 0, None)
-    return found
+    length_in_common: NDArray[np.float64] = np.clip(end - np.maximum(first, second), 0, None)
+    return length_in_common

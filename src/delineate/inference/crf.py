@@ -162,10 +162,12 @@ def prepare(
         position = _positions(shape, widths, image.device)
         points = torch.cat([position, _intensities(image) / config.intensity], dim=1)
         del position
-        most = math.inf
+        lattice_bytes = math.inf
         if memory_bytes is not None:
-            most = memory_bytes - estimate_bytes(shape, channels=len(image), outputs=outputs)
-        appear = _exact(points) if exact else _scattered(points, outputs, most)
+            lattice_bytes = memory_bytes - estimate_bytes(
+                shape, channels=len(image), outputs=outputs
+            )
+        appear = _exact(points) if exact else _scattered(points, outputs, lattice_bytes)
         kernels.append((config.appearance_weight, appear))
         del points
     iterations = config.iterations
@@ -173,13 +175,13 @@ def prepare(
     @torch.no_grad()
     def infer(probabilities: Tensor) -> Tensor:
         unary = probabilities.float().clamp_min(_FLOOR).log_()
-        found = unary.softmax(0)
+        refined = unary.softmax(0)
         for _ in range(iterations):
             energy = unary.clone()
             for weight, kernel in kernels:
-                energy.add_(kernel(found), alpha=weight)
-            found = torch.softmax(energy, 0)
-        return found
+                energy.add_(kernel(refined), alpha=weight)
+            refined = torch.softmax(energy, 0)
+        return refined
 
     return infer
 
@@ -193,12 +195,12 @@ def for_image(
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """:func:`prepare` for who has arrays, as the rest of the room does."""
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    ready = prepare(tensor, spacing_mm, outputs, config, memory_bytes=memory_bytes)
+    refine = prepare(tensor, spacing_mm, outputs, config, memory_bytes=memory_bytes)
 
     def infer(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         flat = torch.from_numpy(probabilities).reshape(outputs, *tensor.shape[1:])
-        found: NDArray[np.float32] = ready(flat).numpy().reshape(probabilities.shape)
-        return found
+        refined: NDArray[np.float32] = refine(flat).numpy().reshape(probabilities.shape)
+        return refined
 
     return infer
 
@@ -227,10 +229,10 @@ def _positions(shape: Sequence[int], widths: Sequence[float], device: torch.devi
 def _intensities(image: Tensor) -> Tensor:
     """``(N, C)`` with each channel's range (without its tails) scaled to one; flat ones to zero."""
     flat = image.flatten(1).float()
-    some = flat[:, :: max(1, flat.shape[1] // _SAMPLE)].sort(dim=1).values
-    last = some.shape[1] - 1
-    low, high = some[:, round(_TAIL * last)], some[:, round((1 - _TAIL) * last)]
-    span = torch.where(high > low, high - low, some[:, -1] - some[:, 0])[:, None]
+    sample = flat[:, :: max(1, flat.shape[1] // _SAMPLE)].sort(dim=1).values
+    last = sample.shape[1] - 1
+    low, high = sample[:, round(_TAIL * last)], sample[:, round((1 - _TAIL) * last)]
+    span = torch.where(high > low, high - low, sample[:, -1] - sample[:, 0])[:, None]
     scaled = (flat - low[:, None]) / torch.where(span > 0, span, 1)
     return scaled.clamp_(-1, 2).T  # far outliers differ from all others as it is
 
@@ -273,9 +275,9 @@ def _along(values: Tensor, taps: Tensor, axis: int) -> Tensor:
     return result
 
 
-def _scattered(points: Tensor, labels: int, most: float) -> Filter:
+def _scattered(points: Tensor, labels: int, most_bytes: float) -> Filter:
     """The lattice's filter, for ``(L, *S)``; its corners take at most so many bytes."""
-    lattice = Lattice(points, labels, most)
+    lattice = Lattice(points, labels, most_bytes)
 
     def apply(values: Tensor) -> Tensor:
         return lattice(values.flatten(1).T.contiguous()).T.reshape(values.shape)
@@ -296,7 +298,7 @@ def _exact(points: Tensor) -> Filter:
     root = product(points.new_ones((len(points), 1))).rsqrt_()
 
     def apply(values: Tensor) -> Tensor:
-        found = product(values.flatten(1).T.double() * root) * root
-        return found.T.reshape(values.shape).to(values.dtype)
+        filtered = product(values.flatten(1).T.double() * root) * root
+        return filtered.T.reshape(values.shape).to(values.dtype)
 
     return apply

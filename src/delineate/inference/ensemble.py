@@ -34,15 +34,15 @@ FOLDS = "fold-*"
 MODEL = "model.safetensors"
 
 #: What members must have in common, and where a session has it.
-_COMMON: Mapping[str, Callable[[Session], Any]] = {
-    "target": lambda one: target(one.document)["name"],
-    "channels": lambda one: ", ".join(one.channels),
-    "classes": lambda one: ", ".join(one.classes),
-    "labels": lambda one: _labels(one.schema),
-    "regions": lambda one: ", ".join(
-        f"{k} = {' + '.join(v)}" for k, v in one.schema.regions.items()
+_SHARED: Mapping[str, Callable[[Session], Any]] = {
+    "target": lambda model: target(model.document)["name"],
+    "channels": lambda model: ", ".join(model.channels),
+    "classes": lambda model: ", ".join(model.classes),
+    "labels": lambda model: _labels(model.schema),
+    "regions": lambda model: ", ".join(
+        f"{k} = {' + '.join(v)}" for k, v in model.schema.regions.items()
     ),
-    "maps": lambda one: ", ".join(f"{name} ({k})" for name, k in one.maps.items()),
+    "maps": lambda model: ", ".join(f"{name} ({k})" for name, k in model.maps.items()),
 }
 
 
@@ -92,18 +92,18 @@ class Ensemble:
         self.members = tuple(members)
         first = self.members[0]
         for other in self.members[1:]:
-            for what, of in _COMMON.items():
+            for matter, of in _SHARED.items():
                 if of(first) != of(other):
                     raise ConfigError(
-                        f"expected models that answer the same question, got {what} "
+                        f"expected models that answer the same question, got {matter} "
                         f"{of(first) or 'none'} in {first.name}, but {of(other) or 'none'} in "
                         f"{other.name}",
                         fix="predict with each of them apart",
                         code="ensemble",
                     )
-        twice, times = Counter(one.hash for one in self.members).most_common(1)[0]
+        duplicated, times = Counter(member.hash for member in self.members).most_common(1)[0]
         if times > 1:
-            names = ", ".join(one.name for one in self.members if one.hash == twice)
+            names = ", ".join(member.name for member in self.members if member.hash == duplicated)
             raise ConfigError(
                 f"expected models that differ, got the same one {times} times: {names}",
                 fix="name each model once",
@@ -116,16 +116,16 @@ class Ensemble:
     @property
     def name(self) -> str:
         """Of every member."""
-        return " + ".join(one.name for one in self.members)
+        return " + ".join(member.name for member in self.members)
 
     @property
     def hash(self) -> str:
         """Names all members together, in their order."""
-        return hashlib.sha256("".join(one.hash for one in self.members).encode()).hexdigest()
+        return hashlib.sha256("".join(member.hash for member in self.members).encode()).hexdigest()
 
     def outside(self, name: str) -> float:
         """What a map holds where every preparation cuts an image off."""
-        return float(np.mean([one.outside(name) for one in self.members]))
+        return float(np.mean([member.outside(name) for member in self.members]))
 
     @property
     def device(self) -> str:
@@ -135,19 +135,19 @@ class Ensemble:
     @property
     def peak_bytes(self) -> int:
         """Most memory of the device that was in use so far; 0 where it has none of its own."""
-        return max(one.peak_bytes for one in self.members)
+        return max(member.peak_bytes for member in self.members)
 
     @property
     def keep_largest(self) -> tuple[str, ...]:
         """Labels of which every member keeps the largest component alone."""
-        first, *others = (one.keep_largest for one in self.members)
+        first, *others = (member.keep_largest for member in self.members)
         return tuple(label for label in first if all(label in other for other in others))
 
     @property
     def crf(self) -> Crf | None:
         """Settings of the CRF that every member asks for alike; each refines its own maps."""
         first = self.members[0].crf
-        return first if all(one.crf == first for one in self.members) else None
+        return first if all(member.crf == first for member in self.members) else None
 
     def rows(self, image: Image, request: Request, seconds: dict[str, float]) -> Iterator[Rows]:
         """Averaged maps of an image on its own grid, some rows at a time; see ``Session.rows``.
@@ -157,23 +157,23 @@ class Ensemble:
         shape = image.grid.shape
         sums = {name: np.zeros((self.maps[name], *shape), np.float32) for name in request.maps}
         covered = np.zeros((1, *shape), np.uint8)
-        own = sum(one.nbytes for one in sums.values()) + 2 * covered.nbytes
+        own_bytes = sum(array.nbytes for array in sums.values()) + 2 * covered.nbytes
         for number, member in enumerate(self.members):
-            asked = replace(
+            member_request = replace(
                 request,
-                beside=request.beside + own,
+                beside=request.beside + own_bytes,
                 progress=_share(request.progress, number, len(self.members)),
             )
-            for rows in member.rows(image, asked, seconds):
+            for rows in member.rows(image, member_request, seconds):
                 rows.of(covered)[...] += 1
                 for name, total in sums.items():
                     for k, channel in enumerate(rows.of(total)):
                         channel += rows.channel(name, k)
-        many = len(self.members)
+        n_members = len(self.members)
         for name, total in sums.items():
             if name == PROBABILITIES:
-                total[0] += many - covered[0]
-                total /= many
+                total[0] += n_members - covered[0]
+                total /= n_members
             else:
                 total /= np.maximum(covered, 1)
                 total[:, covered[0] == 0] = self.outside(name)
@@ -190,15 +190,15 @@ def _part(maps: Mapping[str, Any], rows: slice) -> Rows:
     return Rows(lambda name, k: maps[name][k][rows], lambda array: array[:, rows])
 
 
-def _share(progress: Tick | None, number: int, many: int) -> Tick | None:
+def _share(progress: Tick | None, number: int, n_members: int) -> Tick | None:
     """Progress of one member, told as a share of all."""
     if progress is None:
         return None
-    return lambda done, total: progress(number * total + done, many * total)
+    return lambda done, total: progress(number * total + done, n_members * total)
 
 
 def _models(path: Path) -> list[Path]:
-    folds = [one for one in path.glob(FOLDS) if one.is_dir()] if path.is_dir() else []
+    folds = [folder for folder in path.glob(FOLDS) if folder.is_dir()] if path.is_dir() else []
     if not folds:
         return [path]
     folds.sort(key=lambda fold: (len(fold.name), fold.name))  # fold-10 after fold-9

@@ -85,7 +85,7 @@ def outline(
         indices = keep_largest_components(home.labels, rules)
         seconds["home"] = time.perf_counter() - started - sum(seconds.values())
         facts: dict[str, Any] = {
-            "seconds": {what: round(took, 3) for what, took in seconds.items()},
+            "seconds": {step: round(took, 3) for step, took in seconds.items()},
             "confidence": home.confidence,
             **sizes(indices, image.grid, session.schema),
             "crf": config.to_dict(settings) if settings else None,
@@ -121,8 +121,8 @@ class Labels:
             self.probabilities[0] = 1
         #: ``(K, *S)`` by name; 0 where the image was cropped.
         self.maps = {
-            name: np.zeros((many, *grid.shape), dtype=np.float32)
-            for name, many in (maps or {}).items()
+            name: np.zeros((channels, *grid.shape), dtype=np.float32)
+            for name, channels in (maps or {}).items()
         }
         self._sum, self._count = 0.0, 0
 
@@ -133,15 +133,15 @@ class Labels:
 
     def add(self, rows: Rows) -> None:
         """Some finished rows; of labels that are equally likely the first wins."""
-        kept = None if self.probabilities is None else rows.of(self.probabilities)
+        probabilities = None if self.probabilities is None else rows.of(self.probabilities)
         best = rows.channel(PROBABILITIES, 0)
-        if kept is not None:
-            kept[0] = best
+        if probabilities is not None:
+            probabilities[0] = best
         index = np.zeros(best.shape, dtype=np.uint8)
         for number in range(1, self.outputs):
             channel = rows.channel(PROBABILITIES, number)
-            if kept is not None:
-                kept[number] = channel
+            if probabilities is not None:
+                probabilities[number] = channel
             wins = channel > best
             index[wins] = number
             best = np.maximum(best, channel)
@@ -155,9 +155,9 @@ class Labels:
         self._count += int(inside.sum())
 
 
-def crf_of(session: AnySession, asked: bool | None) -> Crf | None:
-    """Settings of the CRF that refines outlines, where ``asked`` leaves it to the model."""
-    if not (session.crf is not None if asked is None else asked):
+def crf_of(session: AnySession, requested: bool | None) -> Crf | None:
+    """Settings of the CRF that refines outlines, where ``requested`` leaves it to the model."""
+    if not (session.crf is not None if requested is None else requested):
         return None
     from delineate.inference.crf import Config
 

@@ -26,8 +26,8 @@ def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     for start in range(0, flat.size, step):
         sizes += np.bincount(flat[start : start + step], minlength=count + 1)
     sizes[0] = 0
-    kept: NDArray[np.bool_] = parts == sizes.argmax()
-    return kept
+    largest: NDArray[np.bool_] = parts == sizes.argmax()
+    return largest
 
 
 def keep_largest_components(labels: NDArray[Any], rules: Sequence[int]) -> NDArray[Any]:

@@ -217,10 +217,10 @@ class Session:
         seconds = prepared.seconds
         image, axis, _ = self._laid_out(prepared)
         maps = {name: self.maps[name] for name in request.maps}
-        spare = self._spare(prepared, request)
-        refine = _crf(prepared, self, request.crf, spare) if request.crf else None
+        free_bytes = self._free_bytes(prepared, request)
+        refine = _crf(prepared, self, request.crf, free_bytes) if request.crf else None
         shape = self.document["input"]
-        how: dict[str, Any] = {
+        window_options: dict[str, Any] = {
             "maps": maps,
             "batch": windows_at_once(shape["patch"], self.runtime.device),
             "mirror_axes": shape.get("mirror_axes", []) if request.mirror else [],
@@ -229,11 +229,11 @@ class Session:
             "progress": request.progress,
         }
         if refine is None:
-            found = sweep(self.runtime.infer, image, shape["patch"], **how)
-            yield from _timed(found, seconds, "network")
+            swept = sweep(self.runtime.infer, image, shape["patch"], **window_options)
+            yield from _timed(swept, seconds, "network")
             return
         started = time.perf_counter()
-        whole = sliding_window(self.runtime.infer, image, shape["patch"], **how)
+        whole = sliding_window(self.runtime.infer, image, shape["patch"], **window_options)
         began = time.perf_counter()
         seconds["network"] = began - started
         whole[PROBABILITIES] = refine(whole[PROBABILITIES])
@@ -242,12 +242,12 @@ class Session:
 
     def home(self, prepared: Prepared, rows: Iterator[tuple[int, Maps]]) -> Iterator[Rows]:
         """Maps on the grid of the original image, some rows at a time."""
-        _, axis, lone = self._laid_out(prepared)
+        _, axis, single_slice = self._laid_out(prepared)
         image = prepared.image
         inverse = Inverse(image.history, image.array.shape[1:], prepared.original, axis or 0)
         for _, maps in rows:
             maps = self._in_units(maps)
-            yield from inverse.add({n: m[:, 0] for n, m in maps.items()} if lone else maps)
+            yield from inverse.add({n: m[:, 0] for n, m in maps.items()} if single_slice else maps)
 
     def _in_units(self, maps: Maps) -> Maps:
         """The same, an image in the units of the scans."""
@@ -263,7 +263,7 @@ class Session:
             return image[:, None], 0, True
         return image, axis, False
 
-    def _spare(self, prepared: Prepared, request: Request) -> int:
+    def _free_bytes(self, prepared: Prepared, request: Request) -> int:
         """Bytes that may be used beside what the way of this image needs.
 
         Raises:
@@ -277,7 +277,7 @@ class Session:
             self.document["input"]["patch"],
             channels=image.shape[0], outputs=outputs, whole=request.crf is not None,
         )  # fmt: skip
-        spare = request.memory_bytes - need
+        free_bytes = request.memory_bytes - need
         if request.crf is not None:
             from delineate.inference import crf
 
@@ -285,20 +285,20 @@ class Session:
         if need > request.memory_bytes:
             without = [*request.without, *[_NO_CRF] * (request.crf is not None)]
             raise too_little_memory(need, request.memory_bytes, without)
-        return spare
+        return free_bytes
 
 
 def _crf_settings(document: Mapping[str, Any]) -> Crf | None:
     """Of the CRF that the file asks for, if it does."""
-    asked = document.get("postprocess", {}).get("crf")
-    if asked is None:
+    declared = document.get("postprocess", {}).get("crf")
+    if declared is None:
         return None
     from delineate.inference.crf import Config
 
-    return config.from_dict(asked, Config)
+    return config.from_dict(declared, Config)
 
 
-def _crf(prepared: Prepared, session: Session, settings: Crf, spare: int) -> Any:
+def _crf(prepared: Prepared, session: Session, settings: Crf, free_bytes: int) -> Any:
     """The CRF of an image, before the network runs: not to fit is found at once.
 
     Returns:
@@ -308,10 +308,10 @@ def _crf(prepared: Prepared, session: Session, settings: Crf, spare: int) -> Any
 
     started = time.perf_counter()
     image = prepared.image
-    own = image.array[: len(session.channels)]  # what follows is derived from them
+    measured = image.array[: len(session.channels)]  # what follows is derived from them
     outputs = session.maps[PROBABILITIES]
     try:
-        refine = crf.for_image(own, image.grid.spacing_mm, outputs, settings, spare)
+        refine = crf.for_image(measured, image.grid.spacing_mm, outputs, settings, free_bytes)
     except ResourceError as error:
         raise ResourceError(
             f"the CRF of this image: {error.message}",

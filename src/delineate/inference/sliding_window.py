@@ -140,8 +140,8 @@ def sliding_window(
     axis = slice_axis or 0
     shape = list(image.shape[1:])
     whole = {
-        name: np.empty((many, shape[axis], *shape[:axis], *shape[axis + 1 :]), np.float32)
-        for name, many in maps.items()
+        name: np.empty((channels, shape[axis], *shape[:axis], *shape[axis + 1 :]), np.float32)
+        for name, channels in maps.items()
     }
     for row, block in sweep(
         infer, image, patch, maps=maps, overlap=overlap, batch=batch, mirror_axes=mirror_axes,
@@ -186,11 +186,11 @@ def sweep(
         windows = np.stack(
             [_window(volume, s, patch, neighbours, slice_axis is not None) for s in starts]
         )
-        found = _averaged(infer, windows, mirror_axes, maps)
+        outputs = _averaged(infer, windows, mirror_axes, maps)
         yield from store.reach(starts[0][0], starts[-1][0] + patch[0])
         for number, start in enumerate(starts):
             weight = walk.weight(start)
-            for name, values in found.items():
+            for name, values in outputs.items():
                 window = values[number] if slice_axis is None else values[number][:, None]
                 store.add(name, start, window * weight)
         done += len(starts)
@@ -207,7 +207,9 @@ class _Store:
     ) -> None:
         self.shape = shape
         self.first, self.last = 0, 0
-        self.rows = {name: np.zeros((many, 0, *rest), np.float32) for name, many in maps.items()}
+        self.rows = {
+            name: np.zeros((channels, 0, *rest), np.float32) for name, channels in maps.items()
+        }
 
     def reach(self, first: int, end: int) -> Iterator[tuple[int, Maps]]:
         """Give rows before ``first`` away; have room up to ``end``."""
@@ -305,15 +307,15 @@ def _averaged(
     total: dict[str, Array] = {}
     for flip in flips:
         axes = tuple(axis + 2 for axis in flip)
-        found = infer(np.ascontiguousarray(np.flip(windows, axes)) if axes else windows)
-        for name, many in maps.items():
-            wanted = (windows.shape[0], many, *windows.shape[2:])
-            if found[name].shape != wanted:
+        outputs = infer(np.ascontiguousarray(np.flip(windows, axes)) if axes else windows)
+        for name, channels in maps.items():
+            expected_shape = (windows.shape[0], channels, *windows.shape[2:])
+            if outputs[name].shape != expected_shape:
                 raise GeometryError(
-                    f"expected {name} {wanted} from the network, got {found[name].shape}",
+                    f"expected {name} {expected_shape} from the network, got {outputs[name].shape}",
                     code="network-output",
                 )
-            back = np.flip(found[name], axes) if axes else found[name]
+            back = np.flip(outputs[name], axes) if axes else outputs[name]
             total[name] = total[name] + back if name in total else back
     return {name: summed / np.float32(len(flips)) for name, summed in total.items()}
 
@@ -321,4 +323,8 @@ def _averaged(
 def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """All combinations of axes, the empty one first."""
     ordered = sorted(set(axes))
-    return [some for n in range(len(ordered) + 1) for some in itertools.combinations(ordered, n)]
+    return [
+        combination
+        for n in range(len(ordered) + 1)
+        for combination in itertools.combinations(ordered, n)
+    ]

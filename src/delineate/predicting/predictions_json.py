@@ -52,17 +52,17 @@ def _model(session: AnySession) -> dict[str, Any]:
     """What the index says of a model; of several, also of each."""
     members = [
         {
-            "file": one.name,
-            "hash": one.hash,
-            "network": one.document["network"]["name"],
-            "card": one.document["card"],
-            "unlearnt": list(one.document.get("unlearnt", ())),
+            "file": member.name,
+            "hash": member.hash,
+            "network": member.document["network"]["name"],
+            "card": member.document["card"],
+            "unlearnt": list(member.document.get("unlearnt", ())),
         }
-        for one in session.members
+        for member in session.members
     ]
     if len(members) == 1:
         return members[0]
-    first, *others = (one["unlearnt"] for one in members)
+    first, *others = (member["unlearnt"] for member in members)
     return {
         "file": session.name,
         "hash": session.hash,

@@ -13,7 +13,7 @@ from delineate.core.errors import DelineateError, InputError
 from delineate.core.image import Image
 from delineate.data.channels import read_channels, sources
 from delineate.data.content import Hashes, content_hash
-from delineate.provenance.lineage import TAUGHT, UNTOLD
+from delineate.provenance.lineage import TRAINED_ON, UNTOLD
 
 
 def seen_in_training(parts: Mapping[str, str | None]) -> list[str]:
@@ -22,7 +22,7 @@ def seen_in_training(parts: Mapping[str, str | None]) -> list[str]:
     Args:
         parts: Id of each scored case -> part of the model's own data.
     """
-    count = sum(part in TAUGHT for part in parts.values())
+    count = sum(part in TRAINED_ON for part in parts.values())
     if not count and UNTOLD in parts.values():
         return [
             "whether scored cases taught this model cannot be told: its subjects are marked with "
@@ -58,15 +58,15 @@ def require_same(
     Raises:
         InputError: Another image.
     """
-    held = entry.get("images")
+    stored = entry.get("images")
     files, voxels = (
-        held.get(k) if isinstance(held, Mapping) else None for k in ("files", "voxels")
+        stored.get(k) if isinstance(stored, Mapping) else None for k in ("files", "voxels")
     )
     if not isinstance(files, Mapping) or not isinstance(voxels, Mapping) or not case.images:
         return
     try:
-        here = {content_hash(source, hashes) for source in case.images.values()}
-        if set(files.values()) <= here:
+        hashes_here = {content_hash(source, hashes) for source in case.images.values()}
+        if set(files.values()) <= hashes_here:
             return
         image = read_channels(case, channels)
         same = list(voxels.values()) == [_voxels(array) for array in image.array]
@@ -83,6 +83,6 @@ def require_same(
 
 def _voxels(array: Any) -> str:
     values = np.ascontiguousarray(array, dtype=np.float32)
-    found = hashlib.sha256(repr(values.shape).encode())
-    found.update(values.data)
-    return found.hexdigest()
+    digest = hashlib.sha256(repr(values.shape).encode())
+    digest.update(values.data)
+    return digest.hexdigest()

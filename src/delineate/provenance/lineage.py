@@ -18,11 +18,11 @@ if TYPE_CHECKING:  # both bring torch along, which `evaluate` has no need of
     from delineate.networks._transfer import Transfer, Weights
 
 #: A list longer than this stays in ``run.json``; the model file has its length.
-_SHOWN = 12
+_MOST_LISTED = 12
 
 
 #: Parts of a model's data on which its figures flatter it.
-TAUGHT = ("train", "validation", "unlabelled", "earlier")
+TRAINED_ON = ("train", "validation", "unlabelled", "earlier")
 #: Stands for the part where that cannot be told.
 UNTOLD = "untold"
 
@@ -54,7 +54,7 @@ def marks(parts: Mapping[str, Iterable[Case]], key: SiteKey) -> Marks:
 
     def made(mark: Callable[[str], str]) -> Parts:
         return {
-            name: {subject: set(map(mark, each)) for subject, each in subjects.items()}
+            name: {subject: set(map(mark, sources)) for subject, sources in subjects.items()}
             for name, subjects in texts.items()
         }
 
@@ -62,11 +62,11 @@ def marks(parts: Mapping[str, Iterable[Case]], key: SiteKey) -> Marks:
 
 
 def _texts(cases: Iterable[Case]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    texts_of_subject: dict[str, set[str]] = {}
     for case in cases:
         for source in case.images.values():
-            found.setdefault(case.subject, set()).add(f"{case.subject}|{_size(source)}")
-    return found
+            texts_of_subject.setdefault(case.subject, set()).add(f"{case.subject}|{_size(source)}")
+    return texts_of_subject
 
 
 def _unsalted(text: str) -> str:
@@ -82,8 +82,10 @@ def _size(source: Source) -> int:
 
 
 def _provenance(weights: Weights | None) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = ((weights.document if weights else None) or {}).get("provenance", {})
-    return found
+    provenance: Mapping[str, Any] = ((weights.document if weights else None) or {}).get(
+        "provenance", {}
+    )
+    return provenance
 
 
 def _known(provenance: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -121,11 +123,11 @@ def leaks(weights: Weights, new: Marks) -> list[str]:
             "--site-key"
         )
 
-    def shared(ours: Iterable[str], theirs: Iterable[str]) -> int:
-        known = {mark for part in theirs for mark in old.get(part, ())}
-        return sum(bool(m & known) for part in ours for m in parts.get(part, {}).values())
+    def shared(new_parts: Iterable[str], old_parts: Iterable[str]) -> int:
+        known = {mark for part in old_parts for mark in old.get(part, ())}
+        return sum(bool(m & known) for part in new_parts for m in parts.get(part, {}).values())
 
-    if count := shared(("test",), TAUGHT):
+    if count := shared(("test",), TRAINED_ON):
         notes.append(
             f"{count} of the held-out subjects trained the old model: the figures flatter the new"
         )
@@ -142,21 +144,21 @@ def subjects(weights: Weights | None, new: Marks) -> dict[str, Any]:
 
     Marks of other keys are passed on, for who has these. Those without a key are not.
     """
-    found = {name: sorted(set().union(*part.values())) for name, part in new.parts.items()}
+    marks_of_part = {name: sorted(set().union(*part.values())) for name, part in new.parts.items()}
     provenance = _provenance(weights)
     known = _known(provenance, new.key)
-    if earlier := {mark for name in TAUGHT for mark in known.get(name, ())}:
-        found["earlier"] = sorted(earlier)
+    if earlier := {mark for name in TRAINED_ON for mark in known.get(name, ())}:
+        marks_of_part["earlier"] = sorted(earlier)
     elsewhere = {k: list(v) for k, v in provenance.get("subjects_elsewhere", {}).items()}
     elsewhere.pop(new.key, None)
     key = provenance.get("subject_key")
     if key is not None and key != new.key:
         old = provenance.get("subjects", {})
-        taught = {mark for name in TAUGHT for mark in old.get(name, ())}
-        elsewhere[key] = sorted(taught.union(elsewhere.get(key, ())))
+        trained_on = {mark for name in TRAINED_ON for mark in old.get(name, ())}
+        elsewhere[key] = sorted(trained_on.union(elsewhere.get(key, ())))
     return {
         "subject_key": new.key,
-        "subjects": found,
+        "subjects": marks_of_part,
         **({"subjects_elsewhere": elsewhere} if elsewhere else {}),
     }
 
@@ -185,15 +187,15 @@ def part(document: Mapping[str, Any], case: Case, key: SiteKey | None) -> str | 
         mark, old = key.mark, _known(provenance, key.id)
         otherwise = None if provenance["subject_key"] == key.id else UNTOLD
     own = {mark(text) for texts in _texts([case]).values() for text in texts}
-    return next((name for name in (*TAUGHT, "test") if own & set(old.get(name, ()))), otherwise)
+    return next((name for name in (*TRAINED_ON, "test") if own & set(old.get(name, ()))), otherwise)
 
 
 def part_of_any(
     documents: Sequence[Mapping[str, Any]], case: Case, key: SiteKey | None
 ) -> str | None:
     """As :func:`part`, for models that predict together: who taught one of them taught them all."""
-    found = [part(document, case, key) for document in documents]
-    return next((name for name in (*TAUGHT, UNTOLD, "test") if name in found), None)
+    parts = [part(document, case, key) for document in documents]
+    return next((name for name in (*TRAINED_ON, UNTOLD, "test") if name in parts), None)
 
 
 def record(
@@ -234,22 +236,24 @@ def record(
     }
 
 
-def brief(kept: Mapping[str, Any]) -> dict[str, Any]:
+def brief(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record for the model file: long lists give way to their lengths."""
     short = {
-        name: len(kept[name]) if name == "loaded" or len(kept[name]) > _SHOWN else kept[name]
+        name: len(record[name])
+        if name == "loaded" or len(record[name]) > _MOST_LISTED
+        else record[name]
         for name in ("loaded", "resized", "left_out", "fresh")
     }
-    return {**kept, **short}
+    return {**record, **short}
 
 
-def sentence(kept: Mapping[str, Any]) -> str:
+def sentence(record: Mapping[str, Any]) -> str:
     """A record in one line."""
-    count = len(kept["loaded"]) + len(kept["resized"])
-    told = f"{count} of {count + len(kept['left_out'])} tensors of {kept['file']} taken"
+    count = len(record["loaded"]) + len(record["resized"])
+    taken = f"{count} of {count + len(record['left_out'])} tensors of {record['file']} taken"
     parts = [
-        f"{len(kept['resized'])} of them resized" if kept["resized"] else "",
-        f"{len(kept['fresh'])} of the network's own fresh" if kept["fresh"] else "",
-        *(f"{name} frozen ({count:,} parameters)" for name, count in kept["frozen"].items()),
+        f"{len(record['resized'])} of them resized" if record["resized"] else "",
+        f"{len(record['fresh'])} of the network's own fresh" if record["fresh"] else "",
+        *(f"{name} frozen ({count:,} parameters)" for name, count in record["frozen"].items()),
     ]
-    return ", ".join([told, *filter(None, parts)])
+    return ", ".join([taken, *filter(None, parts)])

@@ -34,12 +34,12 @@ def listed(
             fix="remove it to have the predictions found by their names",
             code="predictions-json",
         )
-    if isinstance(asked := document.get("only"), list):  # the others nobody wanted
-        wanted = match(cases, ((str(name), name) for name in asked))
-        cases = [case for case in cases if case.id in wanted]
+    if isinstance(ids_asked := document.get("only"), list):  # the others nobody wanted
+        matched_ids = match(cases, ((str(name), name) for name in ids_asked))
+        cases = [case for case in cases if case.id in matched_ids]
     matched = match(cases, ((entry["id"], entry) for entry in entries))
-    if strange := len(entries) - len(matched):
-        notes.append(f"{strange} predicted cases have no label: not scored")
+    if unlabelled := len(entries) - len(matched):
+        notes.append(f"{unlabelled} predicted cases have no label: not scored")
     left = len(cases) - len(matched)
     if document.get("finished") is False:
         notes.append(
@@ -62,9 +62,13 @@ def listed(
                     known_scans.require_same(case, entry, document.get("channels") or (), hashes)
                 except InputError as error:
                     predicted[case.id] = error
-    parts.update({name: str(found[0].get("part")) for name, found in matched.items()})
+    parts.update(
+        {name: str(entries_of_case[0].get("part")) for name, entries_of_case in matched.items()}
+    )
     # A plain label file knows no subject; the predictions may.
-    subjects = {name: found[0].get("subject") or name for name, found in matched.items()}
+    subjects = {
+        name: entries_of_case[0].get("subject") or name for name, entries_of_case in matched.items()
+    }
     return [
         case if case.images else replace(case, subject=str(subjects.get(case.id, case.subject)))
         for case in cases

@@ -40,7 +40,7 @@ RULES = {
 }
 _WORST = 6
 #: Figures that are told for every level.
-_TOLD = ("accuracy", "balanced_accuracy", "f1_macro", "mcc", "kappa", "roc_auc",
+_HEADLINE = ("accuracy", "balanced_accuracy", "f1_macro", "mcc", "kappa", "roc_auc",
          "average_precision", "sensitivity_at_specificity", "ece", "brier", "gain")  # fmt: skip
 
 
@@ -82,22 +82,22 @@ def score(
 
     _check(rows, classes)
     by_level = {
-        level: found
+        level: level_rows
         for level in ("slice", "case", "subject")
-        if (found := samples(rows, classes, level)) is not None
+        if (level_rows := samples(rows, classes, level)) is not None
     }
     unit = "case" if "case" in by_level else "slice"
 
-    def figures(found: Sequence[Row]) -> dict[str, Any]:
+    def figures(rows: Sequence[Row]) -> dict[str, Any]:
         return classification_figures(
-            [list(row["probabilities"].values()) for row in found],
-            [classes.index(row["truth"]) for row in found],
-            [row["subject"] for row in found],
+            [list(row["probabilities"].values()) for row in rows],
+            [classes.index(row["truth"]) for row in rows],
+            [row["subject"] for row in rows],
             classes,
             specificity=specificity, seed=seed, resamples=resamples,
         )  # fmt: skip
 
-    scored = {level: figures(found) for level, found in by_level.items()}
+    scored = {level: figures(level_rows) for level, level_rows in by_level.items()}
     summary: dict[str, Any] = plain(
         {
             "format": "delineate-classification",
@@ -107,8 +107,8 @@ def score(
             "n_subjects": scored[unit]["n_subjects"],
             "figures": scored[unit],
             "levels": {
-                level: {key: found[key] for key in ("n_samples", "n_subjects", *_TOLD)}
-                for level, found in scored.items()
+                level: {key: level_rows[key] for key in ("n_samples", "n_subjects", *_HEADLINE)}
+                for level, level_rows in scored.items()
                 if level != unit
             },
             "settings": {
@@ -159,8 +159,8 @@ def write(
     images = []
     if show:
         for row in worst(scored):
-            shown = _worst_slice(row, rows)
-            images.append({"row": row, "slice": shown.get("slice"), "image": show(shown)})
+            worst_row = _worst_slice(row, rows)
+            images.append({"row": row, "slice": worst_row.get("slice"), "image": show(worst_row)})
     page: Path = classification.write(out / "report.html", summary, scored, images)
     return page
 
@@ -212,14 +212,14 @@ def worst(scored: Iterable[Mapping[str, Any]], limit: int = _WORST) -> list[Mapp
 
 
 def _answered(row: Row, classes: Sequence[str]) -> dict[str, Any]:
-    given = {name: float(row["probabilities"][name]) for name in classes}
-    answer = max(classes, key=lambda name: given[name])
+    probabilities = {name: float(row["probabilities"][name]) for name in classes}
+    answer = max(classes, key=lambda name: probabilities[name])
     return {
         **row,
-        "probabilities": given,
+        "probabilities": probabilities,
         "answer": answer,
         "right": answer == row["truth"],
-        "confidence": given[answer],
+        "confidence": probabilities[answer],
     }
 
 
@@ -236,35 +236,38 @@ def _sliced(rows: Sequence[Row]) -> bool:
 
 def _worst_slice(row: Row, rows: Sequence[Row]) -> Row:
     """The sample of a wrong case that is surest of the wrong answer."""
-    mine = [
-        one for one in rows
-        if one["case"] == row["case"] and row.get("slice") in (None, one.get("slice"))
+    slices = [
+        sample for sample in rows
+        if sample["case"] == row["case"] and row.get("slice") in (None, sample.get("slice"))
     ]  # fmt: skip
-    return max(mine, key=lambda one: float(one["probabilities"][row["answer"]]))
+    return max(slices, key=lambda sample: float(sample["probabilities"][row["answer"]]))
 
 
 def _subjects(
     rows: Sequence[Row], scored: Sequence[Row], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Every subject with its mean probability; no class where its samples have several."""
-    found = []
+    listed = []
     raw, by_subject = _grouped(rows, "subject"), _grouped(scored, "subject")
-    for name, mine in sorted(by_subject.items()):
-        several = len({row["truth"] for row in mine}) > 1
-        means = {c: sum(row["probabilities"][c] for row in mine) / len(mine) for c in classes}
-        whole = _answered({"truth": mine[0]["truth"], "probabilities": means}, classes)
+    for name, subject_rows in sorted(by_subject.items()):
+        several = len({row["truth"] for row in subject_rows}) > 1
+        means = {
+            c: sum(row["probabilities"][c] for row in subject_rows) / len(subject_rows)
+            for c in classes
+        }
+        whole = _answered({"truth": subject_rows[0]["truth"], "probabilities": means}, classes)
         blank = dict.fromkeys(("truth", "answer", "right", "confidence")) if several else {}
-        found.append(
+        listed.append(
             {
                 "subject": name,
                 **whole,
                 **blank,
-                "cases": len({row["case"] for row in mine}),
+                "cases": len({row["case"] for row in subject_rows}),
                 "samples": len(raw[name]),
-                "accuracy": sum(row["right"] for row in mine) / len(mine),
+                "accuracy": sum(row["right"] for row in subject_rows) / len(subject_rows),
             }
         )
-    return found
+    return listed
 
 
 def _names(classes: Sequence[str]) -> list[str]:
@@ -272,29 +275,29 @@ def _names(classes: Sequence[str]) -> list[str]:
 
 
 def _line(row: Row, classes: Sequence[str]) -> dict[str, Any]:
-    given = row["probabilities"]
-    return {**row, **dict(zip(_names(classes), (given[c] for c in classes), strict=True))}
+    probabilities = row["probabilities"]
+    return {**row, **dict(zip(_names(classes), (probabilities[c] for c in classes), strict=True))}
 
 
-def _csv(found: Sequence[Row], classes: Sequence[str], level: str) -> str:
+def _csv(rows: Sequence[Row], classes: Sequence[str], level: str) -> str:
     head = ["case", "subject", *(["slice"] if level == "slice" else [])]
-    if level == "case" and any(row.get("slices") for row in found):
+    if level == "case" and any(row.get("slices") for row in rows):
         head.append("slices")
     columns = [*head, "truth", "answer", "right", "confidence", *_names(classes)]
-    return table(columns, [_line(row, classes) for row in found])
+    return table(columns, [_line(row, classes) for row in rows])
 
 
 def _check(rows: Sequence[Row], classes: Sequence[str]) -> None:
     if not rows:
         raise InputError("expected at least one row to score, got none")
     subject_of: dict[str, str] = {}
-    seen = set()
+    checked = set()
     for row in rows:
         case, key = row["case"], (row["case"], row.get("slice"))
         where = f"case {case}" if key[1] is None else f"case {case}, slice {key[1]}"
-        if key in seen or (case, None) in seen or (key[1] is None and case in subject_of):
+        if key in checked or (case, None) in checked or (key[1] is None and case in subject_of):
             raise InputError("expected every sample once, got it twice", where=where)
-        seen.add(key)
+        checked.add(key)
         if subject_of.setdefault(case, row["subject"]) != row["subject"]:
             raise InputError(
                 f"expected one subject a case, got {subject_of[case]!r} and {row['subject']!r}",
@@ -311,44 +314,45 @@ def _check(rows: Sequence[Row], classes: Sequence[str]) -> None:
 
 def _notes(figures: Mapping[str, Any], levels: Mapping[str, Sequence[Row]], unit: str) -> list[str]:
     """What a reader must know before the figures."""
-    found = []
+    notes = []
     subjects, samples_ = figures["n_subjects"], figures["n_samples"]
     if "slice" in levels:
-        found.append(
+        notes.append(
             "Slices of one subject are not independent: every interval is over subjects."
             + (" A case's probability is the mean over its slices." if unit == "case" else "")
         )
     elif samples_ > subjects:
-        found.append("Cases of one subject are not independent: every interval is over subjects.")
+        notes.append("Cases of one subject are not independent: every interval is over subjects.")
     if subjects > 1 and all(row["subject"] == row["case"] for row in levels[unit]):
-        found.append(
+        notes.append(
             "Every case counts as a subject of its own. If several come from one person, the "
             "intervals are too narrow."
         )
     majority, accuracy = figures["majority"], figures["accuracy"]["value"]
-    found.append(
+    notes.append(
         f"Always answering “{majority['class']}” would be right in "
         f"{100 * majority['accuracy']:.1f} % of the {unit}s, with a balanced accuracy of "
         f"{100 * majority['balanced_accuracy']:.1f} %."
     )
     gain = figures["gain"]["ci_low"]
     if accuracy <= majority["accuracy"] or not gain > 0:
-        found.append("The classifier is not shown to be better than that.")
+        notes.append("The classifier is not shown to be better than that.")
     if accuracy == 1:
-        most = 100 * (1 - 0.05 ** (1 / subjects))
-        found.append(
+        highest_error = 100 * (1 - 0.05 ** (1 / subjects))
+        notes.append(
             f"No {unit} is wrong, so resampling gives no interval. With {subjects} subjects, "
-            f"errors in up to {most:.1f} % of subjects would be compatible with that (95 %)."
+            f"errors in up to {highest_error:.1f} % of subjects would be compatible with that "
+            "(95 %)."
         )
-    found += [
+    notes += [
         f"No {unit} is of class “{row['class']}”: nothing is said of it, and averages leave it out."
         for row in figures["per_class"]
         if not row["n"]
     ]
-    found += [
+    notes += [
         f"Only {row['n_subjects']} {'subject is' if row['n_subjects'] == 1 else 'subjects are'} of "
         f"class “{row['class']}”: too few for an interval of what rests on it."
         for row in figures["per_class"]
         if 0 < row["n_subjects"] < 3
     ]
-    return found
+    return notes

@@ -21,7 +21,7 @@ from delineate.data.layouts._listing import load_json
 from delineate.data.opening import Opening
 from delineate.data.outputs import INDEX
 from delineate.provenance import known_scans
-from delineate.provenance.lineage import TAUGHT
+from delineate.provenance.lineage import TRAINED_ON
 from delineate.scoring import class_figures
 from delineate.scoring.options import Options, require_apart
 
@@ -78,9 +78,9 @@ def score_classes(
             if record.get("error") is None:
                 if case:
                     known_scans.require_same(case, record, index.get("channels") or (), hashes)
-                found = rows_of(case, record, classes, cohort.schema) if case else []
-                rows += found
-                unknown += [record["id"]] * (not found)
+                case_rows = rows_of(case, record, classes, cohort.schema) if case else []
+                rows += case_rows
+                unknown += [record["id"]] * (not case_rows)
         except Exception as error:
             fault = case_failures.record(unforeseen.of(error, record["id"]))
             failures.append({"case": record["id"], **fault})
@@ -101,17 +101,17 @@ def score_classes(
             code="classes-unknown",
         )
     if unknown:
-        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
-        say(f"not scored, for want of a true class: {len(unknown)} cases ({shown})")
+        examples = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+        say(f"not scored, for want of a true class: {len(unknown)} cases ({examples})")
     summary = class_figures.score(rows, classes, seed=options.seed, resamples=options.resamples)
     scored = {row["case"] for row in rows}
-    parts = {one["id"]: one.get("part") for one in index["cases"] if one["id"] in scored}
+    parts = {entry["id"]: entry.get("part") for entry in index["cases"] if entry["id"] in scored}
     seen_in_training = known_scans.seen_in_training(parts)
     summary |= {
         "model": index.get("model"),
         "labels": str(labels),
         "failures": failures,
-        "taught": [name for name, part in parts.items() if part in TAUGHT],
+        "taught": [name for name, part in parts.items() if part in TRAINED_ON],
         "notes": [*seen_in_training, *summary["notes"]],
     }
     class_figures.write(
@@ -143,12 +143,12 @@ def _headline(summary: Mapping[str, Any]) -> str:
     figures = summary["figures"]
     accuracy, area = figures["balanced_accuracy"], figures["roc_auc"]
     return (
-        f"balanced accuracy {_told(accuracy)}, ROC-AUC {_told(area)}; "
+        f"balanced accuracy {_figure_in_words(accuracy)}, ROC-AUC {_figure_in_words(area)}; "
         f"{summary['n_subjects']} subjects, {figures['n_samples']} {summary['unit']}s"
     )
 
 
-def _told(figure: Mapping[str, Any]) -> str:
+def _figure_in_words(figure: Mapping[str, Any]) -> str:
     if figure.get("value") is None:
         return "not defined"
     low, high = figure.get("ci_low"), figure.get("ci_high")

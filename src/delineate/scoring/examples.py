@@ -37,12 +37,12 @@ def examples(summary: Mapping[str, Any], rows: Iterable[Row], pairs: Pairs) -> l
             dice.setdefault(row["case"], []).append(row["dice"])
     means = {name: float(np.mean(values)) for name, values in dice.items()}
     cases = {case.id: case for case in pairs.cases}
-    shown = []
+    pictures = []
     for place, name in chosen(means, cases):
         prediction, truth, grid = load(pairs, cases[name], missing_as_empty=True)
         prediction, truth, _ = without_ignored(prediction, truth)
         sequence, image = _sequence(cases[name], grid, truth if truth.any() else prediction, pairs)
-        shown.append(
+        pictures.append(
             {
                 "title": f"{place}: {name}, mean Dice {means[name]:.3f}",
                 "image": image,
@@ -53,16 +53,18 @@ def examples(summary: Mapping[str, Any], rows: Iterable[Row], pairs: Pairs) -> l
                 "schema": pairs.schema,
             }
         )
-    return shown
+    return pictures
 
 
 def chosen(means: Mapping[str, float], cases: Mapping[str, Case]) -> list[tuple[str, str]]:
     """``(place, case)``, the worst first; of other people each, by name as well as by subject."""
     ranked = sorted(means, key=lambda name: (means[name], name))
     person = {name: cases[name].subject for name in ranked}
-    found = suspect(person)
-    for group in found.groups if found else ():
-        person = {name: group[0] if who in group else who for name, who in person.items()}
+    suspicion = suspect(person)
+    for group in suspicion.groups if suspicion else ():
+        person = {
+            name: group[0] if subject in group else subject for name, subject in person.items()
+        }
     middle = (len(ranked) - 1) // 2
     by_rank = sorted(range(len(ranked)), key=lambda rank: abs(rank - middle))
     orders = {

@@ -48,23 +48,23 @@ def statistics(rows: Sequence[Row], seed: int, resamples: int) -> dict[str, Any]
 
     regions: dict[str, Any] = {}
     for name in dict.fromkeys(row["region"] for row in rows):
-        ours = [row for row in rows if row["region"] == name]
-        subjects = [row["subject"] for row in ours]
-        present = [row for row in ours if row["state"] in ("ok", "missed")]
-        empty = [float(row["state"] in ("both empty", "false alarm")) for row in ours]
+        region_rows = [row for row in rows if row["region"] == name]
+        subjects = [row["subject"] for row in region_rows]
+        present = [row for row in region_rows if row["state"] in ("ok", "missed")]
+        empty = [float(row["state"] in ("both empty", "false alarm")) for row in region_rows]
         regions[name] = {
-            "kind": ours[0]["kind"],
-            "cases": len(ours),
+            "kind": region_rows[0]["kind"],
+            "cases": len(region_rows),
             "cases_with_it": len(present),
-            "states": _census(ours, STATES),
-            **{m: describe([row[m] for row in ours], subjects) for m in METRICS},
+            "states": _census(region_rows, STATES),
+            **{m: describe([row[m] for row in region_rows], subjects) for m in METRICS},
             "dice_where_present": describe(
                 [row["dice"] for row in present], [row["subject"] for row in present]
             ),
             "all_background": {
                 "dice": float(by_subject(empty, subjects)[1].mean()),
                 "accuracy": float(
-                    by_subject([r["accuracy_background"] for r in ours], subjects)[1].mean()
+                    by_subject([r["accuracy_background"] for r in region_rows], subjects)[1].mean()
                 ),
             },
         }
@@ -91,14 +91,15 @@ def by_subjects(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
     averaged = []
     for name in dict.fromkeys(row["region"] for row in rows):
-        ours = [row for row in rows if row["region"] == name]
-        subjects = [row["subject"] for row in ours]
+        region_rows = [row for row in rows if row["region"] == name]
+        subjects = [row["subject"] for row in region_rows]
         counts = Counter(subjects)
         means = {
-            m: dict(zip(*by_subject([r[m] for r in ours], subjects), strict=True)) for m in METRICS
+            m: dict(zip(*by_subject([r[m] for r in region_rows], subjects), strict=True))
+            for m in METRICS
         }
         averaged += [
-            {"subject": s, "region": name, "kind": ours[0]["kind"], "cases": counts[s]}
+            {"subject": s, "region": name, "kind": region_rows[0]["kind"], "cases": counts[s]}
             | {m: means[m].get(s, math.nan) for m in METRICS}
             for s in sorted(counts)
         ]
@@ -113,11 +114,11 @@ def headline(summary: Mapping[str, Any]) -> str:
         words[0] += f" (95 % CI {dice['ci_low']:.3f} to {dice['ci_high']:.3f})"
     if hd95["median"] is not None:
         words.append(f"median HD95 {hd95['median']:.1f} mm where both have the structure")
-    there, elsewhere = states["ok"] + states["missed"], states["both empty"] + states["false alarm"]
-    if there:
-        words.append(f"missed {states['missed']} of {there}")
-    if elsewhere:
-        words.append(f"false alarm in {states['false alarm']} of {elsewhere}")
+    present, absent = states["ok"] + states["missed"], states["both empty"] + states["false alarm"]
+    if present:
+        words.append(f"missed {states['missed']} of {present}")
+    if absent:
+        words.append(f"false alarm in {states['false alarm']} of {absent}")
     counts = (
         f"{n} {noun}{'s' * (n != 1)}"
         for n, noun in ((summary["n_subjects"], "subject"), (summary["n_cases"], "case"))

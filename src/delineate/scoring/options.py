@@ -40,24 +40,24 @@ class Options:
         if self.resamples < 100:
             raise ConfigError(f"expected 100 or more bootstrap resamples, got {self.resamples}")
 
-    def require_usual(self, what: str) -> None:
+    def require_usual(self, kind: str) -> None:
         """Refuse options that mean something for outlines alone.
 
         Args:
-            what: Is scored ("predicted classes").
+            kind: Is scored ("predicted classes").
 
         Raises:
             ConfigError: Some are given.
         """
-        given = {
+        given_options = {
             "--tolerance-mm": self.tolerance_mm != TOLERANCE_MM,
             "--missing-as-empty": self.missing_as_empty,
             "schema": self.schema is not None,
         }
-        if lost := [name for name, is_given in given.items() if is_given]:
+        if unusable := [name for name, differs in given_options.items() if differs]:
             raise ConfigError(
-                f"expected options that mean something for {what}, got {', '.join(lost)}",
-                fix=f"leave out {' and '.join(lost)}",
+                f"expected options that mean something for {kind}, got {', '.join(unusable)}",
+                fix=f"leave out {' and '.join(unusable)}",
                 code="option-model",
             )
 

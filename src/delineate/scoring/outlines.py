@@ -16,7 +16,7 @@ from delineate.core.tables import document, plain, table
 from delineate.data.opening import Opening
 from delineate.data.outputs import say_notes
 from delineate.provenance import known_scans
-from delineate.provenance.lineage import TAUGHT
+from delineate.provenance.lineage import TRAINED_ON
 from delineate.scoring.figures import METRICS, RULES, by_subjects, headline, lines, statistics
 from delineate.scoring.options import Options, require_apart
 from delineate.scoring.pairs import Pairs, load, pair
@@ -51,7 +51,7 @@ def score_outlines(
     from delineate.metrics.statistics import LEVEL
 
     require_apart(predictions, labels, out)
-    pairs = pair(predictions, labels, schema=options.schema, how=opening)
+    pairs = pair(predictions, labels, schema=options.schema, opening=opening)
     say_notes([note for note in pairs.notes if "--observer" in note], say)
     writable_folder(out)
     rows, failures, remarks = _score(pairs, out, options, progress)
@@ -91,11 +91,11 @@ def score_outlines(
             "n_subjects": len({row["subject"] for row in rows}),
             "n_missing": len({row["case"] for row in rows if row["missing"]}),
             "failures": failures,
-            "taught": [name for name in scored if pairs.parts.get(name) in TAUGHT],
+            "taught": [name for name in scored if pairs.parts.get(name) in TRAINED_ON],
             "notes": [
                 *seen_in_training,
-                *_note_on_unlearnt(unlearnt),
-                *_note_on_unseen(rows),
+                *_note_on_untrained(unlearnt),
+                *_note_on_absent(rows),
                 *pairs.notes,
                 *remarks,
             ],
@@ -128,12 +128,12 @@ def _score(
     failures: list[dict[str, str | None]] = []
     nominal = 0
     unforeseen = Failures(out)
-    unseen: list[str] = []
+    unannotated: list[str] = []
     for case in progress.track(pairs.cases, "scoring", len(pairs.cases)):
         try:
             prediction, truth, grid = load(pairs, case, options.missing_as_empty)
             if (truth == IGNORED).all():
-                unseen.append(case.id)
+                unannotated.append(case.id)
                 continue
             steps_mm = grid.affine[:3, : grid.ndim]
             scores = score_case(prediction, truth, pairs.schema, steps_mm, options.tolerance_mm)
@@ -145,9 +145,9 @@ def _score(
         facts = {"case": case.id, "subject": case.subject, "missing": missing}
         rows += [{**facts, **score} for score in scores]
     notes = _note_on_spacing(nominal)
-    if unseen:
-        shown = ", ".join(unseen[:5]) + (" …" if len(unseen) > 5 else "")
-        notes.append(f"{len(unseen)} cases have no annotated voxel: not scored ({shown})")
+    if unannotated:
+        examples = ", ".join(unannotated[:5]) + (" …" if len(unannotated) > 5 else "")
+        notes.append(f"{len(unannotated)} cases have no annotated voxel: not scored ({examples})")
     return rows, failures, notes
 
 
@@ -170,19 +170,22 @@ def _unlearnt(pairs: Pairs) -> set[str]:
     return labels.union(regions) if labels else labels
 
 
-def _note_on_unlearnt(names: Collection[str]) -> list[str]:
+def _note_on_untrained(names: Collection[str]) -> list[str]:
     if not names:
         return []
-    shown = ", ".join(sorted(names))
-    return [f"not scored: {shown}: no case that trained the model showed it, so it was not learnt"]
+    names_in_words = ", ".join(sorted(names))
+    return [
+        f"not scored: {names_in_words}: no case that trained the model showed it, so it was not "
+        "learnt"
+    ]
 
 
-def _note_on_unseen(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    seen = {row["region"] for row in rows if row["state"] in ("ok", "missed")}
-    unseen = [name for name in dict.fromkeys(row["region"] for row in rows) if name not in seen]
-    if not unseen:
+def _note_on_absent(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    present = {row["region"] for row in rows if row["state"] in ("ok", "missed")}
+    absent = [name for name in dict.fromkeys(row["region"] for row in rows) if name not in present]
+    if not absent:
         return []
-    return [f"no scored case shows {', '.join(unseen)}: figures of it tell false alarms alone"]
+    return [f"no scored case shows {', '.join(absent)}: figures of it tell false alarms alone"]
 
 
 def _note_on_spacing(nominal: int) -> list[str]:

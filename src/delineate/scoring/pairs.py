@@ -40,7 +40,7 @@ from delineate.data.opening import Opening
 from delineate.data.outputs import INDEX
 from delineate.data.readers import onto, probe, read_label, union
 from delineate.provenance.manifest import listed
-from delineate.scoring.schemas import read_schema, settle, translate
+from delineate.scoring.schemas import read_schema, resolve_schemas, translate
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,17 @@ class Pairs:
         Raises:
             InputError: It is missing, or ambiguous.
         """
-        found = self.predicted.get(case.id)
-        if isinstance(found, InputError):
-            raise found
-        if found is None and not missing_as_empty:
+        prediction = self.predicted.get(case.id)
+        if isinstance(prediction, InputError):
+            raise prediction
+        if prediction is None and not missing_as_empty:
             raise InputError(
                 "expected a prediction of this case, got none",
                 where=case.id,
                 fix="predict it, or count missing cases as empty with --missing-as-empty",
                 code="prediction-missing",
             )
-        return found
+        return prediction
 
 
 def pair(
@@ -92,7 +92,7 @@ def pair(
     labels: Path,
     *,
     schema: Schema | None = None,
-    how: Opening | None = None,
+    opening: Opening | None = None,
 ) -> Pairs:
     """Find the labelled cases, their predictions, and what the values of both mean.
 
@@ -109,30 +109,32 @@ def pair(
                 code="no-folder",
             )
     document = load_json(predictions / INDEX) if predictions.is_dir() else None
-    how = how or Opening()
-    cases, declared, notes = _truth(labels, how)
-    theirs = None
+    opening = opening or Opening()
+    cases, declared, notes = _truth(labels, opening)
+    predicted_schema = None
     parts: dict[str, str] = {}
     if document is not None:
-        theirs = read_schema(document, predictions / INDEX)
+        predicted_schema = read_schema(document, predictions / INDEX)
         cases, predicted = listed(document, cases, predictions, notes, parts)
     elif predictions.is_file() and len(cases) == 1:
         predicted = {cases[0].id: predictions}
     else:
-        predicted = _found(cases, predictions)
+        predicted = _by_name(cases, predictions)
         if predictions.is_file():
             cases = [case for case in cases if case.id in predicted]
     if not predicted:
         raise _nothing_pairs(predictions, labels, cases)
-    ours, theirs = settle(schema, declared, theirs, cases, notes, how.ignore_label)
-    if document is None and ours.named and len(ours.labels) == 1:
-        theirs = _only(predicted.values()) or theirs
+    label_schema, predicted_schema = resolve_schemas(
+        schema, declared, predicted_schema, cases, notes, opening.ignore_label
+    )
+    if document is None and label_schema.named and len(label_schema.labels) == 1:
+        predicted_schema = _single_structure(predicted.values()) or predicted_schema
     return Pairs(
         cases=tuple(cases),
-        schema=ours,
+        schema=label_schema,
         predicted=predicted,
-        predicted_schema=theirs,
-        translation=translate(theirs, ours, predictions, notes),
+        predicted_schema=predicted_schema,
+        translation=translate(predicted_schema, label_schema, predictions, notes),
         model=(document or {}).get("model") or {},
         notes=tuple(notes),
         parts=parts,
@@ -170,16 +172,16 @@ def load(
 
 def _on_one_grid(case: Case, truth: Image, prediction: Image | None) -> tuple[Image, Image | None]:
     """Bring what leaves out the empty onto the image's grid, or onto one that holds both."""
-    found = [label for label in (truth, prediction) if label is not None]
-    if not any(label.meta.get("partial") for label in found):
+    label_maps = [label for label in (truth, prediction) if label is not None]
+    if not any(label.meta.get("partial") for label in label_maps):
         return truth, prediction
-    grids = [label.grid for label in found if not label.meta.get("partial")]
+    grids = [label.grid for label in label_maps if not label.meta.get("partial")]
     if not grids:
         with contextlib.suppress(DelineateError):  # an image is not needed to score
             grids = [probe(source, case.reading)[0] for source in case.images.values()][:1]
-        grids.append(union(found[0].grid, found[-1].grid))
+        grids.append(union(label_maps[0].grid, label_maps[-1].grid))
     for grid in grids:
-        placed = [onto(label, grid, case.id) for label in found]
+        placed = [onto(label, grid, case.id) for label in label_maps]
         if all(label.grid is grid for label in placed):
             break
     return placed[0], placed[1] if prediction is not None else None
@@ -191,22 +193,22 @@ def _name(source: Path | tuple[Path, ...]) -> str:
 
 def _same_grid(prediction: Image, truth: Image, source: str, label: str) -> None:
     """Refuse two grids that differ; where one has no place in the body, compare what there is."""
-    ours, theirs = prediction.grid, truth.grid
-    if ours.shape != theirs.shape:
-        what = f"shape {theirs.shape}, got {ours.shape}"
-    elif ours.oriented and theirs.oriented:
-        distance = ours.difference_mm(theirs)
-        if ours.same_as(theirs):
+    predicted, true = prediction.grid, truth.grid
+    if predicted.shape != true.shape:
+        difference = f"shape {true.shape}, got {predicted.shape}"
+    elif predicted.oriented and true.oriented:
+        distance = predicted.difference_mm(true)
+        if predicted.same_as(true):
             return
-        what = f"position in the body, got corners {distance:.3g} mm apart"
-    elif ours.spacing_known and theirs.spacing_known:
-        if np.allclose(ours.spacing_mm, theirs.spacing_mm, rtol=1e-5, atol=TOLERANCE_MM):
+        difference = f"position in the body, got corners {distance:.3g} mm apart"
+    elif predicted.spacing_known and true.spacing_known:
+        if np.allclose(predicted.spacing_mm, true.spacing_mm, rtol=1e-5, atol=TOLERANCE_MM):
             return
-        what = f"spacing {theirs.spacing_mm} mm, got {ours.spacing_mm} mm"
+        difference = f"spacing {true.spacing_mm} mm, got {predicted.spacing_mm} mm"
     else:
         return
     raise GeometryError(
-        f"expected the grid of the label {label}: {what}",
+        f"expected the grid of the label {label}: {difference}",
         where=source,
         fix="write predictions on the grid of the original scan, as `delineate predict` does; "
         "nothing is resampled here",
@@ -216,32 +218,32 @@ def _same_grid(prediction: Image, truth: Image, source: str, label: str) -> None
 
 def _same_palette(prediction: Image, truth: Image, source: str, label: str) -> None:
     """Refuse two pictures whose palettes number a colour differently: no index means the same."""
-    ours, theirs = ({c: i for i, c in image.meta.get("colours", {}).items()}
+    predicted, true = ({c: i for i, c in image.meta.get("colours", {}).items()}
                     for image in (prediction, truth))  # fmt: skip
-    for colour in ours.keys() & theirs.keys():
-        if ours[colour] != theirs[colour]:
+    for colour in predicted.keys() & true.keys():
+        if predicted[colour] != true[colour]:
             raise LabelError(
-                f"expected {colour} at index {theirs[colour]} of the palette, as in {label}, "
-                f"got it at {ours[colour]}",
+                f"expected {colour} at index {true[colour]} of the palette, as in {label}, "
+                f"got it at {predicted[colour]}",
                 where=source,
                 fix="store label values without a palette, or give both the same one",
                 code="label-palettes",
             )
 
 
-def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[str]]:
+def _truth(labels: Path, opening: Opening) -> tuple[list[Case], Schema | None, list[str]]:
     """Labelled cases, the schema that the data set declares, and notes."""
     if labels.is_file() and (suffix(labels) or is_dicom(labels)):
         key = bare(stem(labels))
-        return [Case(key, key, {}, labels, reading=how.reading)], None, []
+        return [Case(key, key, {}, labels, reading=opening.reading)], None, []
     try:
-        cohort = how.cohort(labels)
+        cohort = opening.cohort(labels)
     except LayoutError:
         cohort = None
-        if how.layout or labels.is_file():
+        if opening.layout or labels.is_file():
             raise
-    if cohort is not None and (found := cohort.labelled().cases):
-        return list(found), cohort.schema, list(cohort.notes)
+    if cohort is not None and (labelled := cohort.labelled().cases):
+        return list(labelled), cohort.schema, list(cohort.notes)
     # No images beside the labels: every file is a label map.
     flat: dict[str, Path] = {}
     for path in _label_files(labels):
@@ -263,22 +265,24 @@ def _truth(labels: Path, how: Opening) -> tuple[list[Case], Schema | None, list[
             fix="name the folder that holds the label files",
             code="no-labels",
         )
-    left_out = excluded.read(how.exclude, flat) if how.exclude else {}
+    left_out = excluded.read(opening.exclude, flat) if opening.exclude else {}
     cases = tuple(
-        Case(key, key, {}, path, reading=how.reading)
+        Case(key, key, {}, path, reading=opening.reading)
         for key, path in flat.items()
         if key not in left_out
     )
-    if how.subject_pattern is None:
+    if opening.subject_pattern is None:
         return list(cases), None, ["every label file is taken as its own subject"]
-    cases = _renamed.subjects(cases, how.subject_pattern)
-    return list(cases), None, [f"subjects are taken from case ids by {how.subject_pattern!r}"]
+    cases = _renamed.subjects(cases, opening.subject_pattern)
+    return list(cases), None, [f"subjects are taken from case ids by {opening.subject_pattern!r}"]
 
 
-def _only(predicted: Iterable[Source | InputError]) -> Schema | None:
+def _single_structure(predicted: Iterable[Source | InputError]) -> Schema | None:
     """Schema of predictions of one structure: it needs no name to be compared with the only one."""
-    found, _ = schema_from_files([one for one in predicted if not isinstance(one, InputError)])
-    return found if len(found.labels) == 1 else None
+    schema, _ = schema_from_files(
+        [source for source in predicted if not isinstance(source, InputError)]
+    )
+    return schema if len(schema.labels) == 1 else None
 
 
 def _label_files(folder: Path) -> list[Path]:
@@ -286,7 +290,7 @@ def _label_files(folder: Path) -> list[Path]:
     return [path for path in files(folder, images=False) if suffix(path) or is_dicom(path)]
 
 
-def _found(cases: list[Case], predictions: Path) -> dict[str, Source | InputError]:
+def _by_name(cases: list[Case], predictions: Path) -> dict[str, Source | InputError]:
     """Predictions by their file names, volumes whole or slice by slice."""
     paths = _label_files(predictions) if predictions.is_dir() else [predictions]
     # A file alone in the folder of a case is named after it: c0/seg.dcm.
@@ -303,8 +307,8 @@ def _found(cases: list[Case], predictions: Path) -> dict[str, Source | InputErro
         slices.setdefault(bare(stem(path)), []).append(path)
     predicted: dict[str, Source | InputError] = {}
     for case in cases:
-        if found := matched.get(case.id):
-            predicted[case.id] = found[0] if len(found) == 1 else _ambiguous(found)
+        if files := matched.get(case.id):
+            predicted[case.id] = files[0] if len(files) == 1 else _ambiguous(files)
         elif type(case.label) is tuple and (stack := _stack(case.id, case.label, slices)):
             predicted[case.id] = stack
     return predicted
@@ -314,12 +318,12 @@ def _stack(
     name: str, label: tuple[Path, ...], slices: Mapping[str, list[Path]]
 ) -> Source | InputError | None:
     """Predictions of the slices of a stack, in the order of the label's slices."""
-    found = [slices.get(bare(stem(path)), []) for path in label]
-    if not any(found):
+    files_of_slice = [slices.get(bare(stem(path)), []) for path in label]
+    if not any(files_of_slice):
         return None
-    if twice := next((paths for paths in found if len(paths) > 1), None):
-        return _ambiguous(twice)
-    absent = [path.name for path, paths in zip(label, found, strict=True) if not paths]
+    if several := next((paths for paths in files_of_slice if len(paths) > 1), None):
+        return _ambiguous(several)
+    absent = [path.name for path, paths in zip(label, files_of_slice, strict=True) if not paths]
     if absent:
         return InputError(
             f"expected predictions of {len(label)} slices, {len(absent)} are missing: "
@@ -328,13 +332,13 @@ def _stack(
             fix="predict every slice of the stack",
             code="prediction-incomplete",
         )
-    return tuple(paths[0] for paths in found)
+    return tuple(paths[0] for paths in files_of_slice)
 
 
-def _ambiguous(found: list[Path]) -> InputError:
+def _ambiguous(files: list[Path]) -> InputError:
     return InputError(
-        f"expected one prediction of the case, got {found[0].name} and {found[1].name}",
-        where=found[0],
+        f"expected one prediction of the case, got {files[0].name} and {files[1].name}",
+        where=files[0],
         fix="keep one of them",
         code="prediction-ambiguous",
     )

@@ -35,8 +35,8 @@ def read_schema(document: Mapping[str, Any], where: Path) -> Schema | None:
         ) from None
 
 
-def settle(
-    given: Schema | None,
+def resolve_schemas(
+    asked: Schema | None,
     declared: Schema | None,
     predicted: Schema | None,
     cases: list[Case],
@@ -44,24 +44,24 @@ def settle(
     ignore: int | None = None,
 ) -> tuple[Schema, Schema]:
     """Schema of the labels and of the predictions, from the one that knows more."""
-    ours = given or declared
-    if ours is None:
-        ours, found = schema_from_files([case.label for case in cases if case.label])
-        notes += found
-        ours = ours if ignore is None else ours.ignoring(ignore)
-    if given is None and predicted is not None and ours.nameless:
-        values = {label.value for label in ours.labels}
+    schema = asked or declared
+    if schema is None:
+        schema, remarks = schema_from_files([case.label for case in cases if case.label])
+        notes += remarks
+        schema = schema if ignore is None else schema.ignoring(ignore)
+    if asked is None and predicted is not None and schema.nameless:
+        values = {label.value for label in schema.labels}
         if values <= {label.value for label in predicted.labels}:
             # the same values, and names to them
-            return dataclasses.replace(predicted, ignore=ours.ignore), predicted
-    if not ours.labels:
+            return dataclasses.replace(predicted, ignore=schema.ignore), predicted
+    if not schema.labels:
         raise LabelError(
             "expected labels with at least one structure, got only background",
             where=cases[0].id,
             fix="declare the labels of the data set",
             code="label-none",
         )
-    return ours, predicted or ours
+    return schema, predicted or schema
 
 
 def translate(
@@ -71,15 +71,15 @@ def translate(
     by_name = {label.name: i + 1 for i, label in enumerate(schema.labels)}
     by_value = {label.value: i + 1 for i, label in enumerate(schema.labels)}
     if all(label.name in by_name for label in predicted.labels):
-        found = [by_name[label.name] for label in predicted.labels]
+        indices = [by_name[label.name] for label in predicted.labels]
     elif len(predicted.labels) == len(schema.labels) == 1:
-        found = [1]
+        indices = [1]
         notes.append(
             f"the predictions' only label {predicted.labels[0].name!r} is compared with the "
             f"labels' only one, {schema.labels[0].name!r}"
         )
     elif predicted.nameless and all(label.value in by_value for label in predicted.labels):
-        found = [by_value[label.value] for label in predicted.labels]
+        indices = [by_value[label.value] for label in predicted.labels]
     else:
         raise LabelError(
             f"expected predictions of {sorted(by_name)}, "
@@ -88,9 +88,9 @@ def translate(
             fix="score them against labels of the same structures, or give the schema",
             code="schema-mismatch",
         )
-    absent = [label.name for i, label in enumerate(schema.labels) if i + 1 not in found]
+    absent = [label.name for i, label in enumerate(schema.labels) if i + 1 not in indices]
     if absent:
         notes.append(f"the model was not trained to find: {', '.join(absent)}")
     table = np.zeros(IGNORED + 1, dtype=np.uint8)  # what a prediction ignores it did not find
-    table[1 : len(found) + 1] = found
+    table[1 : len(indices) + 1] = indices
     return table

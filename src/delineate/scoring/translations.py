@@ -26,7 +26,7 @@ from delineate.metrics.image_quality import best_mix, score_image
 from delineate.metrics.statistics import LEVEL, by_subject, compare_paired, summarise
 from delineate.preprocess import crop, normalise
 from delineate.provenance import known_scans
-from delineate.provenance.lineage import TAUGHT
+from delineate.provenance.lineage import TRAINED_ON
 from delineate.scoring.examples import chosen
 from delineate.scoring.options import Options, require_apart
 
@@ -107,9 +107,9 @@ def score_images(
             failures.append({"case": case.id, **fault})
     _require_some(rows, failures, len(records), scale["channel"], labels)
     if unknown:
-        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
-        say(f"not scored, for want of a true {scale['channel']}: {len(unknown)} cases ({shown})")
-    parts = {one["id"]: one.get("part") for one in records}
+        examples = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+        say(f"not scored, for want of a true {scale['channel']}: {len(unknown)} cases ({examples})")
+    parts = {record_["id"]: record_.get("part") for record_ in records}
     parts = {row["case"]: parts[row["case"]] for row in rows}
     seen_in_training = known_scans.seen_in_training(parts)
     summary = plain(
@@ -128,7 +128,7 @@ def score_images(
             "rules": {**RULES, **({"matched": MATCHED} if scale["units"] == "typical" else {})},
             "versions": run.versions(),
             "failures": failures,
-            "taught": [name for name, part in parts.items() if part in TAUGHT],
+            "taught": [name for name, part in parts.items() if part in TRAINED_ON],
             "notes": seen_in_training,
             **_statistics(rows, options.seed, options.resamples),
         }
@@ -149,7 +149,7 @@ def score_images(
 def headlines(summary: Mapping[str, Any]) -> list[str]:
     """The figures in two lines: the prediction's and the baseline's."""
 
-    def told(prefix: str) -> str:
+    def line(prefix: str) -> str:
         psnr, similar = (summary["figures"][prefix + name] for name in ("psnr_db", "ssim"))
         words = f"PSNR {_number(psnr['mean'], 2)} dB"
         if psnr["ci_low"] is not None:
@@ -161,8 +161,8 @@ def headlines(summary: Mapping[str, Any]) -> list[str]:
 
     counts = f"{summary['n_subjects']} subjects, {summary['n_cases']} cases"
     gain = summary["gain_db"]
-    best = f"{told('baseline_')}; better than it in {gain['wins']} of {gain['n_subjects']} subjects"
-    return [f"{told('')}; {counts}", f"  the best mix of the inputs: {best}"]
+    best = f"{line('baseline_')}; better than it in {gain['wins']} of {gain['n_subjects']} subjects"
+    return [f"{line('')}; {counts}", f"  the best mix of the inputs: {best}"]
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -175,15 +175,15 @@ def _row(case: Case, record: Mapping[str, Any], predictions: Path, index: Mappin
     del grid
     inside = body(truth)
     span = float(truth.max()) - float(truth.min())
-    shown = matched(prediction, truth, inside, index)
+    scaled = matched(prediction, truth, inside, index)
     inputs = read_channels(case, index["channels"]).array
     figures = {
-        "": score_image(shown, truth, span, inside),
+        "": score_image(scaled, truth, span, inside),
         "baseline_": score_image(best_mix(inputs, truth, inside), truth, span, inside),
         "written_": score_image(prediction, truth, span, inside),
     }
     head = {"case": case.id, "subject": case.subject, "voxels": int(inside.sum()), "range": span}
-    return head | {f"{k}{name}": v for k, found in figures.items() for name, v in found.items()}
+    return head | {f"{k}{name}": v for k, scores in figures.items() for name, v in scores.items()}
 
 
 def load(
@@ -208,15 +208,15 @@ def load(
             code="target-values",
         )
     source = predictions / record["files"]["image"]
-    found = readers.read(source)
-    if not found.grid.same_as(true.grid):
+    predicted = readers.read(source)
+    if not predicted.grid.same_as(true.grid):
         raise GeometryError(
-            f"expected the grid of the true {name}, {true.grid.shape}, got {found.grid.shape}",
+            f"expected the grid of the true {name}, {true.grid.shape}, got {predicted.grid.shape}",
             where=source,
             fix="give the data set that was predicted; nothing is resampled here",
             code="grid-mismatch",
         )
-    return values, found.array[0], true.grid
+    return values, predicted.array[0], true.grid
 
 
 def body(truth: NDArray[Any]) -> NDArray[np.bool_]:
@@ -272,9 +272,12 @@ def _write(
         for name in METRICS
     }
     lines = [
-        {"subject": who, "cases": subjects.count(who)}
-        | {name: found.get(who, float("nan")) for name, found in means.items()}
-        for who in sorted(set(subjects))
+        {"subject": subject, "cases": subjects.count(subject)}
+        | {
+            name: mean_of_subject.get(subject, float("nan"))
+            for name, mean_of_subject in means.items()
+        }
+        for subject in sorted(set(subjects))
     ]
     atomic_write_text(out / "subjects.csv", table(["subject", "cases", *METRICS], lines))
     atomic_write_text(out / "summary.json", document(summary))
@@ -282,12 +285,12 @@ def _write(
     examples = []
     for place, name in chosen({row["case"]: row["psnr_db"] for row in rows}, cases):
         truth, prediction, grid = load(cases[name], records[name], predictions, index)
-        shown = matched(prediction, truth, body(truth), index)
+        scaled = matched(prediction, truth, body(truth), index)
         psnr = next(row["psnr_db"] for row in rows if row["case"] == name)
         examples.append(
             {
                 "title": f"{place}: {name}, PSNR {psnr:.2f} dB", "truth": truth,
-                "prediction": shown, "inside": body(truth), "grid": grid,
+                "prediction": scaled, "inside": body(truth), "grid": grid,
                 "sequence": index["image"]["channel"],
             }
         )  # fmt: skip

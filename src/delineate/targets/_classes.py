@@ -320,7 +320,7 @@ class LearningClasses:
             if not known:
                 continue
             some = [place for place, _ in known]
-            found = classes.answers(infer, case.image, self.axis, some, feed.patch)
+            found = classes.predict_slices(infer, case.image, self.axis, some, feed.patch)
             logits.append(found[LOGITS])
             truth += [class_index for _, class_index in known]
             subjects += [case.subject] * len(known)

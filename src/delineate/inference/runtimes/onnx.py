@@ -82,16 +82,19 @@ def runtime(engine: Any, data: bytes, path: Path, device: str = "cpu") -> Runtim
         ) from error
     document = model_file.document_of(metadata, path)
     _require_sound(metadata, data, path)
-    (given,) = session.get_inputs()
-    names = [one.name for one in session.get_outputs()]
+    (declared_input,) = session.get_inputs()
+    names = [declared_output.name for declared_output in session.get_outputs()]
     #: Some networks cannot be exported for any number of windows, but for one.
-    at_once = given.shape[0] if isinstance(given.shape[0], int) else None
+    at_once = declared_input.shape[0] if isinstance(declared_input.shape[0], int) else None
 
     def infer(windows: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         step = at_once or len(windows)
         batches = [windows[start : start + step] for start in range(0, len(windows), step)]
-        found = [session.run(names, {given.name: np.ascontiguousarray(one)}) for one in batches]
-        return dict(zip(names, map(np.concatenate, zip(*found, strict=True)), strict=True))
+        outputs = [
+            session.run(names, {declared_input.name: np.ascontiguousarray(batch)})
+            for batch in batches
+        ]
+        return dict(zip(names, map(np.concatenate, zip(*outputs, strict=True)), strict=True))
 
     own = output(document)
     maps = {} if own.map == LOGITS else {own.map: len(own.names)}

@@ -51,18 +51,18 @@ def load(path: str | os.PathLike[str], device: str = "auto", parts: Sequence[str
     except ModelFileError as error:
         error.where = os.fspath(path)
         raise
-    for one in critics.values():
-        one.network.to(where).eval()
+    for part in critics.values():
+        part.network.to(where).eval()
     return runtime(file.document, network.to(where), where, critics)
 
 
 def _require_parts(file: ModelFile, parts: Sequence[str]) -> None:
-    if lost := [name for name in parts if name not in file.parts]:
+    if missing := [name for name in parts if name not in file.parts]:
         own = output(file.document).map
         have = [*([own] if own == PROBABILITIES else []), *file.parts]
         raise ConfigError(
             f"expected maps that the model has ({', '.join(have) or 'none'}), "
-            f"got {', '.join(lost)}",
+            f"got {', '.join(missing)}",
             where=file.path,
             fix="choose among these, or leave maps out; a model has a critic where its method "
             "trained and kept one, as adversarial does",
@@ -82,7 +82,7 @@ def runtime(
         infer = classifier(network, device, attention=True)
         return Runtime(document, infer, {}, str(device), _peak(device))
     infer = segmenter(network, device, critics, own.map)
-    maps = {own.map: len(own.names), **{name: one.outputs for name, one in critics.items()}}
+    maps = {own.map: len(own.names), **{name: part.outputs for name, part in critics.items()}}
     return Runtime(document, infer, maps, str(device), _peak(device))
 
 
@@ -102,13 +102,13 @@ def segmenter(
     """
 
     def infer(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        shown = _tensor(windows, device)
-        logits = network(shown)
-        found = {own: _activated(own, logits)}
-        for name, one in critics.items():
-            scores = score_map(one.network, one.sees, shown, logits.float())
-            found[name] = scores.cpu().numpy()
-        return found
+        inputs = _tensor(windows, device)
+        logits = network(inputs)
+        outputs = {own: _activated(own, logits)}
+        for name, part in critics.items():
+            scores = score_map(part.network, part.sees, inputs, logits.float())
+            outputs[name] = scores.cpu().numpy()
+        return outputs
 
     return _ready(network, infer)
 
@@ -118,10 +118,10 @@ def classifier(network: nn.Module, device: torch.device | str, *, attention: boo
     weigh = getattr(network, "slice_weights", None) if attention else None
 
     def infer(pictures: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        shown = _tensor(pictures, device)
-        found = {LOGITS: _activated(LOGITS, network(shown))}
-        weights = None if weigh is None else weigh(shown)
-        return found if weights is None else {**found, ATTENTION: weights.float().cpu().numpy()}
+        inputs = _tensor(pictures, device)
+        outputs = {LOGITS: _activated(LOGITS, network(inputs))}
+        weights = None if weigh is None else weigh(inputs)
+        return outputs if weights is None else {**outputs, ATTENTION: weights.float().cpu().numpy()}
 
     return _ready(network, infer)
 
@@ -168,8 +168,8 @@ def _tensor(array: NDArray[np.float32], device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
-def _activated(name: str, found: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = ACTIVATIONS[name](found).cpu().numpy()
+def _activated(name: str, logits: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = ACTIVATIONS[name](logits).cpu().numpy()
     return array
 
 
