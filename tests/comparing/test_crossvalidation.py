@@ -76,8 +76,14 @@ Start = Callable[[Sequence[str], Path], Ended]
 
 
 def here(words: Sequence[str], log: Path) -> Ended:
-    """What ``processes.start`` does, in this process."""
-    with log.open("w") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
+    """What ``processes.start`` does, in this process, and without the page of the fold."""
+    with (
+        log.open("w") as file,
+        contextlib.redirect_stderr(file),
+        contextlib.redirect_stdout(file),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("delineate.reports.training.write", lambda path, *given: path)
         return Ended(main(list(words)))
 
 
@@ -194,6 +200,7 @@ def test_one_cache_serves_all_folds(whole: Path) -> None:
     assert not list(whole.glob("fold-*/cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_a_declared_test_part_is_in_no_fold_and_scored_by_the_models_together(
     command: dict[str, Any], tmp_path: Path
@@ -224,6 +231,7 @@ def test_a_declared_test_part_is_in_no_fold_and_scored_by_the_models_together(
         crossvalidate(**given, out=tmp_path / "leaky")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_copies_that_the_audit_drops_are_in_no_fold(
     command: dict[str, Any], tmp_path: Path
@@ -243,6 +251,7 @@ def test_copies_that_the_audit_drops_are_in_no_fold(
     assert not list((tmp_path / "cv").glob("fold-*/audit.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_classes_are_cross_validated_like_outlines(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
@@ -287,6 +296,7 @@ def test_finished_folds_are_not_done_again(
         crossvalidate(**{**command, "steps": 3}, out=out)
 
 
+@pytest.mark.slow
 def test_a_fold_that_fails_does_not_end_the_others_and_goes_on_afterwards(
     whole: Path, command: dict[str, Any], in_process: Callable[[Start], None], tmp_path: Path
 ) -> None:
