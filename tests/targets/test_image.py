@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from delineate.augment import intensity
-from delineate.core.case import Batch, Case
+from delineate.core.case import Batch, Case, Prediction
 from delineate.core.errors import ConfigError, InputError
+from delineate.core.image import Grid
 from delineate.core.schema import Schema
+from delineate.data import readers
 from delineate.data.cohort import Cohort
 from delineate.engine.budget import Candidate
+from delineate.inference.options import Options
 from delineate.settings import RunConfig
 from delineate.targets import make
 from delineate.training.preparing import plan_preparation, prepare_cohort
@@ -115,3 +118,30 @@ def test_where_the_scan_ends_nothing_is_known(tmp_path: Path) -> None:
     assert batch.target is not None
     unknown = torch.isnan(batch.target).float().mean((0, 1, 2, 3))
     assert unknown.tolist() == [1, 1, 0, 0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("scan", "made"),
+    [("a.nrrd", "c.nrrd"), ("a.mhd", "c.mha"), ("a.nii", "c.nii.gz"), ("a.png", "c.nii.gz")],
+)
+def test_an_image_is_written_in_a_format_that_holds_it(
+    tmp_path: Path, scan: str, made: str
+) -> None:
+    answers = make("image", TO).answers
+    case = Case("c", "s", {"t1": tmp_path / scan})
+    (outputs,) = answers.outputs([case], tmp_path, Options())
+    assert outputs.outputs == (tmp_path / made,)
+    grid = Grid((4, 5, 6), np.diag([2.0, 1.0, 1.0, 1.0]))
+    values = np.random.default_rng(0).normal(-1000, 1e-3, (1, 4, 5, 6)).astype(np.float32)
+    files = answers.write(outputs, Prediction(None, grid, maps={"image": values}), tmp_path)
+    assert files == {"files": {"image": made}}
+    back = readers.read(tmp_path / made)
+    assert back.grid.same_as(grid)
+    np.testing.assert_array_equal(back.array, values)
+
+
+def test_a_stack_of_slices_gives_one_volume(tmp_path: Path) -> None:
+    slices = tuple(tmp_path / f"{k}.png" for k in range(3))
+    case = Case("c", "s", {"t1": slices})
+    (outputs,) = make("image", TO).answers.outputs([case], tmp_path, Options())
+    assert outputs.outputs == (tmp_path / "c.nii.gz",)

@@ -53,7 +53,8 @@ def evaluate(
     Where the predictions come with the ``predictions.json`` of ``delineate predict``, the cases
     named there are scored; otherwise every labelled case needs a prediction. Files are paired by
     case id, a last ``_mask``, ``_seg``, ``_label`` or ``_pred`` left aside. Predicted classes are
-    scored against those of the data set.
+    scored against those of the data set, predicted images against its scans: PSNR, SSIM and mean
+    absolute error within the body, beside what the best mix of the inputs would score.
 
     Args:
         predictions: Folder of label files, of ``delineate predict`` or of any other tool; or one

@@ -44,14 +44,15 @@ def predict(
     say: Say = silent,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
-    """Outline every scan, or name its class, whichever the model was trained for.
+    """Outline every scan, name its class or make a sequence, as the model was trained to.
 
     Masks hold the schema's file values, on the scan's own grid.
     NIfTI, NRRD and MetaImage stay what they are, PNG, JPEG and BMP give PNG, TIFF gives TIFF, a
     stack of slices gives a folder of PNG, DICOM gives NIfTI. Classes go to ``classes.csv``; where a
-    network weighs slices, with the one that counted most. ``predictions.json`` lists everything;
-    slices are counted from 0 along ``slice_axis``. A scan that fails does not stop the others; what
-    was not foreseen is kept in ``failures.log``.
+    network weighs slices, with the one that counted most. Images are of float32, in NRRD and
+    MetaImage where the scan is, else in NIfTI. ``predictions.json`` lists everything, and says what
+    the values of images mean; slices are counted from 0 along ``slice_axis``. A scan that fails
+    does not stop the others; what was not foreseen is kept in ``failures.log``.
 
     Args:
         model: A model file (``.safetensors``, or ``.onnx`` as ``delineate export`` writes it), or

@@ -62,10 +62,10 @@ def train(
             outlined in each slice) or image, see --translate-to; auto: outlines where there are
             label maps.
         translate_to: Name of the sequence that the model is to give, made from the others: its
-            target is then an image. A model of T1 with contrast, say, needs no contrast any more.
+            target is then an image. What the others do not show, it cannot know.
         method: How to train: supervised, adversarial, segan or cpgan; classify, deep_features or
-            layerwise for classes; gan_features or vae_features for either; or a Python file of your
-            own.
+            layerwise for classes; gan_features or vae_features for either; translate for images; or
+            a Python file of your own.
         network: What to train, see ``delineate networks``, or a Python file of your own; by default
             that of the weights, or unet, or cnn for classes.
         weights: File to start from: a model of Delineate, of any labels and channels, or the
