@@ -35,7 +35,7 @@ def export(
 
     Returns:
         ``file``, ``model`` (the hash), ``megabytes`` and ``difference``: the largest from PyTorch's
-        maps, on two windows of noise.
+        maps, on three windows of noise.
 
     Raises:
         ModelFileError: A network that ONNX cannot express, or a file that is no model.
