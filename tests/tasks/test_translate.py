@@ -86,6 +86,19 @@ def test_only_the_inputs_are_needed_and_the_image_lies_on_their_grid(
     assert len(np.unique(values)) > 1000
 
 
+def test_a_scan_without_the_background_of_training_is_warned_of(
+    finished: Path, unseen: Path, tmp_path: Path
+) -> None:
+    for sequence in ("t1", "t2", "flair"):
+        scan = nib.load(unseen / "sub-001" / f"{sequence}.nii.gz")
+        noise = np.random.default_rng(0).normal(50, 10, scan.shape).astype(np.float32)
+        name = tmp_path / "scans" / "sub-001" / f"{sequence}.nii.gz"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(scan.get_fdata(dtype=np.float32) + noise, scan.affine), name)
+    index = predict(finished / "model.safetensors", tmp_path / "scans", tmp_path / "out")
+    assert "was never learned" in "".join(index["cases"][0]["facts"]["warnings"])
+
+
 def test_two_models_give_the_mean_of_their_images(
     finished: Path, unseen: Path, brains: Path, tmp_path: Path
 ) -> None:

@@ -150,7 +150,7 @@ class Session:
 
     def outside(self, name: str) -> float:
         """What a map holds where the preparation cuts an image off."""
-        return self.scale.outside if self.scale and name == IMAGE else 0.0
+        return (self.scale.outside or 0.0) if self.scale and name == IMAGE else 0.0
 
     @property
     def device(self) -> str:

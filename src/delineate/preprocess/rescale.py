@@ -89,14 +89,14 @@ class Scale:
             deviation of a typical training scan.
         mean: Of the tissue, median over the training scans.
         std: Likewise.
-        outside: Value where the inputs have their background; likewise.
+        outside: Value where the inputs have their background; likewise. None where they have none.
     """
 
     channel: str
     units: Literal["scan", "typical"]
     mean: float
     std: float
-    outside: float
+    outside: float | None
 
     @staticmethod
     def of(channel: Channel, training: Sequence[Facts]) -> Scale:
@@ -115,13 +115,15 @@ class Scale:
             "typical" if channel.rule == "zscore" else "scan",
             mean,
             std,
-            float(np.median(outside)) if outside else 0.0,
+            float(np.median(outside)) if outside else None,
         )
 
     @staticmethod
     def mean_of(scales: Sequence[Scale]) -> Scale:
         """Of the mean of what several models give."""
-        mean, std, outside = np.mean([(s.mean, s.std, s.outside) for s in scales], axis=0).tolist()
+        mean, std = np.mean([(one.mean, one.std) for one in scales], axis=0).tolist()
+        known = [one.outside for one in scales if one.outside is not None]
+        outside = float(np.mean(known)) if known else None
         return dataclasses.replace(scales[0], mean=mean, std=std, outside=outside)
 
     def apply(self, values: Any, facts: Facts) -> Any:

@@ -69,6 +69,13 @@ def build(config: Config) -> Target:
     return Images(config.translate_to)
 
 
+#: Said of a scan whose air, or skull, is something that no training scan showed.
+_NO_BACKGROUND = (
+    "no constant background, where the training scans have one (a head cut out, a black border): "
+    "what is given there was never learned"
+)
+
+
 class ImageAnswers:
     """See ``delineate.targets.Answers``."""
 
@@ -118,8 +125,11 @@ class ImageAnswers:
             whole = np.full((1, *shape), session.outside(IMAGE), np.float32)
             for rows in session.rows(image, request, seconds):
                 rows.of(whole)[0] = rows.channel(IMAGE, 0)
-            whole[:, ~foreground(image.array)] = session.outside(IMAGE)
+            inside = foreground(image.array)
+            whole[:, ~inside] = session.outside(IMAGE)
             seconds["home"] = time.perf_counter() - started - sum(seconds.values())
+        if inside.all() and _scale(session).outside is not None:
+            warnings.append(_NO_BACKGROUND)
         facts = {
             "seconds": {what: round(took, 3) for what, took in seconds.items()},
             **peak_memory(session.peak_bytes),
