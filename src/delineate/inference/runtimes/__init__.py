@@ -1,8 +1,14 @@
 """What computes a network: one file a runtime, each with ``load(path, device, parts) -> Runtime``.
 
 All else in the room works on arrays and knows no torch. A runtime gives *named maps*, as they are
-to be averaged: the activation is its own business. ``parts`` are those beside the predictor (a
-critic) whose maps are wanted too; no other is built.
+to be averaged: the activation is its own business, and ``core.model_output.output`` says which map
+the network gives.
+
+``load`` opens a model file, whose network ``inference._loading`` builds, or a file of the runtime's
+own. ``parts`` are those beside the predictor (a critic) whose maps are wanted too; no other is
+built. It raises a ConfigError with the code ``map-unknown`` for a part that it does not have, and
+one with ``extra-missing`` where a package is not installed; a ResourceError with the code
+``device`` where the device is not here. ``delineate predict --runtime NAME`` takes any of them.
 """
 
 from __future__ import annotations
