@@ -21,7 +21,7 @@ from delineate.comparing.run_processes import Run
 from delineate.comparing.suites import Arm, Contrast, Suite
 from delineate.core.errors import ConfigError, OutputError
 from delineate.core.progress import QUIET
-from delineate.targets._outline_comparison import NOTHING
+from delineate.targets._outline_comparison import ALL_BACKGROUND
 
 
 def small(**changes: object) -> Suite:
@@ -133,7 +133,7 @@ def test_a_finished_run_becomes_rows_of_regions_and_their_mean():
 def test_what_nothing_scores_needs_no_training():
     found = rows_of(table(), Run("a-0", "A", 0, 1.0, 10), ("dice", "accuracy"))
     entries = COMPARISON.summary(found, ("dice", "accuracy"))
-    told = {(e["region"], e["metric"]): e["mean"] for e in entries if e["arm"] == NOTHING}
+    told = {(e["region"], e["metric"]): e["mean"] for e in entries if e["arm"] == ALL_BACKGROUND}
     assert told["WT", "dice"] == 0.0
     assert told["ET", "dice"] == pytest.approx(1 / 6)  # right where there is nothing
     assert told["WT", "accuracy"] == pytest.approx(0.97)
@@ -144,7 +144,7 @@ def test_an_arm_that_lost_a_run_is_told_and_does_not_thin_out_the_baseline():
     found += rows_of(table(), Run("b-0", "B", 0, 1.0, 10), ("dice",))
     entries = COMPARISON.summary(found, ("dice",))
     told = {e["arm"]: e["n"] for e in entries if e["region"] == "WT"}
-    assert told == {"A": 3, "B": 6, NOTHING: 6}
+    assert told == {"A": 3, "B": 6, ALL_BACKGROUND: 6}
     assert "A 3" in COMPARISON.notes(found, small().terms)[0]
 
 

@@ -152,9 +152,9 @@ def test_other_classes_do_not_replace_what_runs_have_learned(flat: Cohort, tmp_p
         dataclasses.replace(c, class_name=swapped[str(c.class_name)]) for c in flat.cases
     )
     with pytest.raises(OutputError, match="got others"):
-        splits_as_tables.write(other, CONDITIONS[:1], 2, tmp_path, begun=True)
+        splits_as_tables.write(other, CONDITIONS[:1], 2, tmp_path, resumed=True)
     assert before == {path: path.read_bytes() for path in found.values()}
-    splits_as_tables.write(flat, CONDITIONS[:1], 2, tmp_path, begun=True)
+    splits_as_tables.write(flat, CONDITIONS[:1], 2, tmp_path, resumed=True)
     splits_as_tables.write(other, CONDITIONS[:1], 2, tmp_path)  # nothing has learned from them yet
     assert all(path.read_bytes() != text for path, text in before.items())
 

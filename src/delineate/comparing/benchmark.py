@@ -75,7 +75,7 @@ def run_benchmark(
         ConfigError: An unknown suite, network or setting, or too small a budget.
         OutputError: The folder holds another benchmark.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     chosen, out = _chosen(request), request.out
     seconds = parse_duration(
         request.budget or (chosen.quick_budget if request.quick else chosen.budget)
@@ -95,7 +95,9 @@ def run_benchmark(
         cohort, known = judged.cohort, list(judged.notes)
         paths: planning.Tables = {}
         if judged.as_target is not None:
-            chosen, paths, known = _tables(chosen, judged, out / "tables", planning.begun(out), say)
+            chosen, paths, known = _tables(
+                chosen, judged, out / "tables", planning.is_begun(out), say
+            )
             cohort = Cohort.open(next(iter(paths.values())))
         machine = {"width": request.width, "device": request.device}
         plan = planning.make(
@@ -108,21 +110,23 @@ def run_benchmark(
             machine,
             paths,
             judged.as_target,
-            begun,
+            started,
             say,
             progress,
         )
-        entries, todo = planning.schedule(plan, chosen, paths)
-        words = {}
-        for one in todo:
-            path = out / "settings" / f"{one.name}.yaml"
+        entries, planned_runs = planning.schedule(plan, chosen, paths)
+        commands = {}
+        for planned in planned_runs:
+            path = out / "settings" / f"{planned.name}.yaml"
             writable_folder(path.parent)
-            settings = planning.settings(chosen, entries[one.arm], plan, one, judged.as_target)
+            settings = planning.settings(
+                chosen, entries[planned.arm], plan, planned, judged.as_target
+            )
             atomic_write_text(path, config.dump(settings))
-            words[one.name] = planning.words(source, opening, out, one, path)
-        failed = run_processes.race(todo, words, out / "runs", plan["jobs"], progress)
+            commands[planned.name] = planning.command_of(source, opening, out, planned, path)
+        failed = run_processes.race(planned_runs, commands, out / "runs", plan["jobs"], progress)
         result = _result(
-            request.suite, chosen, plan, entries, todo, failed, out, source, cohort, begun
+            request.suite, chosen, plan, entries, planned_runs, failed, out, source, cohort, started
         )
         result["notes"] = [*known, *result["notes"]]
         return _publish(result, out, say)
@@ -157,7 +161,7 @@ def _chosen(request: Request) -> Suite:
 
 
 def _tables(
-    suite: Suite, judged: Judged, folder: Path, begun: bool, say: Say
+    suite: Suite, judged: Judged, folder: Path, resumed: bool, say: Say
 ) -> tuple[Suite, planning.Tables, list[str]]:
     """The suite with the conditions that the data allow, a table for each run, and what to know."""
     flat = judged.cohort
@@ -167,16 +171,16 @@ def _tables(
         say(note)
     if not conditions:
         raise ConfigError("expected a condition that these data allow, got none: " + known[-1])
-    paths = splits_as_tables.write(flat, conditions, suite.runs, folder, begun)
+    paths = splits_as_tables.write(flat, conditions, suite.runs, folder, resumed)
     return dataclasses.replace(suite, conditions=conditions), paths, known
 
 
 def _phantom(out: Path, suite: Suite, phantom: Phantom, say: Say, progress: Progress) -> Path:
     """A synthetic cohort, made once."""
     say("no data given: a synthetic cohort")
-    how = targets.make(suite.target).comparison.phantom
+    phantom_options = targets.make(suite.target).comparison.phantom
     return phantom(  # goes on where an interrupted one stopped
-        out / "phantom", 24, 4.0, 0, missing=0.0, say=say, progress=progress, **how
+        out / "phantom", 24, 4.0, 0, missing=0.0, say=say, progress=progress, **phantom_options
     )
 
 
@@ -188,37 +192,39 @@ def _result(
     suite: Suite,
     plan: Mapping[str, Any],
     entries: Mapping[str, Mapping[str, Any]],
-    todo: Sequence[run_processes.Run],
+    planned_runs: Sequence[run_processes.Run],
     failed: Mapping[str, str],
     out: Path,
     source: Path,
     cohort: Cohort,
-    begun: float,
+    started: float,
 ) -> dict[str, Any]:
     """Everything that the report shows, as plain data."""
     comparison = targets.make(suite.target).comparison
     rows: list[dict[str, Any]] = []
     seconds: dict[str, list[float]] = {arm: [] for arm in entries}
-    for one in todo:
-        folder = out / "runs" / one.name
-        if one.name in failed or not run_processes.finished(folder):
+    for planned in planned_runs:
+        folder = out / "runs" / planned.name
+        if planned.name in failed or not run_processes.finished(folder):
             continue
         record = run.read_json(folder / "run.json") or {}
-        seconds[one.arm].append(record.get("seconds_training", math.nan))
-        rows += tables.rows(folder / "validation" / "cases.csv", one, comparison, suite.metrics)
+        seconds[planned.arm].append(record.get("seconds_training", math.nan))
+        rows += tables.rows(folder / "validation" / "cases.csv", planned, comparison, suite.metrics)
     arms = [
         {**entry, "gmac_total": entry["steps"] * entry["gmac_step"], "seconds": seconds[arm],
          "rate": entry["batch"] / entry["seconds_step"], "note": None}
         for arm, entry in entries.items()
     ]  # fmt: skip
     failures = [*plan["failures"]]
-    failures += [{"arm": r.arm, "run": r.number, "reason": failed[r.name]} for r in todo
+    failures += [{"arm": r.arm, "run": r.number, "reason": failed[r.name]} for r in planned_runs
                  if r.name in failed]  # fmt: skip
 
     def terms(key: str) -> str:
-        told = [e[key] for e in entries.values()]
-        shown = ["x".join(map(str, one)) if isinstance(one, list) else str(one) for one in told]
-        return ", ".join(dict.fromkeys(shown))
+        values = [e[key] for e in entries.values()]
+        texts = [
+            "x".join(map(str, value)) if isinstance(value, list) else str(value) for value in values
+        ]
+        return ", ".join(dict.fromkeys(texts))
 
     return {
         "suite": name,
@@ -236,7 +242,7 @@ def _result(
             "versions": plan["versions"],
             "started": plan["started"],
         },
-        "seconds": planning.spent(out, time.monotonic() - begun),
+        "seconds": planning.spent(out, time.monotonic() - started),
         "arms": arms,
         "rows": [{k: v for k, v in row.items() if k[0] != "_"} for row in rows],
         "summary": comparison.summary(rows, suite.metrics),
@@ -254,13 +260,13 @@ def _publish(result: dict[str, Any], out: Path, say: Say) -> dict[str, Any]:
     for failure in result["failures"]:
         say(f"{failure['arm']}: {failure['reason']}")
     first = result["summary"][0]["metric"] if result["summary"] else None
-    told: dict[str, Any] = {"report": page}
+    summary: dict[str, Any] = {"report": page}
     for entry in result["summary"]:
         if entry["mean"] is None:
             continue
         if entry["metric"] == first and entry["region"] in ("mean", result["summary"][0]["region"]):
-            told[f"{first} {entry['region']}: {entry['arm']}"] = (
+            summary[f"{first} {entry['region']}: {entry['arm']}"] = (
                 f"{entry['mean']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
                 if entry["low"] is not None else f"{entry['mean']:.3f}"
             )  # fmt: skip
-    return told
+    return summary

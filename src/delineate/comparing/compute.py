@@ -106,35 +106,35 @@ def measure(
     common: dict[Candidate, int] = {}
     for arm, job in zip(suite.arms, jobs, strict=True):
         try:
-            seen = job.ready(cache)[1]["train"]  # arms may derive other channels
-            wanted = _candidate(suite, job, seen)
-            common[wanted] = math.lcm(common.get(wanted, 1), job.bench.divisor(wanted))
+            training_cases = job.ready(cache)[1]["train"]  # arms may derive other channels
+            largest = _candidate(suite, job, training_cases)
+            common[largest] = math.lcm(common.get(largest, 1), job.bench.divisor(largest))
         except DelineateError as error:
             failures.append(_failure(arm, error))
             continue
-        fitting.append((arm, job, seen, wanted))
-    for arm, job, seen, wanted in progress.track(
+        fitting.append((arm, job, training_cases, largest))
+    for arm, job, training_cases, largest in progress.track(
         fitting, "measuring a step of every arm", len(fitting)
     ):
-        patch = _sizes.round_to(wanted.patch, common[wanted])
-        candidate = job.bench.fitting(dataclasses.replace(wanted, patch=patch))
+        patch = _sizes.round_to(largest.patch, common[largest])
+        candidate = job.bench.fitting(dataclasses.replace(largest, patch=patch))
         try:
-            entries.append(_entry(arm, job, candidate, seen))
+            entries.append(_entry(arm, job, candidate, training_cases))
         except DelineateError as error:
             failures.append(_failure(arm, error))
-    told = [f"{failure['arm']} cannot take part: {failure['reason']}" for failure in failures]
-    for line in told:
+    notes = [f"{failure['arm']} cannot take part: {failure['reason']}" for failure in failures]
+    for line in notes:
         say(line)
     if not entries:
-        raise ConfigError("expected an arm that can take part, got none: " + "; ".join(told))
+        raise ConfigError("expected an arm that can take part, got none: " + "; ".join(notes))
     return entries, failures
 
 
 def pace(entries: Sequence[Entry]) -> dict[str, float]:
     """Steps of each arm for a GMAC of the budget; at most ``MOST_STEPS`` times the median."""
     rates = {entry.arm: 1 / entry.gmac_step for entry in entries}
-    most = MOST_STEPS * statistics.median(rates.values())
-    return {arm: min(rate, most) for arm, rate in rates.items()}
+    most_steps = MOST_STEPS * statistics.median(rates.values())
+    return {arm: min(rate, most_steps) for arm, rate in rates.items()}
 
 
 def share_out(entries: Sequence[Entry], budget: float) -> tuple[list[Entry], list[dict[str, Any]]]:
@@ -147,18 +147,19 @@ def share_out(entries: Sequence[Entry], budget: float) -> tuple[list[Entry], lis
         ConfigError: Too few for every arm; names the least budget that would do for one.
     """
     rates = pace(entries)
-    least = {entry.arm: _LEAST_STEPS / rates[entry.arm] for entry in entries}
-    fit = [entry for entry in entries if budget >= least[entry.arm]]
+    needed = {entry.arm: _LEAST_STEPS / rates[entry.arm] for entry in entries}
+    fit = [entry for entry in entries if budget >= needed[entry.arm]]
     if not fit:
         raise ConfigError(
             f"expected compute for at least {_LEAST_STEPS} steps of an arm "
-            f"({min(least.values()):,.0f} GMAC a run), got {max(0.0, budget):,.0f}",
+            f"({min(needed.values()):,.0f} GMAC a run), got {max(0.0, budget):,.0f}",
             fix="give a longer --budget, or a smaller --width",
             code="budget-too-small",
         )
     poor = [
-        {"arm": e.arm, "run": None, "reason": f"{_LEAST_STEPS} steps take {least[e.arm]:,.0f} GMAC,"
-         f" and {budget:,.0f} are there: give a longer --budget, or a smaller --width"}
+        {"arm": e.arm, "run": None, "reason":
+         f"{_LEAST_STEPS} steps take {needed[e.arm]:,.0f} GMAC, and {budget:,.0f} are there: "
+         "give a longer --budget, or a smaller --width"}
         for e in entries if e not in fit
     ]  # fmt: skip
     shared = [

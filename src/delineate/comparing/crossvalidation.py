@@ -80,7 +80,7 @@ def crossvalidate(
             )
             raise
         finally:
-            plan["seconds"] += time.monotonic() - invocation.begun
+            plan["seconds"] += time.monotonic() - invocation.started
             run.write_json(out / PLAN, plan)
 
 
@@ -108,7 +108,7 @@ def _planned(
     quiet = dataclasses.replace(invocation, opening=opening, say=silent, stop=Stop())
     chosen = dataclasses.replace(chosen, opening=opening)
     splits = folds.prepare(chosen, cohort, out, quiet, say, invocation.progress)
-    clock, seconds = Clock(chosen.seconds, invocation.begun), None
+    clock, seconds = Clock(chosen.seconds, invocation.started), None
     if needed is not None and clock.budget is not None:
         dataclasses.replace(needed, before=clock.spent).require(clock.budget, len(splits))
         seconds = needed.share(clock.left)
@@ -144,7 +144,7 @@ def _require_budget(
     Raises:
         ConfigError: It is too small.
     """
-    clock = Clock(chosen.seconds, invocation.begun)
+    clock = Clock(chosen.seconds, invocation.started)
     if clock.budget is None:
         return None
     cached = sum(1 for _ in (out / "cache").glob("*/case.json"))
@@ -237,7 +237,7 @@ def _judge_the_rest(
         invocation: How the command was called.
         limited: To the budget.
     """
-    left = Clock(chosen.seconds if limited else None, invocation.begun - plan["seconds"]).left
+    left = Clock(chosen.seconds if limited else None, invocation.started - plan["seconds"]).left
     after = plan["merging_seconds"] + plan["testing_seconds"] if chosen.seconds else 0.0
     clock = Clock(left - after, time.monotonic())
     for number in range(plan["folds"]):

@@ -54,7 +54,7 @@ def publish(
     say = invocation.say
 
     def spent() -> float:
-        return float(plan["seconds"]) + time.monotonic() - invocation.begun
+        return float(plan["seconds"]) + time.monotonic() - invocation.started
 
     troubles = [f"{fold.name}: {fold.failure}" for fold in done if fold.failure]
     troubles += _score(done, troubles, chosen, out, invocation)

@@ -33,7 +33,7 @@ _PLAN = "benchmark.json"
 Tables = Mapping[tuple[str, int], Path]
 
 
-def begun(out: Path) -> bool:
+def is_begun(out: Path) -> bool:
     """Whether a benchmark was begun in a folder."""
     return (out / _PLAN).exists()
 
@@ -48,7 +48,7 @@ def make(
     machine: Mapping[str, Any],
     tables: Tables,
     target: str | None,
-    begun: float,
+    started: float,
     say: Say,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -61,12 +61,14 @@ def make(
         "suite": config.to_dict(suite), "cohort": content, "gmac": gmac, **machine,
         "seconds": None if gmac else seconds,
     }  # fmt: skip
-    own = [one for a in suite.arms for one in resolving.own(_run_config(suite, a, {"steps": 1}))]
-    asked |= {"own": own} if own else {}
+    own_parts = [
+        part for a in suite.arms for part in resolving.own(_run_config(suite, a, {"steps": 1}))
+    ]
+    asked |= {"own": own_parts} if own_parts else {}
     asked = json.loads(json.dumps(asked))
-    kept: dict[str, Any] | None = run.read_json(out / _PLAN)
-    if kept is not None:
-        if kept["asked"] != asked:
+    earlier: dict[str, Any] | None = run.read_json(out / _PLAN)
+    if earlier is not None:
+        if earlier["asked"] != asked:
             raise OutputError(
                 "expected the suite, data, options and own parts of the benchmark in this folder, "
                 "got others",
@@ -75,15 +77,15 @@ def make(
                 code="benchmark-differs",
             )
         say("going on with the benchmark in this folder")
-        return {**kept, "jobs": jobs or kept["jobs"]}
-    many = cores()
+        return {**earlier, "jobs": jobs or earlier["jobs"]}
+    n_cores = cores()
     cpu = choose_device(machine["device"]).type == "cpu"
-    jobs = jobs or (2 if cpu and many > 1 else 1)
-    threads = max(1, many // jobs) if cpu else None
+    jobs = jobs or (2 if cpu and n_cores > 1 else 1)
+    threads = max(1, n_cores // jobs) if cpu else None
 
     def first(arm: Arm) -> RunConfig:
-        made = {"steps": 1, "threads": threads, **machine}
-        return _run_config(suite, arm, made | _part(suite, suite.conditions[0], 0, target))
+        derived = {"steps": 1, "threads": threads, **machine}
+        return _run_config(suite, arm, derived | _part(suite, suite.conditions[0], 0, target))
 
     entries, failures = compute.measure(
         suite, cohort, first, out / "measuring", out / "cache", say, progress
@@ -94,7 +96,7 @@ def make(
             dataclasses.replace(e, seconds_step=e.seconds_step * compute.CROWDED) for e in entries
         ]
     counts = {e.arm: len(_cells(suite, e.arm, tables)) for e in entries}
-    left = (seconds - (time.monotonic() - begun)) * jobs
+    left = (seconds - (time.monotonic() - started)) * jobs
     while True:  # what an arm leaves that cannot take part is for the others
         budget = gmac or _affordable(entries, counts, left)
         entries, poor = compute.share_out(entries, budget)
@@ -142,11 +144,11 @@ def _affordable(entries: Sequence[Entry], counts: Mapping[str, int], seconds: fl
     return left / sum(counts[e.arm] * e.seconds_step * rates[e.arm] for e in entries)
 
 
-def _run_config(suite: Suite, arm: Arm, made: Mapping[str, Any]) -> RunConfig:
+def _run_config(suite: Suite, arm: Arm, derived: Mapping[str, Any]) -> RunConfig:
     """Settings of a run: the suite's, the arm's, and what the plan says."""
-    given = {"validation": 0.0, **suite.settings, **arm.settings}
-    given |= {"network": arm.network, "method": arm.method, **made}
-    return config.from_dict(given, RunConfig, arm.name)
+    values = {"validation": 0.0, **suite.settings, **arm.settings}
+    values |= {"network": arm.network, "method": arm.method, **derived}
+    return config.from_dict(values, RunConfig, arm.name)
 
 
 def _part(suite: Suite, condition: Condition, number: int, target: str | None) -> dict[str, Any]:
@@ -157,22 +159,28 @@ def _part(suite: Suite, condition: Condition, number: int, target: str | None) -
 
 
 def settings(
-    suite: Suite, entry: Mapping[str, Any], plan: Mapping[str, Any], one: Run, target: str | None
+    suite: Suite,
+    entry: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    planned: Run,
+    target: str | None,
 ) -> RunConfig:
     """Everything that decides one run; ``target``: under which it learns a table, if it does."""
     arm = next(arm for arm in suite.arms if arm.name == entry["arm"])
-    made = {key: entry[key] for key in ("width", "patch", "batch")}
-    made |= {"steps": entry["steps"], "seed": one.number, "threads": plan["threads"]}
-    made |= {"device": plan["asked"]["device"]}
-    condition = next((c for c in suite.conditions if c.name == one.condition), suite.conditions[0])
-    return _run_config(suite, arm, made | _part(suite, condition, one.number, target))
+    derived = {key: entry[key] for key in ("width", "patch", "batch")}
+    derived |= {"steps": entry["steps"], "seed": planned.number, "threads": plan["threads"]}
+    derived |= {"device": plan["asked"]["device"]}
+    condition = next(
+        (c for c in suite.conditions if c.name == planned.condition), suite.conditions[0]
+    )
+    return _run_config(suite, arm, derived | _part(suite, condition, planned.number, target))
 
 
 def _cells(suite: Suite, arm: str, tables: Tables) -> list[tuple[str, int]]:
     """Condition and number of every run of an arm."""
     if not tables:
         return [("", number) for number in range(suite.runs)]
-    exhibit = next(one.exhibit for one in suite.arms if one.name == arm)
+    exhibit = next(candidate.exhibit for candidate in suite.arms if candidate.name == arm)
     first = suite.conditions[0].name
     return [(name, number) for name, number in tables if exhibit or name == first]
 
@@ -182,27 +190,40 @@ def schedule(
 ) -> tuple[dict[str, dict[str, Any]], list[Run]]:
     """Entries by arm, and all runs; each seed goes through all arms before the next begins."""
     entries = {entry["arm"]: entry for entry in plan["entries"]}
-    todo = []
+    planned_runs = []
     for arm, entry in entries.items():
         for condition, number in _cells(suite, arm, tables):
             name = "-".join(filter(None, (slug(arm), slug(condition), str(number))))
             seconds = entry["steps"] * entry["seconds_step"]
             table = tables.get((condition, number))
-            todo.append(Run(name, arm, number, seconds, entry["steps"], condition, table))
+            planned_runs.append(Run(name, arm, number, seconds, entry["steps"], condition, table))
     order = [condition.name for condition in suite.conditions]
-    todo.sort(key=lambda one: (order.index(one.condition) if one.condition else 0, one.number))
-    return entries, todo
+    planned_runs.sort(
+        key=lambda planned: (
+            order.index(planned.condition) if planned.condition else 0,
+            planned.number,
+        )
+    )
+    return entries, planned_runs
 
 
-def words(source: Path, how: Opening, out: Path, one: Run, settings: Path) -> list[str]:
+def command_of(
+    source: Path, opening: Opening, out: Path, planned: Run, settings: Path
+) -> list[str]:
     """The command of one run; anybody can give it by hand."""
-    found = ["train", str(one.table or source), "--config", str(settings)]
-    found += ["--out", str(out / "runs" / one.name), "--cache", str(out / "cache"), "--no-audit"]
-    for option, value in how.non_default():
+    command = ["train", str(planned.table or source), "--config", str(settings)]
+    command += [
+        "--out",
+        str(out / "runs" / planned.name),
+        "--cache",
+        str(out / "cache"),
+        "--no-audit",
+    ]
+    for option, value in opening.non_default():
         # A table says all but how files are read and subjects are marked.
-        if one.table is None or option in ("geometry", "site_key"):
-            found += [f"--{option.replace('_', '-')}", str(value)]
-    return found
+        if planned.table is None or option in ("geometry", "site_key"):
+            command += [f"--{option.replace('_', '-')}", str(value)]
+    return command
 
 
 def spent(out: Path, seconds: float) -> float:

@@ -53,7 +53,7 @@ def race(
     *,
     description: str = "training every arm",
     finished: Callable[[Path], bool] = finished,
-    ended: Callable[[Run, str | None], None] = lambda one, failure: None,
+    ended: Callable[[Run, str | None], None] = lambda planned, failure: None,
 ) -> dict[str, str]:
     """Do all runs that are not finished, several at a time.
 
@@ -73,26 +73,26 @@ def race(
     Returns:
         Names of the runs that failed, each with the last thing it said.
     """
-    waiting = [one for one in runs if not finished(folder / one.name)]
+    waiting = [planned for planned in runs if not finished(folder / planned.name)]
     going: dict[str, tuple[Run, processes.Child, float]] = {}
     failed: dict[str, str] = {}
     with (
         processes.stop_signals() as stopped,
-        progress.task(sum(one.seconds for one in runs), description) as bar,
+        progress.task(sum(planned.seconds for planned in runs), description) as bar,
     ):
-        bar.advance(sum(one.seconds for one in runs if one not in waiting))
-        shown: dict[str, float] = {}
+        bar.advance(sum(planned.seconds for planned in runs if planned not in waiting))
+        advanced: dict[str, float] = {}
         try:
             while (waiting or going) and not stopped():
                 while waiting and len(going) < jobs:
-                    one = waiting.pop(0)
-                    process = _start(folder / one.name, commands[one.name])
-                    going[one.name] = one, process, time.monotonic()
+                    planned = waiting.pop(0)
+                    process = _start(folder / planned.name, commands[planned.name])
+                    going[planned.name] = planned, process, time.monotonic()
                 time.sleep(_POLL_SECONDS)
-                for name, (one, process, begun) in list(going.items()):
+                for name, (planned, process, started) in list(going.items()):
                     code = process.poll()
-                    share = 1.0 if code is not None else _share(folder / name, one, begun)
-                    _advance(bar, shown, name, one.seconds * share)
+                    share = 1.0 if code is not None else _share(folder / name, planned, started)
+                    _advance(bar, advanced, name, planned.seconds * share)
                     if code is None:
                         continue
                     del going[name]
@@ -100,36 +100,36 @@ def race(
                         failed[name] = _last_words(folder / f"{name}.log", code)
                     elif finished(folder / name):  # nothing will go on from them
                         shutil.rmtree(folder / name / "checkpoints", ignore_errors=True)
-                    ended(one, failed.get(name))
+                    ended(planned, failed.get(name))
         finally:
             processes.end([process for _, process, _ in going.values()])
     return failed
 
 
-def _start(folder: Path, words: Sequence[str]) -> processes.Child:
+def _start(folder: Path, command: Sequence[str]) -> processes.Child:
     record = run.read_json(folder / "run.json") or {}
     if record.get("status") == "finished":  # but not scored
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return processes.start(words, folder.with_name(f"{folder.name}.log"))
+    return processes.start(command, folder.with_name(f"{folder.name}.log"))
 
 
-def _advance(bar: Bar, shown: dict[str, float], name: str, done: float) -> None:
-    more = done - shown.get(name, 0.0)
+def _advance(bar: Bar, advanced: dict[str, float], name: str, done: float) -> None:
+    more = done - advanced.get(name, 0.0)
     if more > 0:
         bar.advance(more)
-        shown[name] = done
+        advanced[name] = done
 
 
-def _share(folder: Path, one: Run, begun: float) -> float:
+def _share(folder: Path, run: Run, started: float) -> float:
     """How much of a run its log shows, or the clock."""
-    if not one.steps:
-        return min(1.0, (time.monotonic() - begun) / one.seconds)
+    if not run.steps:
+        return min(1.0, (time.monotonic() - started) / run.seconds)
     try:
         with (folder / "log.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
             last = file.read().splitlines()[-1]
-        return min(1.0, float(json.loads(last)["step"]) / one.steps)
+        return min(1.0, float(json.loads(last)["step"]) / run.steps)
     except (OSError, ValueError, KeyError, IndexError):
         return 0.0  # not yet, or a line half written
 
@@ -137,6 +137,10 @@ def _share(folder: Path, one: Run, begun: float) -> float:
 def _last_words(log: Path, code: int) -> str:
     """The last lines that a failed run wrote; one that was killed cannot say so itself."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    told = " ".join(line.strip() for line in lines[-3:])
+    last_lines = " ".join(line.strip() for line in lines[-3:])
     killed = f"killed by signal {-code} (9: often for want of memory); last words:"
-    return f"{killed} {told or 'none'}" if code < 0 else told or f"ended with exit code {code}"
+    return (
+        f"{killed} {last_lines or 'none'}"
+        if code < 0
+        else last_lines or f"ended with exit code {code}"
+    )

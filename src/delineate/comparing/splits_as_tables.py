@@ -49,23 +49,23 @@ def fitting(
     cohort: Cohort, conditions: Iterable[Condition], runs: int
 ) -> tuple[tuple[Condition, ...], list[str]]:
     """The conditions that these pictures allow, and why others are left out."""
-    kept, notes = [], []
+    allowed, notes = [], []
     for condition in conditions:
-        why = None
+        reason = None
         if condition.split == "slice" and len(cohort) == len({c.subject for c in cohort.cases}):
-            why = "every subject has one picture"
+            reason = "every subject has one picture"
         elif condition.split == "distinct" and not _copied(cohort):
-            why = "no picture of the test part has a copy in training"
+            reason = "no picture of the test part has a copy in training"
         else:
             try:
                 _parts(cohort, condition.split, runs)
             except DelineateError as error:
-                why = error.message
-        if why is None:
-            kept.append(condition)
+                reason = error.message
+        if reason is None:
+            allowed.append(condition)
         else:
-            notes.append(f"left out, {condition.name}: {why}")
-    return tuple(kept), notes
+            notes.append(f"left out, {condition.name}: {reason}")
+    return tuple(allowed), notes
 
 
 def write(
@@ -73,7 +73,7 @@ def write(
     conditions: Sequence[Condition],
     runs: int,
     folder: Path,
-    begun: bool = False,
+    resumed: bool = False,
 ) -> dict[tuple[str, int], Path]:
     """One table for every condition and run.
 
@@ -83,7 +83,7 @@ def write(
         runs: Parts of the cross-validation; sites are left out one by one instead, and declared
             parts are held out in every run.
         folder: For the tables.
-        begun: Runs may have learned from the tables that lie there.
+        resumed: Runs may have learned from the tables that lie there.
 
     Returns:
         Condition and number of the run -> table.
@@ -95,13 +95,13 @@ def write(
     channel = _columns({name: cohort.modality(name, name) for name in cohort.channels})
     schema = cohort.schema
     ignored = {} if schema.ignore is None or schema.named else {"ignore_label": schema.ignore}
-    found: dict[tuple[str, int], Path] = {}
+    paths: dict[tuple[str, int], Path] = {}
     for condition in conditions:
         parts = _parts(cohort, condition.split, runs)
         left_out = _copied(cohort) if condition.split == "distinct" else set()
         for number, held_out in enumerate(parts):
             path = folder / f"{condition.split}-{condition.labels}-{number}.csv"
-            found[condition.name, number] = path
+            paths[condition.name, number] = path
             chance = _random_labels(cohort, number)
             rows = [
                 {
@@ -116,11 +116,11 @@ def write(
                 }
                 for case in cohort.cases if case.id not in left_out
             ]  # fmt: skip
-            named = ["channels"] * any(row["channels"] for row in rows)
-            text = table([*_COLUMNS, *ignored, *named, *channel.values()], rows)
+            channel_column = ["channels"] * any(row["channels"] for row in rows)
+            text = table([*_COLUMNS, *ignored, *channel_column, *channel.values()], rows)
             if path.exists() and path.read_bytes() == text.encode():
                 continue
-            if begun:
+            if resumed:
                 raise OutputError(
                     "expected the data and classes that runs in this folder learned, got others",
                     where=path,
@@ -128,7 +128,7 @@ def write(
                     code="benchmark-differs",
                 )
             atomic_write_text(path, text)
-    return found
+    return paths
 
 
 def _columns(modalities: Mapping[str, str]) -> dict[str, str]:
@@ -153,9 +153,11 @@ def _cell(source: Source | None) -> str:
 def _parts(cohort: Cohort, split: str, runs: int) -> list[set[str]]:
     """Ids that are held out, run by run."""
     if split == "site":
-        return [set(one["test"]) for one in splits.leave_one_site_out(cohort)]
+        return [set(split_of_run["test"]) for split_of_run in splits.leave_one_site_out(cohort)]
     if split == "subject":
-        return [set(one["validation"]) for one in splits.k_fold(cohort, runs, seed=0)]
+        return [
+            set(split_of_run["validation"]) for split_of_run in splits.k_fold(cohort, runs, seed=0)
+        ]
     if split in ("declared", "distinct"):
         return [set(splits.declared(cohort)["test"])] * runs
     ids = sorted(case.id for case in cohort.cases)

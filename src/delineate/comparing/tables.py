@@ -14,26 +14,26 @@ from delineate.targets._rows import Row, array, known, of, regions
 
 
 def rows(
-    path: Path, one: Run, comparison: Comparison, metrics: Sequence[str]
+    path: Path, run: Run, comparison: Comparison, metrics: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The rows of one run's ``cases.csv``, with what run they are of.
 
     Args:
         path: The table.
-        one: The run; its condition stands where a target tells no structures apart.
+        run: The run; its condition stands where a target tells no structures apart.
         comparison: Of the target.
         metrics: Wanted.
     """
-    head = {"arm": one.arm, "run": one.number, "seed": one.number, "fold": one.number}
+    head = {"arm": run.arm, "run": run.number, "seed": run.number, "fold": run.number}
     with path.open(newline="", encoding="utf-8") as file:
-        found = comparison.rows(csv.DictReader(file), metrics)
+        listed = comparison.rows(csv.DictReader(file), metrics)
     return [
-        {**head, "case": row["case"], "subject": row["subject"], "region": one.condition, **row}
-        for row in found
+        {**head, "case": row["case"], "subject": row["subject"], "region": run.condition, **row}
+        for row in listed
     ]
 
 
-def contrasts(found: Sequence[Row], suite: Suite, comparison: Comparison) -> list[dict[str, Any]]:
+def contrasts(rows: Sequence[Row], suite: Suite, comparison: Comparison) -> list[dict[str, Any]]:
     """Paired differences: those the suite names, and every arm against its reference.
 
     Where there are several conditions, under the first of them. P-values are corrected by Holm
@@ -41,10 +41,10 @@ def contrasts(found: Sequence[Row], suite: Suite, comparison: Comparison) -> lis
     """
     from delineate.metrics.statistics import compare_paired, holm
 
-    found, metrics = comparison.paired(found, suite.metrics, suite.conditions[0].name)
-    arms = list(dict.fromkeys(row["arm"] for row in found))
-    named = {(c.a, c.b): c.name for c in suite.contrasts}
-    pairs = dict(named)
+    rows, metrics = comparison.paired(rows, suite.metrics, suite.conditions[0].name)
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    planned_pairs = {(c.a, c.b): c.name for c in suite.contrasts}
+    pairs = dict(planned_pairs)
     if suite.reference:
         for arm in arms:
             if arm != suite.reference:
@@ -55,12 +55,12 @@ def contrasts(found: Sequence[Row], suite: Suite, comparison: Comparison) -> lis
         for (a, b), name in pairs.items():
             if a not in arms or b not in arms:
                 continue
-            for region in regions(found):
+            for region in regions(rows):
                 first, second = (
-                    {row["case"]: row for row in of(found, arm, region)} for arm in (a, b)
+                    {row["case"]: row for row in of(rows, arm, region)} for arm in (a, b)
                 )
                 both = sorted(first.keys() & second.keys())
-                told = compare_paired(
+                compared = compare_paired(
                     array([first[c][metric] for c in both]),
                     array([second[c][metric] for c in both]),
                     [first[c]["subject"] for c in both],
@@ -68,12 +68,12 @@ def contrasts(found: Sequence[Row], suite: Suite, comparison: Comparison) -> lis
                 family.append(
                     {
                         "name": name, "a": a, "b": b, "region": region, "metric": metric,
-                        "difference": known(told["difference"]),
-                        "low": known(told["ci_low"]), "high": known(told["ci_high"]),
-                        "p": known(told["p_value"]), "n": told["n_subjects"],
+                        "difference": known(compared["difference"]),
+                        "low": known(compared["ci_low"]), "high": known(compared["ci_high"]),
+                        "p": known(compared["p_value"]), "n": compared["n_subjects"],
                     }
                 )  # fmt: skip
-        planned = [entry for entry in family if (entry["a"], entry["b"]) in named]
+        planned = [entry for entry in family if (entry["a"], entry["b"]) in planned_pairs]
         for group in (planned, [entry for entry in family if entry not in planned]):
             corrected = holm(array([entry["p"] for entry in group]))
             for entry, p in zip(group, corrected, strict=True):

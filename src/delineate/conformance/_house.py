@@ -50,9 +50,9 @@ def reached(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield f"{node.func.id}()", node.lineno
 
 
-def is_of(name: str, thing: str) -> bool:
+def is_of(name: str, prefix: str) -> bool:
     """Whether a dotted name is a thing or lies in it."""
-    return name == thing or name.startswith(f"{thing}.")
+    return name == prefix or name.startswith(f"{prefix}.")
 
 
 def reaches(source: str) -> list[str]:
@@ -61,11 +61,13 @@ def reaches(source: str) -> list[str]:
     Args:
         source: Python.
     """
-    found = set()
+    reached_for = set()
     for name, line in reached(ast.parse(source)):
         rules = {**OUTSIDE, **IMPURE}.items()
-        broken = {what for what, things in rules if any(is_of(name, thing) for thing in things)}
+        broken = {
+            what for what, prefixes in rules if any(is_of(name, prefix) for prefix in prefixes)
+        }
         if name.rpartition(".")[2] in _OF_PATHS:
             broken.add("a file")
-        found |= {f"{what}: {name}, line {line}" for what in broken}
-    return sorted(found)
+        reached_for |= {f"{what}: {name}, line {line}" for what in broken}
+    return sorted(reached_for)

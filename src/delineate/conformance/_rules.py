@@ -107,8 +107,8 @@ def _fault(check: Check, subject: Subject) -> str | None:
 
 def touches_nothing(subject: Subject) -> None:
     """It touches no file, clock, environment, process, network, screen or global random state."""
-    found = _house.reaches(_house.text(str(subject.module.__file__)))
-    expect(not found, "; ".join(found))
+    reached_for = _house.reaches(_house.text(str(subject.module.__file__)))
+    expect(not reached_for, "; ".join(reached_for))
 
 
 def has_settings(subject: Subject) -> None:
@@ -129,12 +129,12 @@ def settings_of(cls: Any) -> set[str]:
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    ours, numpys = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         yield
     finally:
-        random.setstate(ours)
-        np.random.set_state(numpys)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def draws(work: Callable[[], object], torch_too: bool) -> list[str]:

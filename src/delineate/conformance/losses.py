@@ -42,11 +42,11 @@ def subjects(module: ModuleType, name: str) -> list[Subject]:
 
 def labels(ndim: int) -> Tensor:
     """A box in a box, elsewhere in each case."""
-    found = torch.zeros(SHAPES[ndim], dtype=torch.uint8)
-    for case, start in zip(found, (1, 2), strict=True):
+    label = torch.zeros(SHAPES[ndim], dtype=torch.uint8)
+    for case, start in zip(label, (1, 2), strict=True):
         case[tuple(slice(start, start + 6) for _ in range(ndim))] = 1
         case[tuple(slice(start + 2, start + 4) for _ in range(ndim))] = 2
-    return found
+    return label
 
 
 def answer(module: ModuleType, label: Tensor, sharpness: float = 8.0) -> Tensor:
@@ -91,8 +91,8 @@ def truth_costs_least(subject: Subject) -> None:
         expect(cost.dtype == torch.float32, f"its type is {cost.dtype}")
         expect(torch.isfinite(cost) and cost >= 0, f"it is {cost.item()}")
     truth, shifted, noise = (cost.item() for cost in costs)
-    said = f"truth {truth:.4g}, shifted by a voxel {shifted:.4g}, noise {noise:.4g}"
-    expect(truth < min(shifted, noise), said)
+    message = f"truth {truth:.4g}, shifted by a voxel {shifted:.4g}, noise {noise:.4g}"
+    expect(truth < min(shifted, noise), message)
 
 
 def gradient_is_finite(subject: Subject) -> None:
@@ -133,12 +133,14 @@ def half_precision(subject: Subject) -> None:
     module, label = subject.module, labels(subject.ndim)
     for dtype in (torch.bfloat16, torch.float16):
         guess = (4 * guesses(module, subject.ndim)).to(dtype).requires_grad_()
-        found = module.loss(guess, label)
-        expect(found.dtype == torch.float32, f"{found.dtype} comes out")
+        cost = module.loss(guess, label)
+        expect(cost.dtype == torch.float32, f"{cost.dtype} comes out")
         single = module.loss(guess.detach().float(), label).item()
-        said = f"{found.item():.8g} from {dtype}, {single:.8g} from single: sums in half precision"
-        expect(close(found.item(), single, 1e-5), said)
-        found.backward()
+        message = (
+            f"{cost.item():.8g} from {dtype}, {single:.8g} from single: sums in half precision"
+        )
+        expect(close(cost.item(), single, 1e-5), message)
+        cost.backward()
         expect(torch.isfinite(_grad(guess)).all(), f"its gradient is not finite in {dtype}")
 
 
@@ -149,12 +151,12 @@ def ignored_has_no_say(subject: Subject) -> None:
     ignored = (label == IGNORED).unsqueeze(1)
     guess = guesses(module, subject.ndim)
     noise = 30 * torch.randn(guess.shape, generator=torch.Generator().manual_seed(4))
-    one, other = guess.requires_grad_(), torch.where(ignored, noise, guess.detach())
-    other.requires_grad_()
-    costs = [module.loss(x, label) for x in (one, other)]
-    slopes = [torch.autograd.grad(c, x)[0] for c, x in zip(costs, (one, other), strict=True)]
-    said = f"{costs[0].item():.8g} becomes {costs[1].item():.8g}"
-    expect(torch.equal(costs[0], costs[1]), f"the loss changes: {said}")
+    first, second = guess.requires_grad_(), torch.where(ignored, noise, guess.detach())
+    second.requires_grad_()
+    costs = [module.loss(x, label) for x in (first, second)]
+    slopes = [torch.autograd.grad(c, x)[0] for c, x in zip(costs, (first, second), strict=True)]
+    message = f"{costs[0].item():.8g} becomes {costs[1].item():.8g}"
+    expect(torch.equal(costs[0], costs[1]), f"the loss changes: {message}")
     expect(torch.equal(*slopes), "the gradient elsewhere changes")
     expect(not slopes[0].masked_select(ignored).any(), "the gradient is not zero there")
     expect(slopes[0].masked_select(~ignored).any(), "the gradient is zero everywhere")
@@ -166,9 +168,9 @@ def ignored_half_is_cut_off(subject: Subject) -> None:
     guess, half = guesses(module, subject.ndim), SHAPES[subject.ndim][1] // 2
     alone = module.loss(guess[:, :, :half], label[:, :half]).item()
     label[:, half:] = IGNORED
-    found = module.loss(guess, label).item()
+    cost = module.loss(guess, label).item()
     within = float(getattr(module, "CUT_CHANGES", 1e-6))
-    expect(close(found, alone, within), f"{found:.8g} instead of {alone:.8g}")
+    expect(close(cost, alone, within), f"{cost:.8g} instead of {alone:.8g}")
 
 
 def nothing_annotated(subject: Subject) -> None:
@@ -186,8 +188,8 @@ def repeats(subject: Subject) -> None:
     module, label = subject.module, labels(subject.ndim)
     guess = guesses(module, subject.ndim)
     types = (torch.uint8, torch.uint8, torch.long, torch.float)
-    found = [module.loss(guess, label.to(t)).item() for t in types]
-    expect(len(set(found)) == 1, f"it costs {found}")
+    costs = [module.loss(guess, label.to(t)).item() for t in types]
+    expect(len(set(costs)) == 1, f"it costs {costs}")
     drawn = draws(lambda: module.loss(guess, label), torch_too=True)
     expect(not drawn, f"it draws from {', '.join(drawn)}")
 
@@ -209,8 +211,8 @@ def trains(subject: Subject) -> None:
     batch = Batch(image, label, (1.5,) * nd)
     key = f"loss_{catalog.title(subject.name)}"
     engine = _Descent(net)
-    seen = [plan.stages[0].step(batch, engine)[key].item() for _ in range(STEPS)]
-    first, last = sum(seen[:3]) / 3, sum(seen[-3:]) / 3
+    losses = [plan.stages[0].step(batch, engine)[key].item() for _ in range(STEPS)]
+    first, last = sum(losses[:3]) / 3, sum(losses[-3:]) / 3
     expect(last < FALL * first, f"from {first:.4g} to {last:.4g} in {STEPS} steps")
 
 

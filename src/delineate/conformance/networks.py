@@ -75,13 +75,15 @@ def keeps_the_contract(subject: Subject) -> None:
     first = (module.__doc__ or "").split("\n")[0]
     expect("->" in first, f"no shapes such as (B, C, *S) -> (B, outputs, *S) in {first!r}")
     expect(module.KIND in KINDS, f"KIND is {module.KIND!r}, none of {', '.join(KINDS)}")
-    said = f"PAPER is {module.PAPER!r}: who described it, and in which year?"
-    expect(re.search(r"\d{4}", str(module.PAPER)), said)
+    message = f"PAPER is {module.PAPER!r}: who described it, and in which year?"
+    expect(re.search(r"\d{4}", str(module.PAPER)), message)
     names = settings_of(module.Config)
     expect("ndim" in names, f"Config has no ndim, but {', '.join(sorted(names)) or 'nothing'}")
-    for function, wanted in (("divisor", 1), ("build", 3)):
-        given = list(inspect.signature(getattr(module, function)).parameters)
-        expect(len(given) == wanted, f"{function} takes {', '.join(given) or 'nothing'}")
+    for function, expected in (("divisor", 1), ("build", 3)):
+        parameters = list(inspect.signature(getattr(module, function)).parameters)
+        expect(
+            len(parameters) == expected, f"{function} takes {', '.join(parameters) or 'nothing'}"
+        )
 
 
 def takes_two_or_three_dimensions(subject: Subject) -> None:
@@ -97,15 +99,15 @@ def gives_the_shape_it_promises(subject: Subject) -> None:
     chosen, network = make(subject)
     shape = size(subject.module, chosen)
     with torch.no_grad():
-        found = network.eval()(image(shape))
-    expect(isinstance(found, Tensor), f"it gives a {type(found).__name__} in evaluation mode")
-    expect(torch.isfinite(found).all(), "it gives NaN or infinity")
-    wanted = {
+        output = network.eval()(image(shape))
+    expect(isinstance(output, Tensor), f"it gives a {type(output).__name__} in evaluation mode")
+    expect(torch.isfinite(output).all(), "it gives NaN or infinity")
+    expected = {
         "segmenter": (BATCH, OUTPUTS, *shape),
         "classifier": (BATCH, OUTPUTS),
-        "critic": (BATCH, 1, *found.shape[2:]),
+        "critic": (BATCH, 1, *output.shape[2:]),
     }[subject.module.KIND]
-    expect(found.shape == wanted, f"{tuple(found.shape)} instead of {wanted}")
+    expect(output.shape == expected, f"{tuple(output.shape)} instead of {expected}")
 
 
 def its_scores_have_a_place(subject: Subject) -> None:
@@ -132,9 +134,9 @@ def takes_any_channels_and_outputs(subject: Subject) -> None:
     for channels, outputs in ((1, 1 if critic else 2), (5, 1 if critic else 4)):
         network = subject.module.build(chosen, channels, outputs).eval()
         with torch.no_grad():
-            found = network(torch.zeros((1, channels, *shape)))
-        said = f"{tuple(found.shape)} of {channels} channels and {outputs} outputs"
-        expect(found.shape[:2] == (1, outputs), said)
+            output = network(torch.zeros((1, channels, *shape)))
+        message = f"{tuple(output.shape)} of {channels} channels and {outputs} outputs"
+        expect(output.shape[:2] == (1, outputs), message)
 
 
 def refuses_a_size_it_cannot_take(subject: Subject) -> None:
@@ -158,8 +160,8 @@ def refuses_a_size_it_cannot_take(subject: Subject) -> None:
 def gradient_reaches_every_parameter(subject: Subject) -> None:
     """Gradient reaches every parameter, and is finite."""
     chosen, network = make(subject)
-    found = network.train()(image(size(subject.module, chosen)))
-    outputs = [found] if isinstance(found, Tensor) else list(found)
+    output = network.train()(image(size(subject.module, chosen)))
+    outputs = [output] if isinstance(output, Tensor) else list(output)
     total = sum((y.square().mean() for y in outputs), torch.zeros(()))
     total.backward()
     for key, parameter in network.named_parameters():
@@ -176,11 +178,13 @@ def the_seed_decides(subject: Subject) -> None:
     x = image(size(subject.module, chosen))
     again, other = make(subject, seed=1)[1].eval(), make(subject, seed=2)[1].eval()
     with torch.no_grad():
-        one = first.eval()(x)
-        expect(torch.equal(one, first(x)), "in evaluation mode, it answers differently each time")
+        answer = first.eval()(x)
+        expect(
+            torch.equal(answer, first(x)), "in evaluation mode, it answers differently each time"
+        )
         same, different = again(x), other(x)
-        expect(torch.equal(one, same), "two networks of one seed differ")
-    expect(not torch.equal(one, different), "another seed gives the same weights")
+        expect(torch.equal(answer, same), "two networks of one seed differ")
+    expect(not torch.equal(answer, different), "another seed gives the same weights")
     drawn = draws(lambda: make(subject), torch_too=False)
     expect(not drawn, f"weights are drawn from {', '.join(drawn)} instead of torch")
     drawn = draws(lambda: first(x), torch_too=True)
@@ -211,8 +215,8 @@ def survives_the_model_file(subject: Subject) -> None:
     again = module.build(known, CHANNELS, OUTPUTS)
     again.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in loaded.tensors.items()})
     with torch.no_grad():
-        one, other = network(image(shape)), again.eval()(image(shape))
-    expect(torch.equal(one, other), "it answers differently")
+        written, read_again = network(image(shape)), again.eval()(image(shape))
+    expect(torch.equal(written, read_again), "it answers differently")
 
 
 def its_cost_is_counted(subject: Subject) -> None:
@@ -242,17 +246,19 @@ def weights_serve_others(subject: Subject) -> None:
         channel, output, ["b"], ["background", "y"], ["a", "b"], ["background", "x", "y"]
     )
     tensors = old.state_dict()
-    found = _transfer.transfer(new, tensors, ends)
-    taken = {*found.loaded, *found.resized}
-    every = sorted([*found.loaded, *found.resized, *found.left_out])
+    transferred = _transfer.transfer(new, tensors, ends)
+    fitting = {*transferred.loaded, *transferred.resized}
+    every = sorted([*transferred.loaded, *transferred.resized, *transferred.left_out])
     expect(every == sorted(tensors), "tensors are unaccounted for")
-    expect(found.resized.keys() <= channel.keys() | output.keys(), "others were resized")
+    expect(transferred.resized.keys() <= channel.keys() | output.keys(), "others were resized")
     # what is left out hangs together with channels or labels in a way that only its file knows
-    alike = {k for k, t in new.state_dict().items() if k in tensors and t.shape == tensors[k].shape}
-    lost = sorted((alike | channel.keys() | output.keys()) - taken)
-    expect(not lost, f"not taken: {', '.join(lost[:3])}")
+    same_shape = {
+        k for k, t in new.state_dict().items() if k in tensors and t.shape == tensors[k].shape
+    }
+    missing = sorted((same_shape | channel.keys() | output.keys()) - fitting)
+    expect(not missing, f"not taken: {', '.join(missing[:3])}")
     numbers = sum(tensor.numel() for tensor in tensors.values())
-    share = sum(tensors[key].numel() for key in taken) / numbers
+    share = sum(tensors[key].numel() for key in fitting) / numbers
     expect(share > 0.3, f"{100 * share:.0f} % of them are taken")
 
 

@@ -162,9 +162,9 @@ def sorts_the_cases(subject: Subject) -> None:
     expect("s0" not in labelled, "a case of which nothing but an image is known is labelled")
     why = {**found.unlabelled, **found.left_out}
     expect(all(why.values()), f"no reason is given for {[name for name in why if not why[name]]}")
-    sample = [case.id for case in made(subject).some(found.labelled, 2)]
+    sample = [case.id for case in made(subject).sample(found.labelled, 2)]
     expect(sample and set(sample) <= set(labelled), f"to try things on it takes {sample}")
-    shown = made(subject).shown(found.labelled, Path(folder(subject.form).name), QUIET)
+    shown = made(subject).contents(found.labelled, Path(folder(subject.form).name), QUIET)
     expect(set(shown.by_case) <= set(labelled), f"it tells what is shown by {set(shown.by_case)}")
 
 

@@ -55,9 +55,28 @@ if TYPE_CHECKING:
     from delineate.targets._rows import Row
 
 __all__ = [
-    "Answers", "Comparison", "Feed", "Figure", "Judged", "Learning", "NoSettings", "Shown",
-    "Target", "Terms", "Usable", "asked_by", "choose", "make", "of", "of_predictions",
-    "of_summary", "possible", "require_own_settings", "results", "score_predictions", "stored",
+    "Answers",
+    "Comparison",
+    "Contents",
+    "Feed",
+    "Figure",
+    "Judged",
+    "Learning",
+    "NoSettings",
+    "Target",
+    "Terms",
+    "Usable",
+    "asked_by",
+    "choose",
+    "make",
+    "of",
+    "of_predictions",
+    "of_summary",
+    "possible",
+    "require_own_settings",
+    "results",
+    "score_predictions",
+    "stored",
     "with_own",
 ]  # fmt: skip
 #: Cases left out that are told by name.
@@ -94,14 +113,16 @@ class Usable:
         Args:
             unlabelled_too: Those without labels are not used either.
         """
-        lost = {**self.left_out, **(self.unlabelled if unlabelled_too else {})}
+        not_used = {**self.left_out, **(self.unlabelled if unlabelled_too else {})}
         of = len(self.labelled) + len(self.unlabelled) + len(self.left_out)
-        told = []
-        for lacking in dict.fromkeys(lost.values()):
-            names = [name for name, what in lost.items() if what == lacking]
-            shown = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
-            told.append(f"{len(names)} of {of} cases left out for want of a {lacking}: {shown}")
-        return told
+        sentences = []
+        for lacking in dict.fromkeys(not_used.values()):
+            names = [name for name, lack in not_used.items() if lack == lacking]
+            examples = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
+            sentences.append(
+                f"{len(names)} of {of} cases left out for want of a {lacking}: {examples}"
+            )
+        return sentences
 
 
 @dataclass(frozen=True)
@@ -119,7 +140,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Contents:
     """What there is to be seen in cases, so that a split can give each part some of it.
 
     Args:
@@ -299,15 +320,15 @@ class Comparison(Protocol):
         told apart. What begins with ``_`` is for ``summary`` alone.
         """
 
-    def summary(self, found: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    def summary(self, rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
         """Figures of every ``arm``, ``region`` and metric, and of an answer that needs no model."""
 
     def paired(
-        self, found: Sequence[Row], metrics: Sequence[str], condition: str
+        self, rows: Sequence[Row], metrics: Sequence[str], condition: str
     ) -> tuple[Sequence[Row], Sequence[str]]:
         """Rows and metrics for paired differences between arms, under the first condition."""
 
-    def notes(self, found: Sequence[Row], terms: Terms) -> list[str]:
+    def notes(self, rows: Sequence[Row], terms: Terms) -> list[str]:
         """What a reader must know to read the table."""
 
 
@@ -406,10 +427,10 @@ class Target(Protocol):
             InputError: Too few for a model.
         """
 
-    def some(self, cohort: Cohort, count: int) -> list[Case]:
+    def sample(self, cohort: Cohort, count: int) -> list[Case]:
         """About so many usable cases to try things on, spread over the cohort."""
 
-    def shown(self, cohort: Cohort, folder: Path, progress: Progress) -> Shown:
+    def contents(self, cohort: Cohort, folder: Path, progress: Progress) -> Contents:
         """What usable cases show.
 
         Args:

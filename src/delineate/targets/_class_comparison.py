@@ -53,15 +53,15 @@ class ClassComparison:
         if level == "slice":
             stacked = any(isinstance(s, tuple) for c in cohort.cases for s in c.images.values())
             flat, notes = _distinct(cohort.slices() if stacked else cohort)
-        named, more = self.named(flat)
-        if len({case.class_name for case in named}) < 2:
+        classified, more = self.named(flat)
+        if len({case.class_name for case in classified}) < 2:
             raise InputError(
-                f"expected slices or images of at least two classes, got {len(named)} images",
+                f"expected slices or images of at least two classes, got {len(classified)} images",
                 where=cohort.root,
                 fix="give a data set with masks for --target presence, or with classes for class",
                 code="classes-too-few",
             )
-        return Judged(flat.with_cases(named), tuple(notes + more), "class")
+        return Judged(flat.with_cases(classified), tuple(notes + more), "class")
 
     def rows(
         self, table: Iterable[Mapping[str, str]], metrics: Sequence[str]
@@ -77,22 +77,22 @@ class ClassComparison:
             for line in table
         ]  # fmt: skip
 
-    def summary(self, found: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    def summary(self, rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
         """Figures of every arm and condition, with 95 % bootstrap intervals over subjects."""
         from delineate.metrics.classification import classification_figures
 
         entries: list[dict[str, Any]] = []
-        for region in dict.fromkeys(row["region"] for row in found):
+        for region in dict.fromkeys(row["region"] for row in rows):
             baseline: Mapping[str, Any] = {}
-            for arm in dict.fromkeys(row["arm"] for row in found):
-                mine = [row for row in found if (row["arm"], row["region"]) == (arm, region)]
-                if not mine:
+            for arm in dict.fromkeys(row["arm"] for row in rows):
+                arm_rows = [row for row in rows if (row["arm"], row["region"]) == (arm, region)]
+                if not arm_rows:
                     continue
-                classes = sorted(mine[0]["_p"])
+                classes = sorted(arm_rows[0]["_p"])
                 figures = classification_figures(
-                    [[row["_p"][name] for name in classes] for row in mine],
-                    [classes.index(row["_truth"]) for row in mine],
-                    [row["subject"] for row in mine],
+                    [[row["_p"][name] for name in classes] for row in arm_rows],
+                    [classes.index(row["_truth"]) for row in arm_rows],
+                    [row["subject"] for row in arm_rows],
                     classes,
                 )
                 baseline = baseline or figures["majority"]
@@ -106,22 +106,22 @@ class ClassComparison:
         return entries
 
     def paired(
-        self, found: Sequence[Row], metrics: Sequence[str], condition: str
+        self, rows: Sequence[Row], metrics: Sequence[str], condition: str
     ) -> tuple[Sequence[Row], Sequence[str]]:
         """Accuracy under the first condition; declared parts are judged in every run."""
         judged: dict[tuple[str, str], list[Row]] = {}
-        for row in found:
+        for row in rows:
             if row["region"] == condition:
                 judged.setdefault((row["arm"], row["case"]), []).append(row)
         means = [
-            {**rows[0], "accuracy": sum(row["accuracy"] for row in rows) / len(rows)}
-            for rows in judged.values()
+            {**answers[0], "accuracy": sum(row["accuracy"] for row in answers) / len(answers)}
+            for answers in judged.values()
         ]
         return means, ("accuracy",)
 
-    def notes(self, found: Sequence[Row], terms: Terms) -> list[str]:
+    def notes(self, rows: Sequence[Row], terms: Terms) -> list[str]:
         """What a reader must know to read the table."""
-        subjects = {row["subject"] for row in found}
+        subjects = {row["subject"] for row in rows}
         parts = {
             "subject": f"by subject: every run holds out another of {terms.runs} parts of the "
             "subjects",
@@ -131,11 +131,11 @@ class ClassComparison:
             "declared": "as declared: every run is judged on the test part that came with the data",
         }
         short = [
-            f"{arm} {len(mine)} ({region})"
-            for region in regions(found)
-            for arm in dict.fromkeys(row["arm"] for row in found if row["region"] == region)
-            if len(mine := {row["subject"] for row in of(found, arm, region)})
-            < len({row["subject"] for row in found if row["region"] == region})
+            f"{arm} {len(arm_subjects)} ({region})"
+            for region in regions(rows)
+            for arm in dict.fromkeys(row["arm"] for row in rows if row["region"] == region)
+            if len(arm_subjects := {row["subject"] for row in of(rows, arm, region)})
+            < len({row["subject"] for row in rows if row["region"] == region})
         ]
         return [
             *([f"not every arm judged all subjects: {', '.join(short)}"] if short else []),
@@ -157,16 +157,18 @@ def _distinct(flat: Cohort) -> tuple[Cohort, list[str]]:
     with ThreadPoolExecutor(min(8, cores())) as pool:
         prints = list(pool.map(_print, flat.cases))
     owners: dict[str, str] = {}
-    kept: list[Case] = []
+    distinct: list[Case] = []
     copies = 0
     for case, digest in zip(flat.cases, prints, strict=True):
         if digest is None:
             continue
         owner = owners.setdefault(digest, case.subject)
         copies += owner != case.subject
-        kept.append(dataclasses.replace(case, subject=owner, meta={**case.meta, "print": digest}))
-    told = f"{copies} images are copies of another subject's and count as that subject's"
-    return flat.with_cases(kept), [told] * bool(copies)
+        distinct.append(
+            dataclasses.replace(case, subject=owner, meta={**case.meta, "print": digest})
+        )
+    note = f"{copies} images are copies of another subject's and count as that subject's"
+    return flat.with_cases(distinct), [note] * bool(copies)
 
 
 def _print(case: Case) -> str | None:

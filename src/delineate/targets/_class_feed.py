@@ -77,21 +77,23 @@ class ClassFeed:
         Raises:
             InputError: A class without a picture: nothing could be learned about it.
         """
-        found = [
+        samples = [
             Sample(i, place, class_index)
             for i, case in enumerate(self.cases)
             for place, class_index in self.pictures(case, self.axis, self.classes)
         ]
-        counts = Counter(sample.class_index for sample in found)
+        counts = Counter(sample.class_index for sample in samples)
         missing = [name for k, name in enumerate(self.classes) if not counts[k]]
         if missing:
-            shown = ", ".join(f"{name} ({counts[k]})" for k, name in enumerate(self.classes))
+            counts_in_words = ", ".join(
+                f"{name} ({counts[k]})" for k, name in enumerate(self.classes)
+            )
             raise InputError(
-                f"expected pictures of every class to learn from, got {shown}",
+                f"expected pictures of every class to learn from, got {counts_in_words}",
                 fix=f"add subjects with {', '.join(missing)}, or leave the class out",
                 code="class-empty",
             )
-        return found
+        return samples
 
     @cached_property
     def _others(self) -> list[Sample]:
@@ -168,10 +170,10 @@ class ClassFeed:
     def _spacing(self) -> tuple[float, ...]:
         """Voxel size of a picture after resizing, of the first case."""
         case = self.cases[0]
-        seen = [a for a in range(len(case.shape) - 1) if a != self.axis]
+        axes = [a for a in range(len(case.shape) - 1) if a != self.axis]
         return tuple(
             case.grid.spacing_mm[a] * case.shape[a + 1] / n
-            for a, n in zip(seen, self.patch, strict=True)
+            for a, n in zip(axes, self.patch, strict=True)
         )
 
     def _augment(self, image: Tensor, label: Tensor, moment: int) -> tuple[Tensor, Tensor]:

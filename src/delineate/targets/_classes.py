@@ -32,7 +32,7 @@ from delineate.reports._run_folder import Results, RunFolder
 from delineate.scoring.classes import RowsOfCase, score_classes
 from delineate.scoring.options import Options
 from delineate.settings import RunConfig
-from delineate.targets import Answers, Comparison, Figure, Shown, Usable, _sizes
+from delineate.targets import Answers, Comparison, Contents, Figure, Usable, _sizes
 from delineate.targets._class_answers import ClassAnswers
 from delineate.targets._class_comparison import ClassComparison
 from delineate.targets._class_feed import ClassFeed, Pictures
@@ -55,14 +55,14 @@ class Question:
         name: Of the target.
         classes: Their names in index order, from the schema of a cohort.
         usable: See ``Target.usable``.
-        some: See ``Target.some``.
-        shown: Case id -> its class, of usable cases, see ``Target.shown``; nothing where a case has
-            several.
+        sample: See ``Target.sample``.
+        contents: Case id -> its class, of usable cases, see ``Target.contents``; nothing where a
+            case has several.
         pictures: Slices of a prepared case with the index of their class.
         pool: From the probabilities of slices to those of their case.
         rows: What is scored of a case.
         named: See ``ClassComparison``.
-        each: See ``Shown``.
+        each: See ``Contents``.
         of_slices: Whether only single slices have an answer.
         automatic: See ``Target.automatic``.
         asked_by: See ``Target.asked_by``.
@@ -71,8 +71,8 @@ class Question:
     name: str
     classes: Callable[[Schema], Sequence[str]]
     usable: Callable[[Cohort], Usable]
-    some: Callable[[Cohort, int], list[Case]]
-    shown: Callable[[Cohort, Path, Progress], dict[str, frozenset[str]]]
+    sample: Callable[[Cohort, int], list[Case]]
+    contents: Callable[[Cohort, Path, Progress], dict[str, frozenset[str]]]
     pictures: Pictures
     pool: Pool
     rows: RowsOfCase
@@ -122,13 +122,13 @@ class Classes:
         """See ``Target.usable``."""
         return self.question.usable(cohort)
 
-    def some(self, cohort: Cohort, count: int) -> list[Case]:
-        """See ``Target.some``."""
-        return self.question.some(cohort, count)
+    def sample(self, cohort: Cohort, count: int) -> list[Case]:
+        """See ``Target.sample``."""
+        return self.question.sample(cohort, count)
 
-    def shown(self, cohort: Cohort, folder: Path, progress: Progress) -> Shown:
+    def contents(self, cohort: Cohort, folder: Path, progress: Progress) -> Contents:
         """The class of every case, where it has one."""
-        return Shown(self.question.shown(cohort, folder, progress), each=self.question.each)
+        return Contents(self.question.contents(cohort, folder, progress), each=self.question.each)
 
     def learning(
         self, chosen: RunConfig, cohort: Cohort, preparation: Preparation
@@ -218,8 +218,8 @@ class LearningClasses:
 
     def _shape(self, cases: Sequence[PreparedCase]) -> list[int]:
         """Median shape of what is classified: of slices, where the feed takes slices."""
-        seen = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
-        return [sorted(column)[len(column) // 2] for column in zip(*seen, strict=True)]
+        shapes = [[n for a, n in enumerate(case.shape[1:]) if a != self.axis] for case in cases]
+        return [sorted(column)[len(column) // 2] for column in zip(*shapes, strict=True)]
 
     def feed(
         self,
@@ -289,15 +289,15 @@ class LearningClasses:
             if len(set(subjects)) < _CALIBRATE:  # slices of one subject are not independent
                 raise InputError(f"expected {_CALIBRATE} subjects, got {len(set(subjects))}")
             temperature = fit_temperature(logits, truth)
-            why = f"fitted on {len(truth)} pictures of {len(set(subjects))} validation subjects"
+            reason = f"fitted on {len(truth)} pictures of {len(set(subjects))} validation subjects"
         except InputError as error:
-            temperature, why = 1.0, f"left alone: {error.message}"
+            temperature, reason = 1.0, f"left alone: {error.message}"
         return {
             "classes": {
                 "names": self.outputs,
                 "target": self.question.name,
                 "temperature": temperature,
-                "temperature_because": why,
+                "temperature_because": reason,
             },
             "postprocess": {},
         }
@@ -319,9 +319,9 @@ class LearningClasses:
             known = self.question.pictures(case, self.axis, self.outputs)
             if not known:
                 continue
-            some = [place for place, _ in known]
-            found = classes.predict_slices(infer, case.image, self.axis, some, feed.patch)
-            logits.append(found[LOGITS])
+            places = [place for place, _ in known]
+            outputs = classes.predict_slices(infer, case.image, self.axis, places, feed.patch)
+            logits.append(outputs[LOGITS])
             truth += [class_index for _, class_index in known]
             subjects += [case.subject] * len(known)
         if not logits:

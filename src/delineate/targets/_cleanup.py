@@ -40,9 +40,9 @@ def choose_rules(
             )
         known = truth != IGNORED
         for index, label in enumerate(schema.labels, start=1):
-            mask, wanted = prediction == index, truth == index
-            if (mask & known).any() or wanted.any():
-                gain = _dice(keep_largest(mask) & known, wanted) - _dice(mask & known, wanted)
+            mask, true_mask = prediction == index, truth == index
+            if (mask & known).any() or true_mask.any():
+                gain = _dice(keep_largest(mask) & known, true_mask) - _dice(mask & known, true_mask)
                 gains[label.name].append(gain)
     means = {name: float(np.mean(values)) for name, values in gains.items() if values}
     return {"keep_largest": [name for name, gain in means.items() if gain > 0], "gains": means}

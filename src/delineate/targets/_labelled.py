@@ -14,17 +14,17 @@ def labelled(cohort: Cohort) -> Usable:
     Raises:
         InputError: There is none with a label map.
     """
-    found = cohort.labelled()
-    if not found.cases:
+    with_labels = cohort.labelled()
+    if not with_labels.cases:
         raise InputError(
             "expected label maps beside the scans, got none",
             where=cohort.root,
             fix="add label maps, or name them in a table with the columns image and label",
             code="no-labels",
         )
-    known = {case.id for case in found.cases}
+    known = {case.id for case in with_labels.cases}
     others = {case.id: "label map" for case in cohort.cases if case.id not in known}
-    return Usable(found, others)
+    return Usable(with_labels, others)
 
 
 def spread(cohort: Cohort, count: int) -> list[Case]:

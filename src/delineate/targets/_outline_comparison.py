@@ -13,7 +13,7 @@ from delineate.targets import Judged, Terms
 from delineate.targets._rows import Row, array, known, of, regions
 
 #: An answer that finds nothing; what it scores needs no training.
-NOTHING = "all background"
+ALL_BACKGROUND = "all background"
 #: The average of a case over its structures.
 MEAN = "mean"
 #: Metrics of an empty answer, given whether the structure is there.
@@ -39,71 +39,77 @@ class OutlineComparison:
         lines = list(table)
         kind = "region" if any(line["kind"] == "region" for line in lines) else "label"
         lines = [line for line in lines if line["kind"] == kind]
-        found: list[dict[str, Any]] = []
+        listed: list[dict[str, Any]] = []
         for line in lines:
             # Compared on the same cases: a distance keeps its penalty where a structure is missing.
             values = {m: _number(line.get(f"{m}_penalised", line[m])) for m in metrics}
             empty = line["state"] in ("both empty", "false alarm")
-            nothing: dict[str, float | None] = {
+            baseline: dict[str, float | None] = {
                 metric: _EMPTY[metric][0 if empty else 1] if metric in _EMPTY else None
                 for metric in metrics
             }
             if "accuracy" in metrics:
-                nothing["accuracy"] = _number(line["accuracy_background"])
-            found.append(
+                baseline["accuracy"] = _number(line["accuracy_background"])
+            listed.append(
                 {
                     "case": line["case"],
                     "subject": line["subject"],
                     "region": line["region"],
                     **values,
-                    "_nothing": nothing,
+                    "_nothing": baseline,
                 }
             )
         if len({line["region"] for line in lines}) > 1:
-            for case in dict.fromkeys(row["case"] for row in found):
-                mine = [row for row in found if row["case"] == case]
-                values = {m: _mean([row[m] for row in mine]) for m in metrics}
-                nothing = {m: _mean([row["_nothing"][m] for row in mine]) for m in metrics}
-                found.append({**mine[0], "region": MEAN, **values, "_nothing": nothing})
-        return found
+            for case in dict.fromkeys(row["case"] for row in listed):
+                case_rows = [row for row in listed if row["case"] == case]
+                values = {m: _mean([row[m] for row in case_rows]) for m in metrics}
+                baseline = {m: _mean([row["_nothing"][m] for row in case_rows]) for m in metrics}
+                listed.append({**case_rows[0], "region": MEAN, **values, "_nothing": baseline})
+        return listed
 
-    def summary(self, found: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    def summary(self, rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
         """Mean and median of every arm, region and metric, with 95 % intervals over subjects."""
         from delineate.metrics.statistics import summarise
 
         entries = []
-        arms = list(dict.fromkeys(row["arm"] for row in found))
-        for region in regions(found):
+        arms = list(dict.fromkeys(row["arm"] for row in rows))
+        for region in regions(rows):
             for metric in metrics:
-                for arm in [*arms, NOTHING]:
-                    mine = _once(found, region) if arm == NOTHING else of(found, arm, region)
-                    values = [row["_nothing"][metric] if arm == NOTHING else row[metric]
-                              for row in mine]  # fmt: skip
+                for arm in [*arms, ALL_BACKGROUND]:
+                    arm_rows = (
+                        _once(rows, region) if arm == ALL_BACKGROUND else of(rows, arm, region)
+                    )
+                    values = [row["_nothing"][metric] if arm == ALL_BACKGROUND else row[metric]
+                              for row in arm_rows]  # fmt: skip
                     if all(value is None for value in values):
                         continue
-                    told = summarise(array(values), [row["subject"] for row in mine])
+                    figures = summarise(array(values), [row["subject"] for row in arm_rows])
                     entries.append(
                         {
                             "arm": arm, "region": region, "metric": metric,
-                            "mean": known(told["mean"]), "median": known(told["median"]),
-                            "low": known(told["ci_low"]), "high": known(told["ci_high"]),
-                            "n": told["n_subjects"],
+                            "mean": known(figures["mean"]), "median": known(figures["median"]),
+                            "low": known(figures["ci_low"]), "high": known(figures["ci_high"]),
+                            "n": figures["n_subjects"],
                         }
                     )  # fmt: skip
         return entries
 
     def paired(
-        self, found: Sequence[Row], metrics: Sequence[str], condition: str
+        self, rows: Sequence[Row], metrics: Sequence[str], condition: str
     ) -> tuple[Sequence[Row], Sequence[str]]:
         """The rows as they are."""
-        return found, metrics
+        return rows, metrics
 
-    def notes(self, found: Sequence[Row], terms: Terms) -> list[str]:
+    def notes(self, rows: Sequence[Row], terms: Terms) -> list[str]:
         """What a reader must know to read the table."""
-        judged = {arm: {row["subject"] for row in found if row["arm"] == arm}
-                  for arm in dict.fromkeys(row["arm"] for row in found)}  # fmt: skip
+        judged = {arm: {row["subject"] for row in rows if row["arm"] == arm}
+                  for arm in dict.fromkeys(row["arm"] for row in rows)}  # fmt: skip
         subjects = len(set().union(*judged.values()))
-        short = [f"{arm} {len(mine)}" for arm, mine in judged.items() if len(mine) < subjects]
+        short = [
+            f"{arm} {len(arm_subjects)}"
+            for arm, arm_subjects in judged.items()
+            if len(arm_subjects) < subjects
+        ]
         missing = (
             f"not every arm judged all {subjects} subjects ({', '.join(short)}): its mean is of "
             "other subjects than the others'; paired contrasts use those that both judged"
@@ -130,9 +136,9 @@ class OutlineComparison:
         ]
 
 
-def _once(found: Sequence[Mapping[str, Any]], region: str) -> list[Mapping[str, Any]]:
+def _once(rows: Sequence[Mapping[str, Any]], region: str) -> list[Mapping[str, Any]]:
     """One row of every case, whichever arm judged it."""
-    return list({row["case"]: row for row in found if row["region"] == region}.values())
+    return list({row["case"]: row for row in rows if row["region"] == region}.values())
 
 
 def _number(text: str) -> float | None:

@@ -129,20 +129,22 @@ class Feed:
         """
         slices = 2 * self.neighbours + 1
         batch, size = image.shape[0], image.shape[2:]
-        apart = image.view(batch, slices, -1, *size).transpose(1, 2)
-        shape = apart.shape
+        by_sequence = image.view(batch, slices, -1, *size).transpose(1, 2)
+        shape = by_sequence.shape
         sources = [source for source in self.preparation.sources if source is not None]
-        own = len(self.preparation.channels)
-        lost = torch.rand((batch, own), generator=generator) < self.chosen.drop_sequence
-        lost[lost.all(1)] = False
-        lost = lost[:, sources]  # what shows a lost sequence is lost with it
-        shown = len(sources)
-        seen = apart[:, :shown].masked_fill(lost.view(*lost.shape, *(1,) * (len(shape) - 2)), 0.0)
+        n_channels = len(self.preparation.channels)
+        dropped = torch.rand((batch, n_channels), generator=generator) < self.chosen.drop_sequence
+        dropped[dropped.all(1)] = False
+        dropped = dropped[:, sources]  # what shows a lost sequence is lost with it
+        n_shown = len(sources)
+        sequences = by_sequence[:, :n_shown].masked_fill(
+            dropped.view(*dropped.shape, *(1,) * (len(shape) - 2)), 0.0
+        )
         kinds = intensity.Config() if self.scale is None else _ALIKE
-        actions = intensity.draw(kinds, batch * shown, generator)
-        done = intensity.apply(actions, seen.reshape(-1, slices, *size), generator)
-        done = torch.cat([done.view(seen.shape), apart[:, shown:]], 1)
-        return done.transpose(1, 2).reshape(image.shape)
+        actions = intensity.draw(kinds, batch * n_shown, generator)
+        repainted = intensity.apply(actions, sequences.reshape(-1, slices, *size), generator)
+        repainted = torch.cat([repainted.view(sequences.shape), by_sequence[:, n_shown:]], 1)
+        return repainted.transpose(1, 2).reshape(image.shape)
 
 
 def outline(
@@ -154,7 +156,7 @@ def outline(
     progress: Tick | None = None,
 ) -> NDArray[np.uint8]:
     """Label indices ``(*S)`` of a prepared case, on its prepared grid."""
-    found = sliding_window(
+    maps = sliding_window(
         segmenter(network, device),
         np.array(case.image),
         feed.patch,
@@ -164,17 +166,17 @@ def outline(
         neighbours=feed.neighbours,
         progress=progress,
     )
-    indices: NDArray[np.uint8] = found[PROBABILITIES].argmax(0).astype(np.uint8)
+    indices: NDArray[np.uint8] = maps[PROBABILITIES].argmax(0).astype(np.uint8)
     return indices
 
 
-def mean_dice(guess: NDArray[Any], truth: NDArray[Any], schema: Schema) -> float:
+def mean_dice(predicted: NDArray[Any], truth: NDArray[Any], schema: Schema) -> float:
     """Mean Dice of the structures that are in either mask; NaN where there is none.
 
     Voxels that nobody has annotated count on neither side.
     """
-    guess, truth, _ = without_ignored(guess, truth)
-    joint = joint_histogram(guess, truth, schema.num_outputs)
+    predicted, truth, _ = without_ignored(predicted, truth)
+    joint = joint_histogram(predicted, truth, schema.num_outputs)
     counts = [binary_counts(joint, indices) for _, _, indices in structures(schema, labels=False)]
-    found = [overlap_scores(*four)["dice"] for four in counts if any(four[:3])]
-    return float(np.mean(found)) if found else math.nan
+    dices = [overlap_scores(*four)["dice"] for four in counts if any(four[:3])]
+    return float(np.mean(dices)) if dices else math.nan

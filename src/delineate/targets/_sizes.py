@@ -44,10 +44,10 @@ def patch_size(shape: Sequence[int], cap: int, ndim: int) -> tuple[int, ...]:
         ndim: 2 or 3.
     """
     zoom = min(1.0, (cap / math.prod(shape)) ** (1 / len(shape)))
-    wanted = [max(8, n * zoom) for n in shape]
-    multiple = 2 ** (levels([round(n) for n in wanted], ndim) - 1)
+    target = [max(8, n * zoom) for n in shape]
+    multiple = 2 ** (levels([round(n) for n in target], ndim) - 1)
     up = math.ceil if zoom == 1.0 else round
-    return tuple(max(multiple, up(n / multiple) * multiple) for n in wanted)
+    return tuple(max(multiple, up(n / multiple) * multiple) for n in target)
 
 
 def view_size(shape: Sequence[int], cap: int, ndim: int, bag: int | None = None) -> tuple[int, ...]:
@@ -101,18 +101,18 @@ def candidates(
             fix="leave it out to have it derived",
             code="patch",
         )
-    seen = 2 if bag is not None else ndim
+    ndim_seen = 2 if bag is not None else ndim
     ladder = _CLASS_LADDER[ndim] if whole else _LADDER
     ladder = ladder if bag is None else _BAG_LADDER
     caps, batches = (_CLASS_CAPS, _CLASS_BATCHES) if whole else (_CAPS, _BATCHES)
-    found: list[Candidate] = []
+    listed: list[Candidate] = []
     for rung_width, cap in ladder:
-        size = patch or view_size(shape, caps[seen][cap], ndim, bag)
+        size = patch or view_size(shape, caps[ndim_seen][cap], ndim, bag)
         for rung_batch in batches[ndim]:
             candidate = Candidate(width or rung_width, tuple(size), batch or rung_batch)
-            if candidate not in found:
-                found.append(candidate)
-    return found
+            if candidate not in listed:
+                listed.append(candidate)
+    return listed
 
 
 def smaller(
@@ -134,14 +134,17 @@ def smaller(
         batch: Where the user fixed it.
         bag: As in ``candidates``.
     """
-    seen = 2 if bag is not None else ndim
+    ndim_seen = 2 if bag is not None else ndim
     whole = math.prod(n for a, n in enumerate(first.patch) if a != bag)
-    sizes = [patch or view_size(shape, whole // share, ndim, bag) for share in _SHRUNK[seen]]
+    sizes = [patch or view_size(shape, whole // share, ndim, bag) for share in _SHRUNK[ndim_seen]]
     batches = [batch] if batch else [min(_LEAST_BATCH, first.batch), first.batch]
-    found = {Candidate(first.width, tuple(size), n) for size in sizes for n in batches}
+    listed = {Candidate(first.width, tuple(size), n) for size in sizes for n in batches}
     if not batch:
-        found.add(Candidate(first.width, first.patch, max(_LEAST_BATCH, first.batch // 2)))
-    return sorted((one for one in found if one.work < first.work), key=lambda one: one.work)
+        listed.add(Candidate(first.width, first.patch, max(_LEAST_BATCH, first.batch // 2)))
+    return sorted(
+        (candidate for candidate in listed if candidate.work < first.work),
+        key=lambda candidate: candidate.work,
+    )
 
 
 def sized(
@@ -154,11 +157,15 @@ def sized(
         gmac: Billion multiplications a step.
         cores: Of the processor; None on an accelerator.
     """
-    wanted = default(options)
-    below = [one for one in options if one.work < wanted.work and one.width <= wanted.width]
-    for one in [wanted, *sorted(below, key=lambda one: -one.work)]:
-        if cores is None or gmac(one) <= cores * _GMAC_A_CORE:
-            return one
+    preferred = default(options)
+    below = [
+        candidate
+        for candidate in options
+        if candidate.work < preferred.work and candidate.width <= preferred.width
+    ]
+    for candidate in [preferred, *sorted(below, key=lambda candidate: -candidate.work)]:
+        if cores is None or gmac(candidate) <= cores * _GMAC_A_CORE:
+            return candidate
     return options[0]
 
 
@@ -174,8 +181,8 @@ def default(options: Sequence[Candidate]) -> Candidate:
 def median_shape(shapes: Sequence[Sequence[int]], preparation: Preparation) -> tuple[int, ...]:
     """Median of the axes that the network sees; shapes are spatial, after preparation."""
     axis = preparation.slice_axis
-    seen = [[n for a, n in enumerate(shape) if a != axis] for shape in shapes]
-    return tuple(sorted(column)[len(column) // 2] for column in zip(*seen, strict=True))
+    in_plane = [[n for a, n in enumerate(shape) if a != axis] for shape in shapes]
+    return tuple(sorted(column)[len(column) // 2] for column in zip(*in_plane, strict=True))
 
 
 def mirror_axes(schema: Schema, preparation: Preparation) -> tuple[int, ...]:

@@ -30,8 +30,8 @@ def build(config: NoSettings) -> Target:
             name="class",
             classes=_classes,
             usable=_usable,
-            some=_one_of_each,
-            shown=_shown,
+            sample=_one_of_each,
+            contents=_contents,
             pictures=_pictures,
             pool=mean_of_slices,
             rows=_rows,
@@ -61,22 +61,22 @@ def _usable(cohort: Cohort) -> Usable:
     for case in cohort.cases:
         if case.class_name is not None:
             subjects.setdefault(case.class_name, set()).add(case.subject)
-    shown = ", ".join(f"{name} ({len(who)})" for name, who in sorted(subjects.items()))
+    counts = ", ".join(f"{name} ({len(members)})" for name, members in sorted(subjects.items()))
     if len(subjects) < 2:
         raise InputError(
-            f"expected at least two classes, got {shown or 'none'}",
+            f"expected at least two classes, got {counts or 'none'}",
             where=cohort.root,
             fix="put images of each class into a folder of its own, "
             "or name classes in a table with the columns image and class",
             code="classes-too-few",
         )
-    lonely = [name for name, who in sorted(subjects.items()) if len(who) < 2]
-    if lonely:
+    single = [name for name, members in sorted(subjects.items()) if len(members) < 2]
+    if single:
         raise InputError(
             f"expected at least two subjects of every class, one to learn from and one to "
-            f"judge, got {shown}",
+            f"judge, got {counts}",
             where=cohort.root,
-            fix=f"add subjects, or leave the cases of {', '.join(lonely)} out: --exclude FILE, "
+            fix=f"add subjects, or leave the cases of {', '.join(single)} out: --exclude FILE, "
             "one id a line",
             code="class-lonely",
         )
@@ -90,7 +90,7 @@ def _one_of_each(cohort: Cohort, count: int) -> list[Case]:
     return list({case.class_name: case for case in reversed(cohort.cases)}.values())
 
 
-def _shown(cohort: Cohort, folder: Path, progress: Progress) -> dict[str, frozenset[str]]:
+def _contents(cohort: Cohort, folder: Path, progress: Progress) -> dict[str, frozenset[str]]:
     return {case.id: frozenset({case.class_name}) for case in cohort.cases if case.class_name}
 
 

@@ -45,7 +45,7 @@ from delineate.reports._run_folder import Results, RunFolder
 from delineate.scoring.options import Options
 from delineate.scoring.translations import body, score_images
 from delineate.settings import RunConfig
-from delineate.targets import Figure, Shown, Target, Usable, _patches, _sizes
+from delineate.targets import Contents, Figure, Target, Usable, _patches, _sizes
 from delineate.targets._image_comparison import ImageComparison
 from delineate.targets._labelled import spread
 from delineate.targets._outline_feed import Feed
@@ -207,13 +207,13 @@ class Images:
         others = {case.id: self.gives for case in cohort.cases if case.id not in known}
         return Usable(cohort.with_cases(found), others)
 
-    def some(self, cohort: Cohort, count: int) -> list[Case]:
-        """See ``Target.some``."""
+    def sample(self, cohort: Cohort, count: int) -> list[Case]:
+        """See ``Target.sample``."""
         return spread(cohort, count)
 
-    def shown(self, cohort: Cohort, folder: Path, progress: Progress) -> Shown:
+    def contents(self, cohort: Cohort, folder: Path, progress: Progress) -> Contents:
         """Every case shows the same."""
-        return Shown()
+        return Contents()
 
     def learning(
         self, chosen: RunConfig, cohort: Cohort, preparation: Preparation

@@ -17,7 +17,7 @@ from delineate.preprocess.presets import Preparation
 from delineate.scoring.options import Options
 from delineate.scoring.outlines import score_outlines
 from delineate.settings import RunConfig
-from delineate.targets import Figure, NoSettings, Shown, Target, Usable
+from delineate.targets import Contents, Figure, NoSettings, Target, Usable
 from delineate.targets._labelled import labelled, spread
 from delineate.targets._outline_answers import OutlineAnswers
 from delineate.targets._outline_comparison import OutlineComparison
@@ -59,14 +59,14 @@ class Outlines:
         """See ``Target.usable``."""
         return labelled(cohort)
 
-    def some(self, cohort: Cohort, count: int) -> list[Case]:
-        """See ``Target.some``."""
+    def sample(self, cohort: Cohort, count: int) -> list[Case]:
+        """See ``Target.sample``."""
         return spread(cohort, count)
 
-    def shown(self, cohort: Cohort, folder: Path, progress: Progress) -> Shown:
+    def contents(self, cohort: Cohort, folder: Path, progress: Progress) -> Contents:
         """Structures of every label map."""
         declared = tuple(label.name for label in cohort.schema.labels)
-        return Shown(structures.by_case(cohort, folder, progress), declared)
+        return Contents(structures.by_case(cohort, folder, progress), declared)
 
     def learning(
         self, chosen: RunConfig, cohort: Cohort, preparation: Preparation
@@ -82,12 +82,14 @@ class Outlines:
 
         if case.label is None:
             return
-        given = labels.read_indices(case, cohort.schema)
-        truth = given.array[0]
-        steps_mm = given.grid.affine[:3, : given.grid.ndim]
-        guess = np.roll(truth, 1, 0)
-        guess[guess > len(cohort.schema.labels)] = 0  # what nobody annotated is never predicted
-        score_case(guess, truth, cohort.schema, steps_mm)
+        label_map = labels.read_indices(case, cohort.schema)
+        truth = label_map.array[0]
+        steps_mm = label_map.grid.affine[:3, : label_map.grid.ndim]
+        predicted = np.roll(truth, 1, 0)
+        predicted[predicted > len(cohort.schema.labels)] = (
+            0  # what nobody annotated is never predicted
+        )
+        score_case(predicted, truth, cohort.schema, steps_mm)
 
     def score(
         self,

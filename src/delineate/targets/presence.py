@@ -33,8 +33,8 @@ def build(config: NoSettings) -> Target:
             name="presence",
             classes=_classes,
             usable=labelled,
-            some=spread,
-            shown=_shown,
+            sample=spread,
+            contents=_contents,
             pictures=_pictures,
             pool=any_slice,
             rows=_rows,
@@ -48,7 +48,7 @@ def _classes(schema: Schema) -> Sequence[str]:
     return PRESENCE
 
 
-def _shown(cohort: Cohort, folder: Path, progress: Progress) -> dict[str, frozenset[str]]:
+def _contents(cohort: Cohort, folder: Path, progress: Progress) -> dict[str, frozenset[str]]:
     return {}
 
 
@@ -60,8 +60,12 @@ def _pictures(
         return []
     moved = np.asarray(case.label)
     moved = moved[None] if axis is None else np.moveaxis(moved, axis, 0)
-    found = [(place, presence(moved[place or 0])) for place in views.places(case.image, axis)]
-    return [(place, class_index) for place, class_index in found if class_index is not None]
+    presence_of_place = [
+        (place, presence(moved[place or 0])) for place in views.places(case.image, axis)
+    ]
+    return [
+        (place, class_index) for place, class_index in presence_of_place if class_index is not None
+    ]
 
 
 def _rows(

@@ -47,21 +47,21 @@ def check(
     trial = _trial.examine(file, room, progress)
     rows = trial.table()
     if trial.broken:
-        told = [
+        broken = [
             " ".join(filter(None, (row["rule"].rstrip("."), row["in"] and f"({row['in']})")))
             + f": {row['got']}"
             for row in rows
             if row["kept"] == "no"
         ]
-        for line in told:
+        for line in broken:
             say(f"broken: {line}")
-        more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
         raise ConformanceError(
-            f"expected all rules of {trial.room} to be kept, got {len(told)} broken: "
-            + "; ".join(told[:_NAMED])
+            f"expected all rules of {trial.room} to be kept, got {len(broken)} broken: "
+            + "; ".join(broken[:_NAMED])
             + more,
             where=file,
             fix=f"mend the file; the top of delineate.{trial.room} says what one must have",
         )
-    kept = [{"rule": row["rule"], "kept": row["kept"], "in": row["in"]} for row in rows]
-    return {"file": str(file), "room": trial.room, "rules": kept}
+    kept_rules = [{"rule": row["rule"], "kept": row["kept"], "in": row["in"]} for row in rows]
+    return {"file": str(file), "room": trial.room, "rules": kept_rules}

@@ -101,7 +101,7 @@ def crossvalidate(
             code 3).
         DelineateError: Whatever else stops it, with the next move.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     from delineate.comparing import crossvalidation  # brings torch along
     from delineate.training.job import Invocation
 
@@ -115,7 +115,7 @@ def crossvalidate(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
     )
     with Stop(say) as stop:
-        invocation = Invocation(Path(data), opening, begun, say, progress, stop)
+        invocation = Invocation(Path(data), opening, started, say, progress, stop)
         return crossvalidation.crossvalidate(
             options, config, invocation, out=Path(out), jobs=jobs, audit=audit
         )

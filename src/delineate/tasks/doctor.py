@@ -61,15 +61,15 @@ def _system() -> dict[str, Any]:
 def _devices() -> list[dict[str, Any]]:
     import torch
 
-    found: list[tuple[str, str, float | None]] = [("cpu", platform.machine(), None)]
+    devices: list[tuple[str, str, float | None]] = [("cpu", platform.machine(), None)]
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
-        found.append((f"cuda:{index}", facts.name, facts.total_memory / GIB))
+        devices.append((f"cuda:{index}", facts.name, facts.total_memory / GIB))
     if torch.backends.mps.is_available():
-        found.append(("mps", "Apple GPU", None))
+        devices.append(("mps", "Apple GPU", None))
     return [
         {"device": device, "name": name, "memory_GiB": memory, "gigaflops": _gigaflops(device)}
-        for device, name, memory in found
+        for device, name, memory in devices
     ]
 
 

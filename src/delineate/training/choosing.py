@@ -103,12 +103,12 @@ class Chooser:
         Args:
             choice: What is trained; only wanted where the steps are given and not the time.
         """
-        looks, budget = self.bench.chosen.loop.validations, self.clock.budget
+        validations, budget = self.bench.chosen.loop.validations, self.clock.budget
         if budget is not None:
             seconds = self.clock.left - REPORT_SECONDS
             return allot(
                 seconds, self.costs, validation=self.validation, held_out=self.held_out,
-                validations=looks,
+                validations=validations,
             )  # fmt: skip
         validation, held_out = (
             self.validation * self.costs.network,
@@ -118,9 +118,9 @@ class Chooser:
             return Allotment(0.0, 0, 0, validation, held_out)
         # Counted in steps, not measured: the log of a repeated run shows the same looks.
         case = self.bench.windows(choice.candidate, self.cases) / (3 * choice.candidate.batch)
-        often, many = share_validations(LOOKS * choice.steps, case, self.validation, looks)
+        often, n_cases = share_validations(LOOKS * choice.steps, case, self.validation, validations)
         training = choice.steps * choice.seconds_per_step
-        return Allotment(training, max(min(1, many), often), many, validation, held_out)
+        return Allotment(training, max(min(1, n_cases), often), n_cases, validation, held_out)
 
     def _sized(self, options: Sequence[Candidate]) -> Candidate:
         cores = self.bench.chosen.threads or threads.cores()

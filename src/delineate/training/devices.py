@@ -15,10 +15,10 @@ _CLEARLY = 0.75
 _TRIES = 12
 
 
-def precision(wanted: str, device: torch.device) -> str:
+def precision(requested: str, device: torch.device) -> str:
     """bf16 where the device gains by it; never on a CPU unless asked for."""
-    if wanted != "auto":
-        return wanted
+    if requested != "auto":
+        return requested
     gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return "bf16-mixed" if gains else "32-true"
 
@@ -45,20 +45,20 @@ def fastest(counts: Sequence[int], seconds: Callable[[int], float]) -> int:
     return best if times[best] < _CLEARLY * times[counts[0]] else counts[0]
 
 
-def settle_threads() -> int:
+def choose_threads() -> int:
     """Compute with as many threads as are of use on this processor now; how many."""
-    usual = torch.get_num_threads()
+    default = torch.get_num_threads()
     image, weight = torch.zeros(8, 16, 64, 64), torch.zeros(16, 16, 3, 3)
 
     def seconds(count: int) -> float:
         torch.set_num_threads(count)
         torch.conv2d(image, weight)  # the first starts the threads
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(_TRIES):
             torch.conv2d(image, weight)
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     with torch.inference_mode():
-        count = fastest([usual, max(1, usual // 2), 1], seconds)
+        count = fastest([default, max(1, default // 2), 1], seconds)
     torch.set_num_threads(count)
     return count

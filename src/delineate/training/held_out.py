@@ -30,11 +30,14 @@ _OF_LABELS = ("class_column", "ignore_label")
 
 def subjects(cohort: Cohort, ids: Sequence[str], seed: int) -> list[list[str]]:
     """The ids of every subject, subjects in an order that the seed draws: its start is a sample."""
-    found: dict[str, list[str]] = {}
+    ids_of_subject: dict[str, list[str]] = {}
     for case in cohort.subset(sorted(ids)).cases:
-        found.setdefault(case.subject, []).append(case.id)
-    names = sorted(found)
-    return [found[names[k]] for k in np.random.default_rng((seed, 0x5C0)).permutation(len(names))]
+        ids_of_subject.setdefault(case.subject, []).append(case.id)
+    names = sorted(ids_of_subject)
+    return [
+        ids_of_subject[names[k]]
+        for k in np.random.default_rng((seed, 0x5C0)).permutation(len(names))
+    ]
 
 
 def affordable(groups: Sequence[Sequence[str]], seconds: float, costs: Costs) -> int:
@@ -59,7 +62,7 @@ class Enough:
     costs: Costs
     now: Callable[[], float] = time.monotonic
     asked: int = 0
-    begun: float = 0.0
+    started: float = 0.0
 
     def __call__(self, share: float) -> bool:
         """Told the share of the present case that is done."""
@@ -67,13 +70,13 @@ class Enough:
             return self.left() <= 0
         done, self.asked = self.asked, self.asked + 1
         if done == 0:
-            self.begun = self.now()
+            self.started = self.now()
             return False
         ends = np.cumsum([0, *(len(group) for group in self.groups)])
         if done not in ends[:-1]:
             return False
         due = int(ends[ends.tolist().index(done) + 1])
-        case = (self.now() - self.begun) / done
+        case = (self.now() - self.started) / done
         return case * (due - done) + _SLACK * self.costs.scoring * due > self.left()
 
 

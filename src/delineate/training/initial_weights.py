@@ -82,21 +82,21 @@ def _safetensors(path: Path, digest: str) -> Weights:
         tensors = {name: torch.from_numpy(array) for name, array in file.tensors.items()}
         return Weights(path, "delineate", digest, tensors, file.document)
     try:
-        found = load_file(path)
+        content = load_file(path)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise _damaged(path, error) from error
-    return Weights(path, "safetensors", digest, *_peel(found, path))
+    return Weights(path, "safetensors", digest, *_peel(content, path))
 
 
 def _torch(path: Path, digest: str) -> Weights:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                if (bad := archive.testzip()) is not None:
-                    raise zipfile.BadZipFile(f"{bad} does not match its checksum")
+                if (damaged := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats, which are read all the same
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader has an exception for every kind of damage
         text = str(error)
         needed = re.search(r"GLOBAL ([\w.]+)", text)
@@ -110,7 +110,7 @@ def _torch(path: Path, digest: str) -> Weights:
                 code="weights-unsafe",
             ) from error
         raise _damaged(path, error) from error
-    return Weights(path, "torch", digest, *_peel(found, path))
+    return Weights(path, "torch", digest, *_peel(content, path))
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
@@ -123,16 +123,16 @@ def _damaged(path: Path, error: Exception) -> InputError:
     )
 
 
-def _peel(found: Any, path: Path) -> tuple[dict[str, Tensor], None, tuple[str, ...]]:
+def _peel(content: Any, path: Path) -> tuple[dict[str, Tensor], None, tuple[str, ...]]:
     """Tensors by name, without the wrappings that are common, and what these were."""
     peeled = []
-    while isinstance(found, Mapping) and not any(isinstance(v, Tensor) for v in found.values()):
-        inner = next((k for k in _WRAPPINGS if isinstance(found.get(k), Mapping)), None)
+    while isinstance(content, Mapping) and not any(isinstance(v, Tensor) for v in content.values()):
+        inner = next((k for k in _WRAPPINGS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
             break
         peeled.append(inner)
-        found = found[inner]
-    tensors = dict(_flat(found, ""))
+        content = content[inner]
+    tensors = dict(_flat(content, ""))
     if not tensors:
         raise InputError(
             "expected tensors by name, got none", where=path, fix=_AGAIN, code="weights-empty"
@@ -244,8 +244,8 @@ def give(
     ends = Ends(*grow, channels, outputs)
     if (document := weights.document) is not None:
         shape = document["input"]
-        seen = shape.get("channels", document["channels"])
-        old = channel_names(seen, shape.get("neighbours", 0))
+        channels_seen = shape.get("channels", document["channels"])
+        old = channel_names(channels_seen, shape.get("neighbours", 0))
         known = list(output(document).names)
         axis = shape.get("slice_axis")
         ends = Ends(*grow, channels, outputs, old, known, 2 if axis is None else axis)
@@ -263,19 +263,21 @@ def _hooked(
     except ConfigError as error:
         error.where = error.where or str(weights.path)
         raise
-    said: dict[str, dict[str, str]] = {
+    by_outcome: dict[str, dict[str, str]] = {
         word: {} for word in ("loaded", "resized", "left out", "fresh")
     }
     for line in lines:
         if match := re.fullmatch(r"(loaded|resized|left out|fresh) ([^\s:]+)(?:: )?(.*)", line):
-            said[match[1]][match[2]] = match[3]
+            by_outcome[match[1]][match[2]] = match[3]
     silent = "the network's loader has no use for it"
     left_out = {
-        name: said["left out"].get(name) or silent
+        name: by_outcome["left out"].get(name) or silent
         for name in weights.tensors
-        if name not in said["loaded"] and name not in said["resized"]
+        if name not in by_outcome["loaded"] and name not in by_outcome["resized"]
     }
-    return Transfer(tuple(said["loaded"]), said["resized"], left_out, tuple(said["fresh"]))
+    return Transfer(
+        tuple(by_outcome["loaded"]), by_outcome["resized"], left_out, tuple(by_outcome["fresh"])
+    )
 
 
 def taken(weights: Weights, transfer: Transfer) -> int:
@@ -351,6 +353,11 @@ def adjust(plan: Plan, segmenter: nn.Module, rate: float, shape: Sequence[int]) 
         optimiser.param_groups.clear()
         for group in groups:
             factor = [by.get(id(p), 1.0) for p in group["params"]]
-            for one in sorted(set(factor), reverse=True):  # the log shows the first group's rate
-                params = [p for p, f in zip(group["params"], factor, strict=True) if f == one]
-                optimiser.add_param_group({**group, "params": params, "lr": group["lr"] * one})
+            # the log shows the first group's rate
+            for rate_factor in sorted(set(factor), reverse=True):
+                params = [
+                    p for p, f in zip(group["params"], factor, strict=True) if f == rate_factor
+                ]
+                optimiser.add_param_group(
+                    {**group, "params": params, "lr": group["lr"] * rate_factor}
+                )

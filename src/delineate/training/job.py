@@ -63,7 +63,7 @@ class Invocation:
     Args:
         source: The data set.
         opening: How it is opened.
-        begun: When the command began, on the monotonic clock: budgets count from here.
+        started: When the command began, on the monotonic clock: budgets count from here.
         say: Told what a person should know.
         progress: Shows how far it is.
         stop: Whether somebody wants an end.
@@ -71,7 +71,7 @@ class Invocation:
 
     source: Path
     opening: Opening
-    begun: float
+    started: float
     say: Say
     progress: Progress
     stop: Stop
@@ -94,7 +94,7 @@ class Job:
         chosen = initial_weights.derive(chosen, weights)
         self.weights = weights
         self.chosen, self.cohort, self.out, self.record = chosen, cohort, out, record
-        self.clock = Clock(chosen.seconds, invocation.begun)
+        self.clock = Clock(chosen.seconds, invocation.started)
         self.spent_before = 0.0  # by a run that is taken up again at its figures
         self.say, self.progress, self.stop = invocation.say, invocation.progress, invocation.stop
         self.source, self.opening = invocation.source, invocation.opening
@@ -205,11 +205,11 @@ class Job:
 
     def _choose(self, prepared: Parts, split: splits.Split) -> tuple[Choice, Allotment]:
         """Measure candidates and share out the time; a resumed run keeps what it had."""
-        kept = self.record.get("plan")
-        if kept is not None and "allotted" in self.record:
-            torch.set_num_threads(kept.get("threads", torch.get_num_threads()))
-            candidate = Candidate(kept["width"], tuple(kept["patch"]), kept["batch"])
-            choice = Choice(candidate, kept["seconds_per_step"], kept["steps"], ())
+        earlier = self.record.get("plan")
+        if earlier is not None and "allotted" in self.record:
+            torch.set_num_threads(earlier.get("threads", torch.get_num_threads()))
+            candidate = Candidate(earlier["width"], tuple(earlier["patch"]), earlier["batch"])
+            choice = Choice(candidate, earlier["seconds_per_step"], earlier["steps"], ())
             return choice, Allotment(**self.record["allotted"])
         chooser = Chooser(
             self.bench, self.clock, self.costs, prepared["train"],
@@ -246,12 +246,12 @@ class Job:
             ],
         }
         if self.weights and self.bench.transfer:
-            kept = lineage.record(
+            transfer = lineage.record(
                 self.weights, self.bench.transfer, self.bench.frozen, self.subjects
             )
-            self.record["transfer"] = kept
-            self.record["plan"]["weights"] = lineage.sentence(kept)
-            for line in (lineage.sentence(kept), *kept["notes"]):
+            self.record["transfer"] = transfer
+            self.record["plan"]["weights"] = lineage.sentence(transfer)
+            for line in (lineage.sentence(transfer), *transfer["notes"]):
                 self.say(f"weights: {line}")
         run.write_json(self.out / "run.json", self.record)
         seconds = choice.steps * choice.seconds_per_step
@@ -280,14 +280,16 @@ class Job:
         if self.record["plan"]["compile"]:
             plan.predictor.compile()
         feed = self.bench.feed(choice.candidate, prepared["train"])
-        seen = prepared.get("validation", [])[: shares.looked_at]
+        validation_cases = prepared.get("validation", [])[: shares.looked_at]
         seconds = None if self.clock.budget is None else shares.training
         resumed = (self.out / "checkpoints").exists()
 
         def validate(network: nn.Module) -> dict[str, float]:
-            tick = Tick(None, self._over(self.costs.network * len(seen)))
+            tick = Tick(None, self._over(self.costs.network * len(validation_cases)))
             try:
-                return self.bench.learning.validate(network, seen, feed, self.device, tick)
+                return self.bench.learning.validate(
+                    network, validation_cases, feed, self.device, tick
+                )
             except TimeUpError:
                 return {}
 
@@ -296,7 +298,7 @@ class Job:
                 plan, feed,
                 dataclasses.replace(self.chosen.loop, validations=shares.looks), self.out,
                 fabric=self.fabric, seed=self.chosen.seed, pace=Pace(choice.steps, seconds),
-                validate=validate if seen and shares.looks else None,
+                validate=validate if validation_cases and shares.looks else None,
                 say=self.say, progress=self.progress, stop=lambda: finish or self.stop(),
             ).run()  # fmt: skip
         if resumed:  # what the run that was cut off had spent counts too
@@ -306,9 +308,9 @@ class Job:
 
     def _over(self, seconds: float) -> Callable[[], bool]:
         """Whether somebody wants an end, or work takes much longer than allotted in a budget."""
-        begun = self.clock.spent
+        started = self.clock.spent
         limit = math.inf if self.clock.budget is None else _PATIENCE * seconds + 1
-        return lambda: self.stop() or self.clock.spent - begun > limit
+        return lambda: self.stop() or self.clock.spent - started > limit
 
     # ------------------------------------------------------------------------------- the model
 
@@ -336,8 +338,8 @@ class Job:
         cost = len(cases) * self.costs.network
         if self.clock.budget is None or cost <= shares.settling:
             return cases
-        many = int(len(cases) * shares.settling / cost)
-        drawn = np.random.default_rng((self.chosen.seed, 0x5E7)).permutation(len(cases))[:many]
+        count = int(len(cases) * shares.settling / cost)
+        drawn = np.random.default_rng((self.chosen.seed, 0x5E7)).permutation(len(cases))[:count]
         return [cases[k] for k in sorted(drawn)]
 
     def _write_model(

@@ -49,27 +49,27 @@ def complete(
     """
     if autoencode:
         learned = _denoiser(plan, images, cases)
-        why = (
+        reason = (
             f"noise taken off by an autoencoder, learned from {learned['pictures']} pictures of "
             f"{cases} training cases; it tells {100 * learned['removed']:.0f} % of the variance of "
             "noise added to them"
         )
         plan = dataclasses.replace(
-            plan, denoise="autoencoder", denoiser=learned, reasons=(*plan.reasons, why)
+            plan, denoise="autoencoder", denoiser=learned, reasons=(*plan.reasons, reason)
         )
     if clusters == "auto" and "clusters" in plan.derived:
         curve = _curve(plan, images)
         k = cluster.elbow(curve)
-        why = f"{k} clusters, where the mean inertia of {cases} training cases has its elbow"
+        reason = f"{k} clusters, where the mean inertia of {cases} training cases has its elbow"
         elbow = {str(n): round(inertia, 6) for n, inertia in curve.items()}
-        plan = dataclasses.replace(plan, clusters=k, elbow=elbow, reasons=(*plan.reasons, why))
+        plan = dataclasses.replace(plan, clusters=k, elbow=elbow, reasons=(*plan.reasons, reason))
     return plan
 
 
 def _denoiser(
     plan: Preparation, images: Callable[[], Iterable[Image]], cases: int
 ) -> dict[str, Any]:
-    each = max(1, _PICTURES // (cases * len(plan.channels)))
+    pictures_of_channel = max(1, _PICTURES // (cases * len(plan.channels)))
     modalities = [channel.modality for channel in plan.channels]
     generator = np.random.default_rng(0)
     # Shading is far smoother than noise: N4, which takes long, would change nothing here.
@@ -78,15 +78,15 @@ def _denoiser(
     def draw(image: Image) -> NDArray[Any]:
         image, backgrounds = presets.before_denoising(plan, image)
         axis = plan.slice_axis if plan.slice_axis is not None else restore.across(image.grid)
-        found = []
+        pictures = []
         for values, (noise, _, _), background in zip(
             image.array, restore.rules("auto", image, modalities), backgrounds, strict=True
         ):
             even, _, _ = denoise.even_scale(np.asarray(values, np.float32), noise)
             outside = even[values == background][:1]  # one value in any scale, if not cut away
             level = float(outside[0]) if outside.size else None
-            found.append(autoencoder.pictures(even, each, generator, level, axis))
-        return np.concatenate(found)
+            pictures.append(autoencoder.pictures(even, pictures_of_channel, generator, level, axis))
+        return np.concatenate(pictures)
 
     return autoencoder.fit(np.concatenate(list(_usable(images(), draw))))
 
@@ -94,24 +94,26 @@ def _denoiser(
 def _curve(plan: Preparation, images: Callable[[], Iterable[Image]]) -> dict[int, float]:
     """Mean inertia by number of clusters."""
     # With two clusters derived, their channels say what is tissue.
-    plain = dataclasses.replace(plan, derived=("clusters",), clusters=2)
-    own = len(plan.channels)
+    clusters_only = dataclasses.replace(plan, derived=("clusters",), clusters=2)
+    n_channels = len(plan.channels)
 
     def curve(image: Image) -> dict[int, float]:
-        array = presets.apply(plain, image).array
-        return cluster.inertias(array[:own], np.any(array[own:], axis=0, keepdims=True)[0])
+        array = presets.apply(clusters_only, image).array
+        return cluster.inertias(
+            array[:n_channels], np.any(array[n_channels:], axis=0, keepdims=True)[0]
+        )
 
-    found = list(_usable(images(), curve))
-    full = [one for one in found if len(one) == len(cluster.ELBOW)]
+    curves = list(_usable(images(), curve))
+    full = [curve_of_case for curve_of_case in curves if len(curve_of_case) == len(cluster.ELBOW)]
     if not full:
-        most = max((max(one, default=1) for one in found), default=1)
+        most = max((max(curve_of_case, default=1) for curve_of_case in curves), default=1)
         raise InputError(
             f"expected training images that part into {cluster.ELBOW[-1]} clusters, so that the "
             f"elbow can choose, got at most {most} different values in them",
             fix="give clusters as a number",
             code="elbow-few-values",
         )
-    return {n: float(np.mean([one[n] for one in full])) for n in cluster.ELBOW}
+    return {n: float(np.mean([curve_of_case[n] for curve_of_case in full])) for n in cluster.ELBOW}
 
 
 def _usable(images: Iterable[Image], use: Callable[[Image], T]) -> Iterator[T]:
@@ -142,17 +144,20 @@ def keep_clusters(run: Path, preparation: Preparation, cases: Sequence[PreparedC
     """
     from delineate.reports import clusters
 
-    case = next((one for one in cases if one.label is not None and one.label.any()), cases[0])
-    own, names = len(preparation.channels), preparation.outputs
+    case = next(
+        (candidate for candidate in cases if candidate.label is not None and candidate.label.any()),
+        cases[0],
+    )
+    n_channels, names = len(preparation.channels), preparation.outputs
     first = names.index("cluster:1")
     image = case.image
     maps = image[first : first + preparation.clusters]
     labels = np.where(maps.any(axis=0), maps.argmax(axis=0) + 1, 0).astype(np.uint8)
     curve = {int(n): v for n, v in preparation.elbow.items()} or cluster.inertias(
-        image[:own], labels > 0
+        image[:n_channels], labels > 0
     )
-    shown = next((i for i, name in enumerate(names[:own]) if "flair" in name.lower()), 0)
-    values, spacing = image[shown], case.grid.spacing_mm
+    channel = next((i for i, name in enumerate(names[:n_channels]) if "flair" in name.lower()), 0)
+    values, spacing = image[channel], case.grid.spacing_mm
     if labels.ndim == 3:
         axis = preparation.slice_axis
         axis = restore.across(case.grid) if axis is None else axis
@@ -176,7 +181,8 @@ def keep_clusters(run: Path, preparation: Preparation, cases: Sequence[PreparedC
             temporary, allow_pickle=False,
             image=grey.astype(np.uint8), colours=regions.render(labels),
             spacing_mm=np.array(spacing), numbers=np.array(list(curve)),
-            inertia=np.array(list(curve.values())) / own, chosen=np.array(preparation.clusters),
+            inertia=np.array(list(curve.values())) / n_channels,
+            chosen=np.array(preparation.clusters),
             by_elbow=np.array(bool(preparation.elbow)), case=np.array(case.id),
-            channel=np.array(names[shown]),
+            channel=np.array(names[channel]),
         )  # fmt: skip

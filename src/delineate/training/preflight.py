@@ -68,7 +68,7 @@ class Estimate:
     @property
     def phases(self) -> dict[str, float]:
         """Seconds of everything that the least run does, by name."""
-        found = {
+        seconds_of_phase = {
             "start": self.start,
             "reading and audit": self.audit,
             "preparation": self.preparation,
@@ -77,7 +77,7 @@ class Estimate:
             "figures of one case": min(1, self.held_out) * self.costs.whole,
             "report": REPORT_SECONDS,
         }
-        return {name: seconds for name, seconds in found.items() if seconds > 0}
+        return {name: seconds for name, seconds in seconds_of_phase.items() if seconds > 0}
 
     @property
     def least(self) -> int:
@@ -93,11 +93,11 @@ class Estimate:
         """
         if budget >= self.least:
             return
-        told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.phases.items())
+        phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.phases.items())
         better = self.least + round(5 * MODEST_STEPS * self.step)
         raise ConfigError(
             f"expected a budget of at least {self.least} s for this cohort on this machine, "
-            f"got {budget:.0f} s ({told})",
+            f"got {budget:.0f} s ({phases})",
             where="budget",
             fix=f"give --budget {self.least}s, or better --budget {max(2, math.ceil(better / 60))}m"
             " and more, or --steps",
@@ -142,14 +142,14 @@ def require(
     cached = sum(1 for _ in cache.glob("*/case.json"))
     try:
         with progress.task(None, "trying some cases"):
-            found = estimate(
+            estimated = estimate(
                 chosen, cohort, weights, out, clock, audit=audit, cached=cached, say=say
             )
     except DelineateError as error:  # the run will tell it better
         say(f"what the run will take was not measured: {error.message}")
         return {}
-    found.require(clock.budget)
-    return {"costs": asdict(found.costs), "seconds_of_trial": round(found.measuring, 3)}
+    estimated.require(clock.budget)
+    return {"costs": asdict(estimated.costs), "seconds_of_trial": round(estimated.measuring, 3)}
 
 
 def remove_trials(folder: Path) -> None:
@@ -185,17 +185,17 @@ def estimate(
         DelineateError: A fault in the data or the settings, which the run itself tells better.
     """
     device = choose_device(chosen.device)
-    _settle_threads(chosen, device, say)
+    _choose_threads(chosen, device, say)
     target = targets.of(chosen)
     found = target.usable(cohort)
     usable = found.labelled
     held_out = held_out_cases(chosen, usable)
     learnt_from = len(usable) - held_out + unlabelled_cases(chosen, cohort.subset(found.unlabelled))
-    tried = usable.with_cases(target.some(usable, _CASES))
+    tried = usable.with_cases(target.sample(usable, _CASES))
     lap = _Lap()
     tried.subset([tried.cases[0].id]).hash()
     if lap() > _SECONDS:
-        tried = tried.with_cases(target.some(tried, 1))
+        tried = tried.with_cases(target.sample(tried, 1))
     tried.hash()
     hashed = 0.0 if cached else lap()
     audited = _audit(tried, usable) if audit else 0.0
@@ -233,12 +233,12 @@ def estimate(
     )
 
 
-def _settle_threads(chosen: RunConfig, device: torch.device, say: Say) -> None:
+def _choose_threads(chosen: RunConfig, device: torch.device, say: Say) -> None:
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     elif device.type == "cpu":
         usual = torch.get_num_threads()
-        if (threads := devices.settle_threads()) < usual:
+        if (threads := devices.choose_threads()) < usual:
             say(f"the processor is busy: computing with {threads} of {usual} threads is faster")
 
 
@@ -253,12 +253,12 @@ def _audit(tried: Cohort, cohort: Cohort) -> float:
         return first / len(tried)
     # The first time brought modules along; and small cases cost less than a start of threads.
     count = min(len(cohort), _AUDITED)
-    many = cohort.with_cases([cohort.cases[i * len(cohort) // count] for i in range(count)])
+    audited = cohort.with_cases([cohort.cases[i * len(cohort) // count] for i in range(count)])
     if first / len(tried) * count > _SECONDS:
-        many = tried
+        audited = tried
     lap()
-    examine(many)
-    return min(first / len(tried), lap() / len(many))
+    examine(audited)
+    return min(first / len(tried), lap() / len(audited))
 
 
 def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:
@@ -279,8 +279,8 @@ class _Lap:
     """Seconds since it was last asked."""
 
     def __init__(self) -> None:
-        self.begun = time.perf_counter()
+        self.started = time.perf_counter()
 
     def __call__(self) -> float:
-        before, self.begun = self.begun, time.perf_counter()
-        return self.begun - before
+        before, self.started = self.started, time.perf_counter()
+        return self.started - before

@@ -74,14 +74,14 @@ def plan_preparation(
     workers = workers or min(8, threads.cores())
     probes = _probe_all(cohort, workers)
     others = () if judged is None else judged.cases
-    seen = [*probes, *(_probe_all(judged, workers) if judged else ())]
-    _require_alike([*cohort.cases, *others], seen, cohort.root)
+    all_probes = [*probes, *(_probe_all(judged, workers) if judged else ())]
+    _require_alike([*cohort.cases, *others], all_probes, cohort.root)
     counts = {channel: n for channel, (_, n) in probes[0].items()}
     names, modalities = [], []
     for channel, n in counts.items():
-        own = cohort.cases[0].channel_names(channel, n)
-        names += own
-        modalities += [cohort.modality(name, channel) for name in own]
+        names_of_channel = cohort.cases[0].channel_names(channel, n)
+        names += names_of_channel
+        modalities += [cohort.modality(name, channel) for name in names_of_channel]
     plan = presets.plan(
         [next(iter(probe.values()))[0] for probe in probes],
         modalities,
@@ -96,9 +96,9 @@ def plan_preparation(
         target=target,
     )
     names = [channel.name for channel in plan.channels]
-    some = _some(cohort, _LEARNED)
+    sample = _sample(cohort, _LEARNED)
     return learned_preparation.complete(
-        plan, lambda: (read_channels(case, names) for case in some), len(some),
+        plan, lambda: (read_channels(case, names) for case in sample), len(sample),
         autoencode=denoise == "autoencoder", clusters=clusters,
     )  # fmt: skip
 
@@ -161,16 +161,16 @@ def prepare_case(case: Case, preparation: Preparation, schema: Schema) -> Prepar
     if preparation.target is not None and holds(case, preparation.target.name):
         names.append(preparation.target.name)
     image = read_channels(case, names)
-    image, wanted = _split(image, len(preparation.channels))
+    image, target_image = _split(image, len(preparation.channels))
     prepared = presets.apply(preparation, image)
     label, target = None, None
     facts: dict[str, Any] = {
         "notes": list(image.meta.get("notes", ())), "intensity": _contract.measure(image)
     }  # fmt: skip
     if preparation.target is not None:  # what is outlined, if anything, is not asked for
-        if len(wanted):
+        if len(target_image):
             target, facts["target"] = rescale.prepare(
-                wanted[0], preparation.target, image.array, prepared
+                target_image[0], preparation.target, image.array, prepared
             )
             # Patches are drawn where it is known, as where somebody has annotated.
             label = np.where(np.isfinite(target[0]), 0, IGNORED).astype(np.uint8)
@@ -197,9 +197,9 @@ def _split(image: Image, inputs: int) -> tuple[Image, NDArray[Any]]:
     return dataclasses.replace(image, array=image.array[:inputs], meta=meta), image.array[inputs:]
 
 
-def _some(cohort: Cohort, most: int) -> Sequence[Case]:
+def _sample(cohort: Cohort, largest: int) -> Sequence[Case]:
     """Cases, evenly spread, in which something is measured."""
-    count = min(most, len(cohort))
+    count = min(largest, len(cohort))
     return [cohort.cases[i * len(cohort) // count] for i in range(count)]
 
 
@@ -224,30 +224,31 @@ def _probe_all(cohort: Cohort, workers: int) -> list[dict[str, tuple[Grid, int]]
             return error
 
     with threads.pool(workers) as pool:
-        found = list(pool.map(probe, cohort.cases))
-    failed = [f"\n  {c.id}: {p}" for c, p in zip(cohort.cases, found, strict=True)
+        probes = list(pool.map(probe, cohort.cases))
+    failed = [f"\n  {c.id}: {p}" for c, p in zip(cohort.cases, probes, strict=True)
               if isinstance(p, DelineateError)]  # fmt: skip
     if failed:
         raise PartialError(
-            f"{len(failed)} of {len(found)} cases cannot be read:{''.join(failed)}",
+            f"{len(failed)} of {len(probes)} cases cannot be read:{''.join(failed)}",
             where=cohort.root,
             fix="correct these cases, or leave them out: --exclude FILE, one id a line",
             code="prepare-failed",
         )
-    return [probe for probe in found if not isinstance(probe, DelineateError)]
+    return [probe for probe in probes if not isinstance(probe, DelineateError)]
 
 
 def _require_alike(
     cases: Sequence[Case], probes: Sequence[Mapping[str, tuple[Grid, int]]], root: Path
 ) -> None:
     """Refuse cases with other channels or dimensions than most; they are named."""
-    found = [{channel: n for channel, (_, n) in probe.items()} for probe in probes]
-    common = Counter(frozenset(kind.items()) for kind in found).most_common(1)[0][0]
-    usual = next(kind for kind in found if kind.items() == common)
-    for case, kind in zip(cases, found, strict=True):
-        if kind != usual:
+    counts = [{channel: n for channel, (_, n) in probe.items()} for probe in probes]
+    common = Counter(frozenset(kind.items()) for kind in counts).most_common(1)[0][0]
+    common_counts = next(kind for kind in counts if kind.items() == common)
+    for case, kind in zip(cases, counts, strict=True):
+        if kind != common_counts:
             raise InputError(
-                f"expected the channels {_shown(usual)} as most cases have, got {_shown(kind)}",
+                f"expected the channels {_channels_in_words(common_counts)} as most cases have, "
+                f"got {_channels_in_words(kind)}",
                 where=case.id,
                 fix="add the channels that are missing, or leave such cases out: --exclude FILE",
                 code="channels-differ",
@@ -276,8 +277,8 @@ def _statistics(
     """
     if not set(modalities) & set(_MEASURED):
         return {}
-    taken: list[Any] = []
-    for seed, case in enumerate(_some(cohort, _CASES)):
+    samples: list[Any] = []
+    for seed, case in enumerate(_sample(cohort, _CASES)):
         image = read_channels(case, names)
         values = image.array.reshape(image.channels, -1)
         inside = np.arange(values.shape[1])
@@ -291,26 +292,26 @@ def _statistics(
                     code="label-grid",
                 )
             known = cohort.schema.meaning(label.meta.get("names"))
-            apart = [0, *(value for value, index in known.items() if index == IGNORED)]
-            drawn = np.flatnonzero(~np.isin(label.array, apart))
+            not_outlined = [0, *(value for value, index in known.items() if index == IGNORED)]
+            drawn = np.flatnonzero(~np.isin(label.array, not_outlined))
             inside = drawn if drawn.size else inside
         generator = np.random.default_rng(seed)
         if inside.size > _VOXELS:
             inside = generator.choice(inside, _VOXELS, replace=False)
-        taken.append((values[:, inside], values.max(axis=1)))
-    voxels = np.concatenate([inside for inside, _ in taken], axis=1)
-    maximum = np.max([top for _, top in taken], axis=0)
-    found = {}
+        samples.append((values[:, inside], values.max(axis=1)))
+    voxels = np.concatenate([inside for inside, _ in samples], axis=1)
+    maximum = np.max([top for _, top in samples], axis=0)
+    statistics = {}
     for i, modality in enumerate(modalities):
         low, high = np.percentile(voxels[i], (0.5, 99.5))
         if modality in _MEASURED:
-            found[i] = {
+            statistics[i] = {
                 "p00_5": float(low), "p99_5": float(high), "maximum": float(maximum[i]),
                 "mean": float(np.clip(voxels[i], low, high).mean()),
                 "std": float(np.clip(voxels[i], low, high).std()),
             }  # fmt: skip
-    return found
+    return statistics
 
 
-def _shown(counts: Mapping[str, int]) -> str:
+def _channels_in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(name if n == 1 else f"{name} ({n})" for name, n in counts.items())

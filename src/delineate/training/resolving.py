@@ -38,13 +38,13 @@ _SIDES = (64, 128, 32, 16, 256, 8)
 
 
 def read(
-    path: Path | None, given: Mapping[str, Any], opening: Opening, say: Say = silent
+    path: Path | None, options: Mapping[str, Any], opening: Opening, say: Say = silent
 ) -> tuple[RunConfig, Document]:
     """Settings of the file, then the options that were given, and where the file says what.
 
     Args:
         path: A YAML file, or None.
-        given: Options by name, None where they were left out.
+        options: Options by name, None where they were left out.
         opening: How the folder is to be opened, as options.
         say: Told what of the file an option puts aside.
 
@@ -53,18 +53,19 @@ def read(
     """
     document = settings.read(Path(path)) if path else Document()
     base = document.make(RunConfig)
-    wins = targets.with_own({k: v for k, v in given.items() if v is not None}, base)
-    for part in wins.keys() & {"target", "method", "network"}:
-        wins[part] = catalog.named(wins[part])
-    if "budget" in wins and "steps" in wins:
+    overrides = targets.with_own({k: v for k, v in options.items() if v is not None}, base)
+    for part in overrides.keys() & {"target", "method", "network"}:
+        overrides[part] = catalog.named(overrides[part])
+    if "budget" in overrides and "steps" in overrides:
         raise ConfigError(
-            f"expected a budget or a number of steps, got {wins['budget']} and {wins['steps']}",
+            f"expected a budget or a number of steps, got {overrides['budget']} and "
+            f"{overrides['steps']}",
             fix="leave out --budget, or --steps",
             code="budget-and-steps",
         )
-    if "budget" in wins:
-        wins["steps"] = None
-    target = wins.get("target", base.target)
+    if "budget" in overrides:
+        overrides["steps"] = None
+    target = overrides.get("target", base.target)
     if "auto" not in (target, base.target) and target != base.target:
         raise document.error(
             ("target",),
@@ -73,16 +74,16 @@ def read(
             "leave out --target, or give settings of a run with that target",
         )
     for part in ("method", "network"):
-        before, now = getattr(base, part), wins.get(part, getattr(base, part))
-        theirs = getattr(base, f"{part}_settings")
-        if theirs and before != "auto" and now != before:
-            wins[f"{part}_settings"] = {}
+        before, now = getattr(base, part), overrides.get(part, getattr(base, part))
+        part_settings = getattr(base, f"{part}_settings")
+        if part_settings and before != "auto" and now != before:
+            overrides[f"{part}_settings"] = {}
             say(f"{document.at((f'{part}_settings',))}: {part}_settings of {before} are left out")
-    width = base.network_settings.get("width") if "network_settings" not in wins else None
+    width = base.network_settings.get("width") if "network_settings" not in overrides else None
     if base.width is None and isinstance(width, int) and width > 0:
-        wins["width"] = width  # said of the network alone, it is meant for the plan
-    how = {**dict(base.opening.non_default()), **dict(opening.non_default())}
-    return dataclasses.replace(base, **wins, opening=Opening(**how)), document
+        overrides["width"] = width  # said of the network alone, it is meant for the plan
+    opening_values = {**dict(base.opening.non_default()), **dict(opening.non_default())}
+    return dataclasses.replace(base, **overrides, opening=Opening(**opening_values)), document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,9 +272,9 @@ def own(chosen: RunConfig) -> list[dict[str, Any]]:
             names += [(setting.metadata["room"], name) for name in getattr(config, setting.name)]
     origins = [(room, name, catalog.origin(room, name)) for room, name in names]
     return [
-        {"room": room, "name": catalog.title(name), **found["file"]}
-        for room, name, found in origins
-        if found
+        {"room": room, "name": catalog.title(name), **origin["file"]}
+        for room, name, origin in origins
+        if origin
     ]
 
 
@@ -356,8 +357,8 @@ class Resolved:
             opening=_with_paths(self.chosen.opening, lambda path: Path(path.name)),
         )
         parts = {name: settings.to_dict(part) for name, part in self._parts()}
-        found: dict[str, Any] = catalog.titled({**settings.to_dict(chosen), **parts})
-        return found
+        resolved: dict[str, Any] = catalog.titled({**settings.to_dict(chosen), **parts})
+        return resolved
 
     def own(self) -> list[dict[str, Any]]:
         """Parts from outside the package, see ``own``."""
@@ -375,6 +376,6 @@ class Resolved:
 
 def _with_paths(opening: Opening, change: Callable[[Path], Path]) -> Opening:
     """The same with every path changed."""
-    given = opening.non_default()
-    paths: dict[str, Any] = {n: change(v) for n, v in given if isinstance(v, Path)}
+    values = opening.non_default()
+    paths: dict[str, Any] = {n: change(v) for n, v in values if isinstance(v, Path)}
     return dataclasses.replace(opening, **paths)

@@ -30,7 +30,7 @@ from delineate.training.job import Invocation, Job
 
 
 def train(
-    given: Mapping[str, Any],
+    options: Mapping[str, Any],
     config: Path | None,
     invocation: Invocation,
     *,
@@ -42,7 +42,7 @@ def train(
     """Check what was asked, look for faults in the data, and do the run.
 
     Args:
-        given: Settings that were given by hand; None: not given.
+        options: Settings that were given by hand; None: not given.
         config: A YAML file with others.
         invocation: How the run was called, and who waits for it.
         out: The run folder.
@@ -57,7 +57,7 @@ def train(
         DelineateError: See ``delineate.train``.
     """
     say, progress = invocation.say, invocation.progress
-    opened = open_run(given, config, invocation, out, audit)
+    opened = open_run(options, config, invocation, out, audit)
     chosen, cohort, start = opened.chosen, opened.cohort, opened.weights
     invocation = dataclasses.replace(invocation, opening=chosen.opening)
     writable_folder(out)
@@ -65,7 +65,8 @@ def train(
     with folder_lock(out):
         tried = preflight.require(
             chosen, cohort, start, out, cache,
-            clock=Clock(chosen.seconds, invocation.begun), audit=audit, say=say, progress=progress,
+            clock=Clock(chosen.seconds, invocation.started),
+            audit=audit, say=say, progress=progress,
         )  # fmt: skip
         record = run_record.begin(out, chosen, cohort, hashes(opened, cache, progress), finish)
         record |= tried
@@ -91,7 +92,7 @@ class Opened:
 
 
 def open_run(
-    given: Mapping[str, Any],
+    options: Mapping[str, Any],
     config: Path | None,
     invocation: Invocation,
     out: Path,
@@ -100,7 +101,7 @@ def open_run(
     """Read settings and data, and refuse what does not go together; nothing is written.
 
     Args:
-        given: Settings that were given by hand; None: not given.
+        options: Settings that were given by hand; None: not given.
         config: A YAML file with others.
         invocation: How the run was called, and who waits for it.
         out: Folder of the results.
@@ -110,7 +111,7 @@ def open_run(
         DelineateError: See ``delineate.train``.
     """
     say = invocation.say
-    chosen, document = resolving.read(config, given, invocation.opening, say)
+    chosen, document = resolving.read(config, options, invocation.opening, say)
     for line in (*catalog.shadowed("networks"), *catalog.shadowed("methods")):
         say(line)
     choose_device(chosen.device)  # a device that is not here is told before any work
@@ -148,11 +149,11 @@ def hashes(opened: Opened, cache: Path, progress: Progress) -> dict[str, str]:
 
 
 def audited(
-    cohort: Cohort, out: Path, wanted: bool, drop_duplicates: bool, invocation: Invocation
+    cohort: Cohort, out: Path, audit: bool, drop_duplicates: bool, invocation: Invocation
 ) -> Cohort:
     """Look for faults once a run; blocking ones stop it. What is left out is written down."""
     before = len(cohort)
-    if wanted:
+    if audit:
         result = passed(out, drop_duplicates=drop_duplicates) or run_audit(
             cohort, out, write_page=audit_page.write, drop_duplicates=drop_duplicates,
             say=invocation.say, progress=invocation.progress,
@@ -162,7 +163,7 @@ def audited(
         invocation.say(f"{suspected.message}\n  -> {suspected.fix}")
     if cohort.excluded:
         atomic_write_text(out / "excluded.txt", excluded.text(cohort.excluded))
-        if not wanted:  # an audit names them
+        if not audit:  # an audit names them
             invocation.say(f"left out: {len(cohort.excluded)} cases, see {out / 'excluded.txt'}")
     if len(cohort) < before:
         run.write_json(out / "cohort.json", cohort.to_dict())

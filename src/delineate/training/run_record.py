@@ -49,12 +49,12 @@ def begin(
     text = settings.dump(chosen)
     old = run.read_json(out / "run.json")
     hashes = {"config": run.sha256(text), **hashes}
-    begun = (out / "checkpoints").exists() or (out / "model.safetensors").exists()
-    _refuse_unknown_or_finished(out, old, begun)
+    started = (out / "checkpoints").exists() or (out / "model.safetensors").exists()
+    _refuse_unknown_or_finished(out, old, started)
     if old is not None:
         before = old.get("hashes", {})
         other = [_HASHED[name] for name in hashes if before.get(name) != hashes[name]]
-        if other and begun:
+        if other and started:
             raise OutputError(
                 "expected the settings and data of the run that was cut off here, got other "
                 + " and other ".join(other),
@@ -62,7 +62,7 @@ def begin(
                 fix="give the same command to go on, or choose another --out",
                 code="run-differs",
             )
-        if not other and (begun or not finish):
+        if not other and (started or not finish):
             record = {**old, "status": "running"}
             record.pop("failure", None)
             run.write_json(out / "run.json", record)
@@ -91,8 +91,8 @@ def begin(
     return record
 
 
-def _refuse_unknown_or_finished(out: Path, old: Mapping[str, Any] | None, begun: bool) -> None:
-    if old is None and begun:  # nobody can tell what these weights have seen
+def _refuse_unknown_or_finished(out: Path, old: Mapping[str, Any] | None, started: bool) -> None:
+    if old is None and started:  # nobody can tell what these weights have seen
         raise OutputError(
             "expected a new folder, or that of a run with its record, got a model or checkpoints "
             "without a run.json that can be read",

@@ -50,41 +50,42 @@ def take(
     """
     both = uses_unlabelled(chosen)
     target = targets.of(chosen)
-    found = target.usable(cohort)
-    for line in found.sentences(unlabelled_too=not both):
+    usable_cases = target.usable(cohort)
+    for line in usable_cases.sentences(unlabelled_too=not both):
         say(line)
-    usable = found.labelled
-    shown = target.shown(usable, cache, progress)
-    kept = run.read_json(out / "split.json")
-    if kept:
-        split = splits.Split.from_dict(kept)
+    usable = usable_cases.labelled
+    contents = target.contents(usable, cache, progress)
+    stored = run.read_json(out / "split.json")
+    if stored:
+        split = splits.Split.from_dict(stored)
     else:
         for line in splits.describe_declared(cohort, usable, chosen.folds):
             say(line)
         split = splits.planned(
             usable, chosen.seed, test_share=chosen.holdout, validation_share=chosen.validation,
-            folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky, structures=shown.by_case,
+            folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky, structures=contents.by_case,
         )  # fmt: skip
     refused: tuple[str, ...] = ()
     if both:
-        split, refused = unlabelled.join(split, cohort, found.unlabelled)
+        split, refused = unlabelled.join(split, cohort, usable_cases.unlabelled)
         record["unlabelled"] = _used(split, cohort, refused)
     splits.check(cohort, split, allow_leaky=chosen.leaky)
     run.write_json(out / "split.json", split.to_dict())
     record["hashes"]["split"] = split.hash()
-    told = ", ".join(f"{len(ids)} {name}" for name, ids in split.parts.items())
-    say(f"split by subject: {told}")
-    lost = splits.absent_from_training(split, shown.by_case, shown.declared)
-    if lost and shown.each is not None:
+    counts = ", ".join(f"{len(ids)} {name}" for name, ids in split.parts.items())
+    say(f"split by subject: {counts}")
+    untrained = splits.absent_from_training(split, contents.by_case, contents.declared)
+    if untrained and contents.each is not None:
         raise InputError(
-            f"expected every {shown.each} among the training cases, got none of {', '.join(lost)}",
+            f"expected every {contents.each} among the training cases, got none of "
+            f"{', '.join(untrained)}",
             where=cohort.root,
-            fix=f"add subjects of {', '.join(lost)}, or leave its cases out: --exclude FILE, one "
-            "id a line",
-            code=f"{shown.each}-unlearnt",
+            fix=f"add subjects of {', '.join(untrained)}, or leave its cases out: --exclude FILE, "
+            "one id a line",
+            code=f"{contents.each}-unlearnt",
         )
-    record["unlearnt"] = list(lost)
-    record["split_notes"] = _notes(split, usable, shown.by_case, lost)
+    record["unlearnt"] = list(untrained)
+    record["split_notes"] = _notes(split, usable, contents.by_case, untrained)
     record["split_notes"] += _notes_on_unlabelled(split, refused) if both else []
     for note in record["split_notes"]:
         say(note)
@@ -113,10 +114,10 @@ def _notes_on_unlabelled(split: splits.Split, refused: Sequence[str]) -> list[st
             "there is no case without a label to learn from: labelled cases alone teach the model"
         )
     if refused:
-        shown = ", ".join(refused[:_NAMED]) + (" …" if len(refused) > _NAMED else "")
+        examples = ", ".join(refused[:_NAMED]) + (" …" if len(refused) > _NAMED else "")
         notes.append(
             f"{len(refused)} cases without a label are not learnt from, because their subjects "
-            f"choose or judge the model, or the data declare them for that: {shown}"
+            f"choose or judge the model, or the data declare them for that: {examples}"
         )
     return notes
 
@@ -124,21 +125,29 @@ def _notes_on_unlabelled(split: splits.Split, refused: Sequence[str]) -> list[st
 def _notes(
     split: splits.Split,
     cohort: Cohort,
-    shown: Mapping[str, frozenset[str]],
-    lost: Mapping[str, list[str]],
+    structures: Mapping[str, frozenset[str]],
+    untrained: Mapping[str, list[str]],
 ) -> list[str]:
     subject = {case.id: case.subject for case in cohort.cases}
-    owners = {(thing, subject[name]) for name, things in shown.items() for thing in things}
-    people = Counter(thing for thing, _ in owners)
+    owners = {
+        (structure, subject[name]) for name, present in structures.items() for structure in present
+    }
+    subject_counts = Counter(structure for structure, _ in owners)
     notes = [
-        f"{thing!r} is in no "
+        f"{structure!r} is in no "
         + (f"training case (only in {' and '.join(parts)})" if parts else "case")
         + ": it cannot be learnt, and is not scored"
-        for thing, parts in lost.items()
+        for structure, parts in untrained.items()
     ]
-    for thing in splits.absent_from_test(split, shown):
-        who = "one subject, who is trained on" if people[thing] == 1 else "no held-out case"
-        notes.append(f"{thing!r} is shown by {who}: no figure can tell how well it is outlined")
+    for structure in splits.absent_from_test(split, structures):
+        holder = (
+            "one subject, who is trained on"
+            if subject_counts[structure] == 1
+            else "no held-out case"
+        )
+        notes.append(
+            f"{structure!r} is shown by {holder}: no figure can tell how well it is outlined"
+        )
     if "test" not in split.parts:
         notes.append("no case is held out: the model will have no figures")
     if "validation" not in split.parts:

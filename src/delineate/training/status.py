@@ -22,18 +22,18 @@ def describe(steps: int, share: float) -> dict[str, Any]:
     """
     hardly, cut = steps < MODEST_STEPS, share < 0.999
     done = f"{steps:,} step{'s' * (steps != 1)}"
-    said = ""
+    sentence = ""
     if hardly:
-        said = f"This model has hardly trained: {done}, where {ENOUGH_STEPS} are usual"
+        sentence = f"This model has hardly trained: {done}, where {ENOUGH_STEPS} are usual"
     elif cut:
-        said = f"This model's training was stopped early: {done}"
-    if cut and said:
-        said += f", {100 * share:.0f} % of its plan"
+        sentence = f"This model's training was stopped early: {done}"
+    if cut and sentence:
+        sentence += f", {100 * share:.0f} % of its plan"
     return {
         "steps": steps,
         "share": round(min(1.0, share), 4),
         "hardly": hardly,
-        "sentence": f"{said}." if said else "",
+        "sentence": f"{sentence}." if sentence else "",
     }
 
 

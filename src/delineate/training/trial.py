@@ -123,14 +123,14 @@ class Bench:
         )
         names = {f.name for f in dataclasses.fields(module.Config)}
         values |= {k: v for k, v in self.learning.derived.items() if k in names}
-        wanted = {**values, **self.chosen.network_settings}
-        return self._complete(settings.from_dict(wanted, module.Config, "network_settings"))
+        values_chosen = {**values, **self.chosen.network_settings}
+        return self._complete(settings.from_dict(values_chosen, module.Config, "network_settings"))
 
     def method_config(self) -> Any:
         """Settings of the method: those given, the defaults, and what follows from the data."""
         cls = catalog.load("methods", self.chosen.method).Config
-        given = self.chosen.method_settings
-        return self._complete(settings.from_dict(given, cls, "method_settings"))
+        values = self.chosen.method_settings
+        return self._complete(settings.from_dict(values, cls, "method_settings"))
 
     def _complete(self, config: Any) -> Any:
         """Settings may have fields that are left open until the dimensions are known."""
@@ -145,8 +145,8 @@ class Bench:
         """The candidate with a patch that the network can take: divisible, and not too small."""
         divisor = self.divisor(candidate)
         least = getattr(catalog.load("networks", self.chosen.network), "LEAST", 1)
-        wanted = [max(n, math.ceil(least / divisor) * divisor) for n in candidate.patch]
-        return dataclasses.replace(candidate, patch=_sizes.round_to(wanted, divisor))
+        patch = [max(n, math.ceil(least / divisor) * divisor) for n in candidate.patch]
+        return dataclasses.replace(candidate, patch=_sizes.round_to(patch, divisor))
 
     def _network(self, candidate: Candidate) -> tuple[nn.Module, Transfer | None]:
         """The network with the weights that the seed gives; then those of a file that fit."""
@@ -208,10 +208,10 @@ class Bench:
         """The method's plan for a network, parts of which are frozen."""
         self.frozen = {part: freeze(network, [part]) for part in self.chosen.freeze}
         method = catalog.load("methods", self.chosen.method)
-        wanted = targets.of(self.chosen).trains
-        if wanted not in method.TRAINS:
+        role = targets.of(self.chosen).trains
+        if role not in method.TRAINS:
             raise ConfigError(
-                f"expected a method that trains a {wanted}, got {self.chosen.method!r}",
+                f"expected a method that trains a {role}, got {self.chosen.method!r}",
                 where="method",
                 fix="choose another method, or leave it out",
                 code="method-target",
@@ -241,11 +241,11 @@ class Bench:
             compiled: Compile the predictor first.
             limit: Seconds after which no further step is timed, two of each stage apart.
         """
-        seconds, begun = 0.0, time.perf_counter()
+        seconds, started = 0.0, time.perf_counter()
         for share, once in self._steps_of(candidate, cases, compiled):
             times: list[float] = []
             for step in range(_TIMED):
-                if len(times) > 1 and time.perf_counter() - begun > limit:
+                if len(times) > 1 and time.perf_counter() - started > limit:
                     break
                 times.append(self._timed(partial(once, step)))
             seconds += share * sorted(times[1:])[len(times[1:]) // 2]
@@ -330,10 +330,10 @@ class Bench:
         return [(stage.share, partial(once, stage)) for stage in plan.stages]
 
 
-def _made(where: str, build: Callable[..., Any], *given: Any) -> Any:
+def _made(where: str, build: Callable[..., Any], *arguments: Any) -> Any:
     """What ``build`` makes; a value that only PyTorch refuses is an error about settings too."""
     try:
-        return build(*given)
+        return build(*arguments)
     except ValueError as error:
         raise ConfigError(
             f"expected settings that can be built, got: {error}", where=where, code="not-built"

@@ -151,9 +151,9 @@ class Suite:
     def _check(self, arm: Arm, document: Document, at: Key) -> None:
         """One arm, which stands at ``at``."""
         _leave_open(document, (*at, "settings"), arm.settings, _PLANNED | _SHARED)
-        given = {**self.settings, **arm.settings}
-        made = {"network": arm.network, "method": arm.method, "target": self.target}
-        chosen = document.make(RunConfig, (*at, "settings"), {**given, **made})
+        settings = {**self.settings, **arm.settings}
+        planned = {"network": arm.network, "method": arm.method, "target": self.target}
+        chosen = document.make(RunConfig, (*at, "settings"), {**settings, **planned})
         keys: dict[str, Key] = {"network": (*at, "network"), "method": (*at, "method")}
         for name in ("network_settings", "method_settings"):
             keys[name] = (*at, "settings", name) if name in arm.settings else ("settings", name)
@@ -169,18 +169,18 @@ class Suite:
         """The same suite with every arm under every condition."""
         return replace(self, arms=tuple(replace(arm, exhibit=True) for arm in self.arms))
 
-    def of_networks(self, wanted: tuple[str, ...]) -> Suite:
+    def of_networks(self, names_asked: tuple[str, ...]) -> Suite:
         """The same suite with other arms: ``NETWORK`` or ``NETWORK+METHOD`` each."""
         known = {(arm.network, arm.method): arm for arm in self.arms if not arm.settings}
         arms = []
-        for word in dict.fromkeys(name for text in wanted for name in text.split(",") if name):
+        for word in dict.fromkeys(name for text in names_asked for name in text.split(",") if name):
             network, _, method = word.partition("+")
             method = method or targets.make(self.target).method
             name = "+".join(catalog.title(part) for part in word.split("+"))
             network, method = catalog.named(network), catalog.named(method)
             arms.append(known.get((network, method), Arm(name, network, method)))
         if not arms:
-            raise ConfigError(f"expected names of networks, got {wanted}", where="--networks")
+            raise ConfigError(f"expected names of networks, got {names_asked}", where="--networks")
         names = {arm.name for arm in arms}
         return replace(
             self,
@@ -190,9 +190,11 @@ class Suite:
         )
 
 
-def _leave_open(document: Document, at: Key, given: Mapping[str, Any], planned: set[str]) -> None:
+def _leave_open(
+    document: Document, at: Key, settings: Mapping[str, Any], planned: set[str]
+) -> None:
     """Refuse settings that the plan makes."""
-    for name in planned & given.keys():
+    for name in planned & settings.keys():
         raise document.error(
             (*at, name),
             "expected settings that the benchmark leaves open, got one that the plan makes",
