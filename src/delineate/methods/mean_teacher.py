@@ -38,7 +38,7 @@ class Config:
         },
     )
     consistency: float = field(
-        default=10.0, metadata={"help": "weight of the agreement with the teacher, after its ramp"}
+        default=1.0, metadata={"help": "weight of the agreement with the teacher, after its ramp"}
     )
     ramp: float = field(default=0.4, metadata={"help": "share of training over which it rises"})
     noise: float = field(
