@@ -15,6 +15,7 @@ from delineate.core import catalog
 from delineate.core.errors import ConfigError, ConformanceError
 from delineate.methods import classify
 from delineate.tasks.check import check
+from delineate.tasks.train import train
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 #: What is changed in an example, the rule that this breaks, and what is said of it.
@@ -190,3 +191,13 @@ def test_a_target_is_tried_with_a_method_of_its_own(pair: tuple[Path, Path]) -> 
     found = check(target, part=(method,))
     assert found["room"] == "targets"
     assert "A run trains, predicts and scores" in found["rules"][-1]["rule"]
+
+
+def test_training_asks_for_the_method_that_a_target_needs(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="the method 'naming', by which mytarget is learned") as e:
+        train(tmp_path, target=catalog.named(str(pair[0])), steps=1, out=tmp_path / "run")
+    assert e.value.code == "method-needed"
+    assert "--method PATH/naming.py" in str(e.value)
+    assert not (tmp_path / "run").exists()

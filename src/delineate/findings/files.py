@@ -19,7 +19,9 @@ MOST_EACH = 25
 _NO_IMAGE = "left out: expected an image or a volume"
 #: How layouts say that a case is whole but for its label.
 _NO_LABEL = "no label"
-_LABEL_THEM = "add labels; or learn from such cases too, by --method mean_teacher"
+_LABEL_THEM = (
+    "add labels; or learn from such cases too, by a method that can, such as --method mean_teacher"
+)
 #: Largest class over smallest.
 IMBALANCE = 10.0
 

@@ -156,6 +156,14 @@ def _check(
 ) -> None:
     """The same for one target."""
     name = target.method if chosen.method == "auto" else chosen.method
+    if chosen.method == "auto" and name not in catalog.members("methods"):
+        raise ConfigError(
+            f"expected the method {name!r}, by which {catalog.title(chosen.target)} is learned, "
+            "got none of that name",
+            where="method",
+            fix=f"name its file: --method PATH/{name}.py",
+            code="method-needed",
+        )
     method = place.member("methods", name)
     if target.trains not in method.TRAINS:
         raise place.error(
