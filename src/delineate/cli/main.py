@@ -111,7 +111,7 @@ def _run(words: list[str], as_json: bool, quiet: bool) -> int:
     result = function(**arguments, **_arguments.injected(function, terminal))
     if as_json:
         _print(_terminal.as_json(result))
-    elif not quiet and not getattr(catalog.load("tasks", name), "SAID", False):
+    elif not quiet and not getattr(catalog.load("tasks", name), "SAYS_RESULT", False):
         terminal.show(result)
     return 0
 

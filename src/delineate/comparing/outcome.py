@@ -107,7 +107,8 @@ def _score(
     """
     if out_of_fold.merge(done, out / PREDICTIONS) is None:
         raise DelineateError(
-            f"none of {len(done)} folds has figures" + "".join(f"\n  {one}" for one in troubles),
+            f"none of {len(done)} folds has figures"
+            + "".join(f"\n  {trouble}" for trouble in troubles),
             where=out,
             fix="the logs beside the folds' folders say why; the same command goes on",
             code="all-failed",

@@ -70,8 +70,8 @@ def examine(path: Path, room: str | None = None, progress: Progress = QUIET) -> 
     of_file = tuple(run(checks.FILE_CHECKS, [Subject(module, name, "")]))
     if any(verdict.fault for verdict in of_file):
         return Trial(room, of_file)
-    subjects, found = checks.subjects(module, name), list(of_file)
-    some = (*checks.CHECKS, *getattr(checks, "SLOW_CHECKS", ()))
-    for check in progress.track(some, "checks", len(some)):
-        found += run([check], subjects)
-    return Trial(room, tuple(found))
+    subjects, verdicts = checks.subjects(module, name), list(of_file)
+    selected = (*checks.CHECKS, *getattr(checks, "SLOW_CHECKS", ()))
+    for check in progress.track(selected, "checks", len(selected)):
+        verdicts += run([check], subjects)
+    return Trial(room, tuple(verdicts))

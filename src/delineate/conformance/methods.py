@@ -45,7 +45,7 @@ OUTPUTS = {"segmenter": SCHEMA.num_outputs, "classifier": len(SCHEMA.classes), "
 STREAMS = (("labelled",), ("labelled", "unlabelled"))
 SIZE = 32
 #: Who of a batch is labelled, where some are not.
-TAUGHT = (True, False, True, False)
+LABELLED = (True, False, True, False)
 #: Fields that only decide how much there is to compute, made small.
 _SMALL: dict[str, Any] = {"critic_width": 4, "critic_layers": 3}
 #: Steps for "it learns", and how far the loss must fall from the first third to the last.
@@ -179,8 +179,11 @@ def keeps_the_contract(subject: Subject) -> None:
     expect(right, f"TRAINS is {trains!r}, not of {', '.join(known)}{others}")
     expect(module.USES in STREAMS, f"USES is {module.USES!r}, none of {STREAMS}")
     for kind, network in getattr(module, "NETWORKS", {}).items():
-        found = catalog.load("networks", network).KIND
-        expect(known.get(kind) == found, f"NETWORKS has {network} for a {kind}: it is a {found}")
+        network_kind = catalog.load("networks", network).KIND
+        expect(
+            known.get(kind) == network_kind,
+            f"NETWORKS has {network} for a {kind}: it is a {network_kind}",
+        )
     names = list(inspect.signature(module.build).parameters)
     expect(names == ["config", "network", "context"], f"build takes {', '.join(names)}")
 
@@ -215,12 +218,12 @@ def a_step_updates_and_reports(subject: Subject) -> None:
     for stage in plan.stages:
         for step in range(3):
             engine = Spy.of(plan)
-            said = stage.step(feed(subject)(step, 0, 1), engine)
+            logged = stage.step(feed(subject)(step, 0, 1), engine)
             once = sorted(engine.asked) == sorted(map(id, stage.optimisers.values()))
-            many = f"{len(engine.asked)} updates of {len(stage.optimisers)} optimisers"
-            expect(once, f"{many} in {stage.name}")
-            expect("loss" in said, f"it returns {', '.join(said) or 'nothing'}, and no loss")
-            for key, value in said.items():
+            counts = f"{len(engine.asked)} updates of {len(stage.optimisers)} optimisers"
+            expect(once, f"{counts} in {stage.name}")
+            expect("loss" in logged, f"it returns {', '.join(logged) or 'nothing'}, and no loss")
+            for key, value in logged.items():
                 expect(isinstance(value, Tensor), f"{key} is a {type(value).__name__}, no tensor")
                 expect(value.ndim == 0, f"{key} has the shape {tuple(value.shape)}")
                 expect(not value.requires_grad, f"{key} holds on to its graph: detach it")
@@ -239,38 +242,38 @@ def ignored_teaches_nothing(subject: Subject) -> None:
     network: Any = plan.predictor
     slopes: list[Tensor] = []
 
-    def listen(said: Any) -> Any:
-        fine = said if isinstance(said, Tensor) else said[0]
+    def listen(outputs: Any) -> Any:
+        fine = outputs if isinstance(outputs, Tensor) else outputs[0]
         if fine.requires_grad:
             fine.register_hook(slopes.append)
-        return said
+        return outputs
 
     if hasattr(network, "segment"):
         whole = network.segment
-        network.segment = lambda *given: listen(whole(*given))
+        network.segment = lambda *arguments: listen(whole(*arguments))
     else:  # the maps, where a network draws some before its answer
-        drawn = getattr(network, "generator", network)
-        drawn.register_forward_hook(lambda _module, _given, said: listen(said))
+        hooked = getattr(network, "generator", network)
+        hooked.register_forward_hook(lambda _module, _inputs, outputs: listen(outputs))
     batch = feed(subject)(0, 0, 1)
     ignored = torch.zeros_like(batch.label, dtype=torch.bool)
     ignored[:, 8:24, 8:20] = True
     batch.label[ignored] = IGNORED
     for stage in plan.stages:
-        said = stage.step(batch, Spy.of(plan))
-        expect(all(torch.isfinite(value) for value in said.values()), "a number is not finite")
+        logged = stage.step(batch, Spy.of(plan))
+        expect(all(torch.isfinite(value) for value in logged.values()), "a number is not finite")
     expect(slopes, "no loss has a slope at what the network says")
     for slope in slopes:
         # a step may show the network the same images more than once, side by side
         parts = torch.split(slope.movedim(1, -1), len(ignored))
         free = not any(part[ignored].any() for part in parts)
         expect(free, "there is one (what asks for no label is weighed by a setting `consistency`)")
-        taught = any(part[~ignored].any() for part in parts)
-        expect(taught, "what is annotated teaches nothing either")
+        annotated = any(part[~ignored].any() for part in parts)
+        expect(annotated, "what is annotated teaches nothing either")
 
 
 def _after_some_steps(subject: Subject, labelled: Tensor, otherwise: bool) -> dict[str, Tensor]:
     """All that a plan has learnt, where samples are not labelled, or labelled otherwise."""
-    plan, taught = make(subject), torch.tensor(TAUGHT)
+    plan, known = make(subject), torch.tensor(LABELLED)
     torch.manual_seed(1)
     state = {}
     for stage in plan.stages:
@@ -278,14 +281,16 @@ def _after_some_steps(subject: Subject, labelled: Tensor, otherwise: bool) -> di
             batch = feed(subject)(step, 0, 1)
             label, class_index, target = batch.label.clone(), batch.class_index, batch.target
             if otherwise:
-                label[~taught] = 0
-                class_index = None if class_index is None else class_index.where(taught, 0)
-                target = None if target is None else target.where(taught[:, None, None, None], 0)
-            given = dataclasses.replace(
+                label[~known] = 0
+                class_index = None if class_index is None else class_index.where(known, 0)
+                target = None if target is None else target.where(known[:, None, None, None], 0)
+            altered = dataclasses.replace(
                 batch, label=label, class_index=class_index, labelled=labelled, target=target
             )
-            said = stage.step(given, Spy.of(plan))
-            expect(all(torch.isfinite(value) for value in said.values()), "a number is not finite")
+            logged = stage.step(altered, Spy.of(plan))
+            expect(
+                all(torch.isfinite(value) for value in logged.values()), "a number is not finite"
+            )
         for part, module in stage.modules.items():
             for key, tensor in module.state_dict().items():
                 state[f"{stage.name}.{part}.{key}"] = tensor.clone()
@@ -294,19 +299,19 @@ def _after_some_steps(subject: Subject, labelled: Tensor, otherwise: bool) -> di
 
 def unlabelled_teach_no_label(subject: Subject) -> None:
     """Samples without labels (Batch.labelled) teach no label: 0 and class 0 are no answers."""
-    taught = torch.tensor(TAUGHT)
-    one, other = (_after_some_steps(subject, taught, otherwise) for otherwise in (False, True))
-    for key, tensor in one.items():
-        expect(torch.equal(tensor, other[key]), f"{key} learns from what stands in their place")
-    everyone = torch.ones_like(taught)
-    one, other = (_after_some_steps(subject, everyone, otherwise) for otherwise in (False, True))
-    same = all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+    labelled = torch.tensor(LABELLED)
+    first, second = (_after_some_steps(subject, labelled, otherwise) for otherwise in (False, True))
+    for key, tensor in first.items():
+        expect(torch.equal(tensor, second[key]), f"{key} learns from what stands in their place")
+    everyone = torch.ones_like(labelled)
+    first, second = (_after_some_steps(subject, everyone, otherwise) for otherwise in (False, True))
+    same = all(torch.equal(tensor, second[key]) for key, tensor in first.items())
     expect(not same, "labels teach nothing at all")
 
 
 def nobody_labelled_does_no_harm(subject: Subject) -> None:
     """A batch of which nobody is labelled leaves all numbers finite."""
-    state = _after_some_steps(subject, torch.zeros(len(TAUGHT), dtype=torch.bool), False)
+    state = _after_some_steps(subject, torch.zeros(len(LABELLED), dtype=torch.bool), False)
     lost = [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]
     expect(not lost, f"not finite: {', '.join(lost[:3])}")
 
@@ -322,11 +327,11 @@ def learns(subject: Subject) -> None:
                 group["lr"] = max(group["lr"], 2e-3)  # rates for days would take all day
     with loop(subject, plan, STEPS) as engine:
         outcome = engine.run()
-        said = log(engine.folder)
+        logged = log(engine.folder)
     expect(outcome.status == "finished", f"training is {outcome.status}")
     expect(not outcome.events, "; ".join(outcome.events))
     for stage in plan.stages:
-        losses = [line["loss"] for line in said if line["stage"] == stage.name]
+        losses = [line["loss"] for line in logged if line["stage"] == stage.name]
         few = len(losses) // 3
         first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
         fell = not stage.optimisers or last < FALL * first
@@ -338,23 +343,23 @@ def goes_on_bit_exactly(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder) / "whole", Path(folder) / "part"
         with loop(subject, make(subject), 6, whole) as engine:
-            one = engine.run()
+            uninterrupted = engine.run()
         with loop(subject, make(subject), 6, part) as engine:
             pace = engine.pace
             engine.stop = lambda: pace.step >= 3
             engine.run()
         with loop(subject, make(subject), 6, part) as engine:
-            two = engine.run()
+            resumed = engine.run()
         lines = [
             [{k: v for k, v in line.items() if k != "seconds"} for line in log(where)]
             for where in (whole, part)
         ]
-    for key, tensor in one.predictor.state_dict().items():
-        same = torch.equal(tensor, two.predictor.state_dict()[key])
+    for key, tensor in uninterrupted.predictor.state_dict().items():
+        same = torch.equal(tensor, resumed.predictor.state_dict()[key])
         expect(same, f"{key} differs: what must survive lives in a stage's modules and optimisers")
-    for key, kept in one.keeps.items():
-        again = two.keeps[key].module.state_dict()
-        same = all(torch.equal(again[k], v) for k, v in kept.module.state_dict().items())
+    for key, part_kept in uninterrupted.keeps.items():
+        again = resumed.keeps[key].module.state_dict()
+        same = all(torch.equal(again[k], v) for k, v in part_kept.module.state_dict().items())
         expect(same, f"{key}, which it keeps, differs")
     expect(lines[0] == lines[1], "the numbers that it logs differ")
 
@@ -379,9 +384,9 @@ def what_it_keeps_is_built_again(subject: Subject) -> None:
             config.from_dict(written, network.Config), part.channels, part.outputs
         )
         fresh.load_state_dict(part.module.state_dict())
-        seen = torch.randn(1, part.channels, SIZE, SIZE)
+        inputs = torch.randn(1, part.channels, SIZE, SIZE)
         with torch.no_grad():
-            same = torch.equal(fresh.eval()(seen), part.module(seen))
+            same = torch.equal(fresh.eval()(inputs), part.module(inputs))
         expect(same, f"{key} answers differently")
         sees = json.loads(json.dumps(config.to_dict(part.sees)))
         expect(config.from_dict(sees, type(part.sees)) == part.sees, f"what {key} sees differs")
@@ -398,8 +403,8 @@ def predictor_gives_logits(subject: Subject) -> None:
     with torch.no_grad():
         logits = predictor(torch.zeros(2, 1, SIZE, 2 * SIZE))
     place = () if subject.kind == "classifier" else (SIZE, 2 * SIZE)
-    wanted = (2, OUTPUTS[subject.kind], *place)
-    expect(logits.shape == wanted, f"{tuple(logits.shape)} instead of {wanted}")
+    expected = (2, OUTPUTS[subject.kind], *place)
+    expect(logits.shape == expected, f"{tuple(logits.shape)} instead of {expected}")
     expect(torch.isfinite(logits).all(), "NaN or infinity")
 
 

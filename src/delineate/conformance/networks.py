@@ -144,8 +144,10 @@ def refuses_a_size_it_cannot_take(subject: Subject) -> None:
     chosen, network = make(subject)
     step, shape = int(subject.module.divisor(chosen)), size(subject.module, chosen)
     if step == 1:
-        odd = tuple(n + 1 for n in shape)
-        expect(torch.isfinite(network(image(odd))).all(), f"NaN or infinity at {odd}")
+        indivisible = tuple(n + 1 for n in shape)
+        expect(
+            torch.isfinite(network(image(indivisible))).all(), f"NaN or infinity at {indivisible}"
+        )
         return
     wrong, right = (shape[0] + 1, *shape[1:]), (shape[0] + step, *shape[1:])
     try:

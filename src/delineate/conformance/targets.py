@@ -73,9 +73,9 @@ def folder(form: str) -> tempfile.TemporaryDirectory[str]:
         images = {"image_t1": first, "image_t2": 400 - 1.5 * first, "label": label}
         if number == 0:
             images = {"image_t1": first}
-        for what, array in images.items():
-            readers.write(root / f"{name}-{what}.nii.gz", Image(array, grid))
-        files = {what: f"{name}-{what}.nii.gz" * (what in images) for what in FILES}
+        for column, array in images.items():
+            readers.write(root / f"{name}-{column}.nii.gz", Image(array, grid))
+        files = {column: f"{name}-{column}.nii.gz" * (column in images) for column in FILES}
         class_name = "" if number == 0 else "bright" if bright else "dark"
         rows.append({"id": name, "subject": name, "class": class_name, **files})
     atomic_write_text(root / "cases.csv", table(["id", "subject", "class", *FILES], rows))
@@ -109,12 +109,12 @@ def method(target: Target) -> str:
 
 def settings_of_run(subject: Subject) -> RunConfig:
     """A run of a few steps that is over at once."""
-    given = RunConfig(
+    run_config = RunConfig(
         budget=None, steps=STEPS, target=subject.name, target_settings=tried(subject.module),
         method=method(made(subject)), width=4, batch=2, holdout=0.3, validation=0.3, threads=1,
         device="cpu",
     )  # fmt: skip
-    return resolving.complete(given, cohort(subject.form))
+    return resolving.complete(run_config, cohort(subject.form))
 
 
 @dataclass(frozen=True)
@@ -155,30 +155,40 @@ def keeps_the_contract(subject: Subject) -> None:
 def sorts_the_cases(subject: Subject) -> None:
     """Every case is labelled, unlabelled or left out, and why is told where it is not labelled."""
     whole = cohort(subject.form)
-    found = made(subject).usable(whole)
-    labelled = [case.id for case in found.labelled.cases]
-    parts = [*labelled, *found.unlabelled, *found.left_out]
+    usable = made(subject).usable(whole)
+    labelled = [case.id for case in usable.labelled.cases]
+    parts = [*labelled, *usable.unlabelled, *usable.left_out]
     expect(sorted(parts) == sorted(case.id for case in whole.cases), f"its parts are {parts}")
     expect("s0" not in labelled, "a case of which nothing but an image is known is labelled")
-    why = {**found.unlabelled, **found.left_out}
-    expect(all(why.values()), f"no reason is given for {[name for name in why if not why[name]]}")
-    sample = [case.id for case in made(subject).sample(found.labelled, 2)]
+    reasons = {**usable.unlabelled, **usable.left_out}
+    expect(
+        all(reasons.values()),
+        f"no reason is given for {[name for name in reasons if not reasons[name]]}",
+    )
+    sample = [case.id for case in made(subject).sample(usable.labelled, 2)]
     expect(sample and set(sample) <= set(labelled), f"to try things on it takes {sample}")
-    shown = made(subject).contents(found.labelled, Path(folder(subject.form).name), QUIET)
-    expect(set(shown.by_case) <= set(labelled), f"it tells what is shown by {set(shown.by_case)}")
+    contents = made(subject).contents(usable.labelled, Path(folder(subject.form).name), QUIET)
+    expect(
+        set(contents.by_case) <= set(labelled), f"it tells what is shown by {set(contents.by_case)}"
+    )
 
 
 def what_fits_is_measured(subject: Subject) -> None:
     """Candidates go from modest to ambitious, and each has the dimensions that the network sees."""
     here = ready(subject)
-    found = here.bench.candidates(here.cases)
-    expect(found, "there is no candidate")
-    expect(all(len(one.patch) == here.learning.ndim for one in found), f"patches: {found}")
-    work = [one.work for one in found]
+    candidates = here.bench.candidates(here.cases)
+    expect(candidates, "there is no candidate")
+    expect(
+        all(len(candidate.patch) == here.learning.ndim for candidate in candidates),
+        f"patches: {candidates}",
+    )
+    work = [candidate.work for candidate in candidates]
     expect(work[0] <= work[-1], f"their work is {work}")
-    below = here.bench.smaller(found[0], here.cases)
-    expect(all(one.work < found[0].work for one in below), f"below the first: {below}")
-    windows = here.learning.windows(here.cases[0], found[0].patch)
+    below = here.bench.smaller(candidates[0], here.cases)
+    expect(
+        all(candidate.work < candidates[0].work for candidate in below), f"below the first: {below}"
+    )
+    windows = here.learning.windows(here.cases[0], candidates[0].patch)
     expect(windows >= 1, f"a case is taken apart into {windows} windows")
 
 
@@ -187,16 +197,18 @@ def feed_is_a_function_of_the_step(subject: Subject) -> None:
     here = ready(subject)
     candidate = here.bench.candidates(here.cases)[0]
     feed = here.bench.feed(candidate, here.cases)
-    one, again = feed(3, 0, 1), feed(3, 0, 1)
-    wanted = (candidate.batch, here.bench.channels, *candidate.patch)
-    expect(tuple(one.image.shape) == wanted, f"{tuple(one.image.shape)} instead of {wanted}")
-    expect(one.image.dtype == torch.float32, f"images are {one.image.dtype}")
-    for name, part in vars(one).items():
+    batch, again = feed(3, 0, 1), feed(3, 0, 1)
+    expected = (candidate.batch, here.bench.channels, *candidate.patch)
+    expect(
+        tuple(batch.image.shape) == expected, f"{tuple(batch.image.shape)} instead of {expected}"
+    )
+    expect(batch.image.dtype == torch.float32, f"images are {batch.image.dtype}")
+    for name, part in vars(batch).items():
         if isinstance(part, torch.Tensor):
             same = torch.equal(torch.nan_to_num(part), torch.nan_to_num(getattr(again, name)))
             expect(same, f"{name} of the same step differs")
-    expect(not torch.equal(one.image, feed(4, 0, 1).image), "every step sees the same")
-    expect(one.labelled.all(), "a case without a label is among the labelled")
+    expect(not torch.equal(batch.image, feed(4, 0, 1).image), "every step sees the same")
+    expect(batch.labelled.all(), "a case without a label is among the labelled")
 
 
 def validates_and_selects(subject: Subject) -> None:
@@ -204,13 +216,13 @@ def validates_and_selects(subject: Subject) -> None:
     here = ready(subject)
     candidate = here.bench.candidates(here.cases)[0]
     network = here.bench.build(candidate).predictor.eval()
-    feed, some = here.bench.feed(candidate, here.cases), list(here.cases[:3])
-    figures = here.learning.validate(network, some, feed, CPU)
+    feed, tried_cases = here.bench.feed(candidate, here.cases), list(here.cases[:3])
+    figures = here.learning.validate(network, tried_cases, feed, CPU)
     expect(figures, "nothing is told of validation cases")
     expect(all(np.isfinite(value) for value in figures.values()), f"figures: {figures}")
     expect(all(name.startswith("val_") for name in figures), f"figures are called {list(figures)}")
     expect(here.learning.validate(network, [], feed, CPU) == {}, "figures of no case")
-    for cases in ([], some):
+    for cases in ([], tried_cases):
         held = here.learning.document(feed) | here.learning.select(network, cases, feed, CPU)
         expect(json.loads(json.dumps(held)) == held, f"JSON gives back something else: {held}")
     names = model_output.output({**held, "schema": here.learning.schema.to_dict()}).names
@@ -229,7 +241,7 @@ def goes_the_whole_way(subject: Subject) -> None:
 
     chosen, target = settings_of_run(subject), made(subject)
     data = Path(folder(subject.form).name)
-    given = {
+    options = {
         "steps": STEPS, "target": subject.name, "holdout": chosen.holdout, "device": "cpu",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="delineate-check-") as home:
@@ -237,7 +249,7 @@ def goes_the_whole_way(subject: Subject) -> None:
         atomic_write_text(asked, config.dump(dataclasses.replace(chosen, steps=STEPS)))
         with Stop(silent) as stop:
             call = Invocation(data, Opening(), time.monotonic(), silent, QUIET, stop)
-            train(given, asked, call, out=out, cache=None, audit=False, finish=False)
+            train(options, asked, call, out=out, cache=None, audit=False, finish=False)
         document = model_file.load(out / "model.safetensors").document
         named = model_output.target(document)["name"]
         expect(named == catalog.title(subject.name), f"the model file is for {named}")

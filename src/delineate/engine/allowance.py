@@ -20,10 +20,10 @@ MEASURING = 0.1
 FIGURES, SETTLING = 0.3, 0.1
 #: Share that one held-out case may take, where it takes more than that.
 _ONE_CASE = 0.5
-#: Share of training that looks at validation cases may take.
-LOOKS = 0.1
-#: Cases looked at.
-LOOKED_AT = 8
+#: Share of training that validations may take.
+VALIDATIONS = 0.1
+#: Cases that one validation takes at most.
+MOST_VALIDATED = 8
 #: Costs are measured on a few cases; others may take longer.
 _SLACK = 1.1
 #: Writing the pages and ending the process.
@@ -121,7 +121,9 @@ def allot(
     )
     settling = min(validation * costs.network * _SLACK, SETTLING * seconds)
     training = max(0.0, seconds - figures - settling)
-    often, n_cases = share_validations(LOOKS * training, costs.network, validation, validations)
+    often, n_cases = share_validations(
+        VALIDATIONS * training, costs.network, validation, validations
+    )
     return Allotment(training, often, n_cases, settling, figures)
 
 
@@ -136,7 +138,7 @@ def share_validations(
         validation: Cases there are.
         validations: Wanted.
     """
-    n_cases = min(LOOKED_AT, validation)
+    n_cases = min(MOST_VALIDATED, validation)
     if n_cases == 0 or validations == 0:
         return 0, 0
     cases = math.floor(min(seconds / max(network, 1e-9), 1e9))

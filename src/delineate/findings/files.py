@@ -97,12 +97,12 @@ def pairing(cohort: Cohort, records: Sequence[Record]) -> list[Finding]:
         reasons.setdefault(reason, []).append(path)
     findings = []
     for reason, paths in reasons.items():
-        many = count(len(paths), "file or entry", "files or entries")
-        message = f"{many} not used: {reason}"
+        entries = count(len(paths), "file or entry", "files or entries")
+        message = f"{entries} not used: {reason}"
         if reason.startswith(_NO_IMAGE):
             findings.append(Finding("not-an-image", "note", message, tuple(paths)))
         elif reason == _NO_LABEL:
-            message = f"{many} that only some methods learn from: {reason}"
+            message = f"{entries} that only some methods learn from: {reason}"
             findings.append(Finding("unpaired", "warning", message, tuple(paths), _LABEL_THEM))
         else:
             linked = reason.startswith("link ")

@@ -52,12 +52,12 @@ def score_image(
         return dict.fromkeys(("mae", "rmse", "psnr_db", "ssim"), float("nan"))
     error = prediction[counted].astype(np.float64) - truth[counted]
     mse = float(np.mean(error**2))
-    seen = np.where(counted, prediction, truth)  # windows at the rim look beyond it
+    compared = np.where(counted, prediction, truth)  # windows at the rim look beyond it
     return {
         "mae": float(np.abs(error).mean()),
         "rmse": float(np.sqrt(mse)),
         "psnr_db": float(10 * np.log10(data_range**2 / mse)) if mse else float("inf"),
-        "ssim": float(ssim(seen, truth, data_range)[counted].mean()),
+        "ssim": float(ssim(compared, truth, data_range)[counted].mean()),
     }
 
 

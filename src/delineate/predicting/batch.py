@@ -96,9 +96,9 @@ def _notes(session: AnySession, answers: Answers) -> list[str]:
     """What should be known of the models: hardly trained, or unlike each other."""
     several = len(session.members) > 1
     notes = [
-        f"{one.name}: {trained}" if several else str(trained)
-        for one in session.members
-        if (trained := one.document.get("card", {}).get("training"))
+        f"{member.name}: {trained}" if several else str(trained)
+        for member in session.members
+        if (trained := member.document.get("card", {}).get("training"))
     ]
     return [*notes, *answers.notes(session)]
 
@@ -173,7 +173,7 @@ def _predict_one(
     started = time.perf_counter()
     image = read_channels(job.case, session.channels)
     known = {
-        "part": lineage.part_of_any([one.document for one in session.members], job.case, key),
+        "part": lineage.part_of_any([member.document for member in session.members], job.case, key),
         "images": known_scans.contents(job.case, session.channels, image),
     }
     read = time.perf_counter()
@@ -222,15 +222,15 @@ class _Ticker:
     """Turns windows done into parts of one case on the bar."""
 
     def __init__(self, bar: Bar, enough: Enough) -> None:
-        self.bar, self.enough, self.shown = bar, enough, 0.0
+        self.bar, self.enough, self.advanced = bar, enough, 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        step = done / total - self.shown
-        self.shown += step
+        step = done / total - self.advanced
+        self.advanced += step
         self.bar.advance(step)
         if done < total and self.enough(done / total):
             raise _EnoughError
 
     def finish(self) -> None:
-        if self.shown < 1:
-            self.bar.advance(1 - self.shown)
+        if self.advanced < 1:
+            self.bar.advance(1 - self.advanced)

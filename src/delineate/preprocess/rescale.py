@@ -121,8 +121,8 @@ class Scale:
     @staticmethod
     def mean_of(scales: Sequence[Scale]) -> Scale:
         """Of the mean of what several models give."""
-        mean, std = np.mean([(one.mean, one.std) for one in scales], axis=0).tolist()
-        known = [one.outside for one in scales if one.outside is not None]
+        mean, std = np.mean([(scale.mean, scale.std) for scale in scales], axis=0).tolist()
+        known = [scale.outside for scale in scales if scale.outside is not None]
         outside = float(np.mean(known)) if known else None
         return dataclasses.replace(scales[0], mean=mean, std=std, outside=outside)
 

@@ -42,7 +42,7 @@ class ClassAnswers:
             "--crf: it refines outlines, and this model names classes": options.crf,
             "--maps: they have a place, and this model names classes": options.maps,
         }
-        require(session, options.mirror, [words for words, given in lost.items() if given])
+        require(session, options.mirror, [words for words, is_given in lost.items() if is_given])
 
     def about(self, session: AnySession) -> dict[str, Any]:
         """Names of the classes, and what a case or its slices were asked."""
@@ -50,8 +50,8 @@ class ClassAnswers:
 
     def merged(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """The same without a temperature: each model has one of its own."""
-        told = index["classes"].items()
-        return {"classes": {key: value for key, value in told if "temperature" not in key}}
+        documented = index["classes"].items()
+        return {"classes": {key: value for key, value in documented if "temperature" not in key}}
 
     def notes(self, session: AnySession) -> list[str]:
         """Nothing."""
@@ -80,7 +80,7 @@ class ClassAnswers:
 
     def line(self, record: Mapping[str, Any]) -> str:
         """The likeliest class and its probability."""
-        name = max(record["classes"], key=lambda one: float(record["classes"][one]))
+        name = max(record["classes"], key=lambda class_name: float(record["classes"][class_name]))
         return f"{name} ({record['classes'][name]:.3f})"
 
     def finish(self, index: Mapping[str, Any], out: Path) -> None:
@@ -105,5 +105,5 @@ class ClassAnswers:
 def _most_attended(attention: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not attention:
         return {}
-    most = max(attention, key=lambda one: one["weight"])
+    most = max(attention, key=lambda slice_: slice_["weight"])
     return {"slice": most["slice"], "attention": most["weight"]}

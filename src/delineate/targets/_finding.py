@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from delineate.targets import Target
 
 
-def make(name: str, given: Mapping[str, Any] | None = None) -> Target:
+def make(name: str, values: Mapping[str, Any] | None = None) -> Target:
     """A target by its name.
 
     Args:
         name: Of a file of this room.
-        given: Its own settings.
+        values: Its own settings.
 
     Raises:
         ConfigError: No such target, or a setting that it does not know.
     """
     module = catalog.load("targets", name)
-    config = settings.from_dict(given or {}, module.Config, "target_settings")
+    config = settings.from_dict(values or {}, module.Config, "target_settings")
     return cast("Target", module.build(config))
 
 
@@ -65,15 +65,15 @@ def of_summary(summary: Mapping[str, Any]) -> Target:
         InputError: None that is known here writes such scores.
     """
     names = [*catalog.within("targets"), *catalog.own("targets")]
-    by_format = {one.format: one for one in map(make, names)}
-    wanted = summary.get("format", make("outline").format)
-    if wanted not in by_format:
+    by_format = {candidate.format: candidate for candidate in map(make, names)}
+    expected_format = summary.get("format", make("outline").format)
+    if expected_format not in by_format:
         raise InputError(
-            f"expected scores of a target that is known here, got {wanted!r}",
+            f"expected scores of a target that is known here, got {expected_format!r}",
             fix="name the file of the target that they are of",
             code="scores-unknown",
         )
-    return by_format[wanted]
+    return by_format[expected_format]
 
 
 def score_predictions(
@@ -125,18 +125,18 @@ def possible(chosen: RunConfig) -> list[str]:
     return list(asked) or sorted(ranks, key=lambda name: ranks[name])
 
 
-def with_own(given: Mapping[str, Any], base: RunConfig) -> dict[str, Any]:
+def with_own(options: Mapping[str, Any], base: RunConfig) -> dict[str, Any]:
     """Options of which some are settings of one target alone, as settings of a run.
 
     Args:
-        given: Options by name.
+        options: Options by name.
         base: What they are put upon.
 
     Raises:
         ConfigError: Another target is named beside them.
     """
-    wins, known = dict(given), {field.name for field in dataclasses.fields(base)}
-    own = {name: wins.pop(name) for name in given if name not in known}
+    wins, known = dict(options), {field.name for field in dataclasses.fields(base)}
+    own = {name: wins.pop(name) for name in options if name not in known}
     if not own:
         return wins
     (asked, *_) = (
@@ -145,9 +145,9 @@ def with_own(given: Mapping[str, Any], base: RunConfig) -> dict[str, Any]:
         if own.keys() <= {f.name for f in dataclasses.fields(catalog.load("targets", name).Config)}
     )
     if (target := wins.get("target", base.target)) not in ("auto", asked):
-        shown = " and ".join(f"--{name.replace('_', '-')}" for name in own)
+        options_in_words = " and ".join(f"--{name.replace('_', '-')}" for name in own)
         raise ConfigError(
-            f"expected --target {asked} beside {shown}, got {target}",
+            f"expected --target {asked} beside {options_in_words}, got {target}",
             fix="leave out one of the two",
             code="setting-target",
         )
@@ -179,7 +179,7 @@ def require_own_settings(chosen: RunConfig) -> None:
         and (value or default)  # nothing, written out
     ]
     if lost:
-        others = " and ".join(dict.fromkeys(one for name in lost for one in owners[name]))
+        others = " and ".join(dict.fromkeys(owner for name in lost for owner in owners[name]))
         raise ConfigError(
             f"expected settings that mean something where the target is {chosen.target}, "
             f"got {', '.join(lost)}: for {others} alone",

@@ -39,37 +39,37 @@ class ImageComparison:
             for line in table
         ]
 
-    def summary(self, found: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    def summary(self, rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
         """Mean and median of every arm and metric, with 95 % intervals over subjects."""
         from delineate.metrics.statistics import summarise
 
         entries = []
-        for region in regions(found):
+        for region in regions(rows):
             for metric in metrics:
-                for arm in [*dict.fromkeys(row["arm"] for row in found), MIX]:
-                    mine = list({row["case"]: row for row in found}.values())
-                    values = [row["_mix"][metric] for row in mine]
+                for arm in [*dict.fromkeys(row["arm"] for row in rows), MIX]:
+                    arm_rows = list({row["case"]: row for row in rows}.values())
+                    values = [row["_mix"][metric] for row in arm_rows]
                     if arm != MIX:
-                        mine = of(found, arm, region)
-                        values = [row[metric] for row in mine]
-                    told = summarise(array(values), [row["subject"] for row in mine])
+                        arm_rows = of(rows, arm, region)
+                        values = [row[metric] for row in arm_rows]
+                    figures = summarise(array(values), [row["subject"] for row in arm_rows])
                     entries.append(
                         {
                             "arm": arm, "region": region, "metric": metric,
-                            "mean": known(told["mean"]), "median": known(told["median"]),
-                            "low": known(told["ci_low"]), "high": known(told["ci_high"]),
-                            "n": told["n_subjects"],
+                            "mean": known(figures["mean"]), "median": known(figures["median"]),
+                            "low": known(figures["ci_low"]), "high": known(figures["ci_high"]),
+                            "n": figures["n_subjects"],
                         }
                     )  # fmt: skip
         return entries
 
     def paired(
-        self, found: Sequence[Row], metrics: Sequence[str], condition: str
+        self, rows: Sequence[Row], metrics: Sequence[str], condition: str
     ) -> tuple[Sequence[Row], Sequence[str]]:
         """The rows as they are."""
-        return found, metrics
+        return rows, metrics
 
-    def notes(self, found: Sequence[Row], terms: Terms) -> list[str]:
+    def notes(self, rows: Sequence[Row], terms: Terms) -> list[str]:
         """What a reader must know to read the table."""
         return [
             f"every run holds out another of {terms.runs} parts of the subjects and draws its own "

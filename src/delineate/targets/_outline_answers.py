@@ -43,13 +43,13 @@ class OutlineAnswers:
     def notes(self, session: AnySession) -> list[str]:
         """Where several models clean up or refine unlike each other."""
         notes = []
-        unshared = {label for one in session.members for label in one.keep_largest}
+        unshared = {label for member in session.members for label in member.keep_largest}
         if unshared := unshared.difference(session.keep_largest):
             notes.append(
                 f"every component of {', '.join(sorted(unshared))} is kept: not all of the models "
                 "keep the largest alone"
             )
-        if session.crf is None and any(one.crf for one in session.members):
+        if session.crf is None and any(member.crf for member in session.members):
             notes.append("no CRF refines the outlines: not all of the models ask for the same one")
         return notes
 
@@ -97,11 +97,13 @@ class OutlineAnswers:
         facts = record["facts"]
         sizes = facts.get("volume_ml") or facts["voxels"]
         unit = "ml" if "volume_ml" in facts else "voxels"
-        shown = [f"{name} {size:.4g} {unit}" for name, size in list(sizes.items())[:_SIZES]]
+        sizes_in_words = [
+            f"{name} {size:.4g} {unit}" for name, size in list(sizes.items())[:_SIZES]
+        ]
         more = [f"{len(sizes) - _SIZES} more"] if len(sizes) > _SIZES else []
         files = record["files"]["labels"]
         file = files[0] if len(files) == 1 else f"{Path(files[0]).parent.as_posix()}/"
-        return ", ".join([file, *shown, *more])
+        return ", ".join([file, *sizes_in_words, *more])
 
     def finish(self, index: Mapping[str, Any], out: Path) -> None:
         """Every case has files of its own."""

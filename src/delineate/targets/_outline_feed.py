@@ -104,13 +104,13 @@ class Feed:
         self, case: PreparedCase, drawn: sampling.Draw, region: Region
     ) -> NDArray[np.float32]:
         """The scaled image to be given ``(2, *region)``, and 1 where it is known, else 0."""
-        found = np.zeros((2, *region.size), np.float32)
+        patch = np.zeros((2, *region.size), np.float32)
         if case.target is not None and self.scale is not None:
             values = sampling.read_like(case.target, drawn.centre, region)
             known = np.isfinite(values)
-            found[:1][known] = self.scale.apply(values[known], case.meta["target"])
-            found[1:] = known
-        return found
+            patch[:1][known] = self.scale.apply(values[known], case.meta["target"])
+            patch[1:] = known
+        return patch
 
     def _apart(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """The inputs, and the image to be given; NaN where part of a voxel is not known."""

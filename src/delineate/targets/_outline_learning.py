@@ -95,8 +95,8 @@ class LearningOutlines:
             )
             for case in cases
         ]
-        seen = [dice for dice in dices if not np.isnan(dice)]  # else nobody drew or guessed any
-        return {"val_dice": float(np.mean(seen))} if seen else {}
+        defined = [dice for dice in dices if not np.isnan(dice)]  # else nobody drew or guessed any
+        return {"val_dice": float(np.mean(defined))} if defined else {}
 
     def select(
         self,

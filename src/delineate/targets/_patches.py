@@ -53,7 +53,7 @@ def smaller(
 def windows(case: PreparedCase, patch: Sequence[int], axis: int | None) -> int:
     """Windows that a case is taken apart into; ``axis``: along which it is cut in slices."""
     sides = list(case.shape[1:])
-    many = 1 if axis is None else sides.pop(axis)
+    count = 1 if axis is None else sides.pop(axis)
     for n, size in zip(sides, patch, strict=True):
-        many *= len(window_starts(n, size, OVERLAP))
-    return many
+        count *= len(window_starts(n, size, OVERLAP))
+    return count

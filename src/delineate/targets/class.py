@@ -116,7 +116,7 @@ def _rows(
         return [
             {**head, "slice": None, "truth": case.class_name, "probabilities": record["classes"]}
         ]
-    return [{**head, **one, "truth": case.class_name} for one in slices]
+    return [{**head, **slice_, "truth": case.class_name} for slice_ in slices]
 
 
 def _named(cohort: Cohort) -> tuple[list[Case], list[str]]:

@@ -88,7 +88,7 @@ class ImageAnswers:
             "--crf: it refines outlines, and this model gives images": options.crf,
             "--maps: the image is all that this model gives": options.maps,
         }
-        require(session, options.mirror, [words for words, given in lost.items() if given])
+        require(session, options.mirror, [words for words, is_given in lost.items() if is_given])
 
     def about(self, session: AnySession) -> dict[str, Any]:
         """Which sequence it is, and what its values mean; of several models their mean."""
@@ -186,8 +186,8 @@ class Images:
                 fix="name it: --translate-to NAME",
                 code="translate-to",
             )
-        found = [case for case in cohort.cases if holds(case, self.gives)]
-        if not found:
+        with_target = [case for case in cohort.cases if holds(case, self.gives)]
+        if not with_target:
             near = difflib.get_close_matches(self.gives, cohort.channels, n=1)
             raise InputError(
                 f"expected cases with the sequence {self.gives!r}, got none; there are "
@@ -196,16 +196,16 @@ class Images:
                 fix=f"did you mean --translate-to {near[0]}?" if near else "choose one of these",
                 code="translate-to",
             )
-        if all(tuple(case.images) == (self.gives,) for case in found):
+        if all(tuple(case.images) == (self.gives,) for case in with_target):
             raise InputError(
                 f"expected sequences to make {self.gives!r} from, got no other",
                 where=cohort.root,
                 fix="give cases with several registered sequences",
                 code="translate-from",
             )
-        known = {case.id for case in found}
+        known = {case.id for case in with_target}
         others = {case.id: self.gives for case in cohort.cases if case.id not in known}
-        return Usable(cohort.with_cases(found), others)
+        return Usable(cohort.with_cases(with_target), others)
 
     def sample(self, cohort: Cohort, count: int) -> list[Case]:
         """See ``Target.sample``."""
@@ -335,11 +335,11 @@ class LearningImages:
         tick: Tick | None = None,
     ) -> dict[str, float]:
         """Mean PSNR and SSIM of validation cases, on the scale that the network learns on."""
-        found = [_figures(network, case, feed, device, tick) for case in cases]
-        if not found:
+        figures = [_figures(network, case, feed, device, tick) for case in cases]
+        if not figures:
             return {}
         return {
-            f"val_{name}": float(np.mean([one[name] for one in found]))
+            f"val_{name}": float(np.mean([figures_of_case[name] for figures_of_case in figures]))
             for name in ("psnr_db", "ssim")
         }
 
@@ -357,7 +357,7 @@ class LearningImages:
 
 def _scale(session: AnySession) -> Scale:
     """Of what one model gives, or several together."""
-    return Scale.mean_of([one.scale for one in session.members if one.scale is not None])
+    return Scale.mean_of([member.scale for member in session.members if member.scale is not None])
 
 
 def _figures(
@@ -366,7 +366,7 @@ def _figures(
     """What an image scores on its prepared grid."""
     if case.target is None or feed.scale is None:
         return dict.fromkeys(("psnr_db", "ssim"), math.nan)
-    found = sliding_window(
+    maps = sliding_window(
         segmenter(network, device, own=IMAGE),
         np.array(case.image),
         feed.patch,
@@ -380,4 +380,4 @@ def _figures(
     known = np.isfinite(raw)
     raw[~known] = facts["outside"] or 0.0
     truth = feed.scale.apply(raw, facts)
-    return score_image(found[IMAGE][0], truth, float(np.ptp(truth)), known)
+    return score_image(maps[IMAGE][0], truth, float(np.ptp(truth)), known)

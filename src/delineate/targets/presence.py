@@ -81,10 +81,10 @@ def _rows(
         truths = [presence(mask)]
     else:
         moved = np.moveaxis(mask, record["facts"]["slice_axis"], 0)
-        truths = [presence(moved[one["slice"]]) for one in slices]
+        truths = [presence(moved[slice_["slice"]]) for slice_ in slices]
     return [
-        {"case": case.id, "subject": case.subject, **one, "truth": classes[truth]}
-        for one, truth in zip(slices, truths, strict=True)
+        {"case": case.id, "subject": case.subject, **slice_, "truth": classes[truth]}
+        for slice_, truth in zip(slices, truths, strict=True)
         if truth is not None
     ]
 

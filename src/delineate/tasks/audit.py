@@ -11,8 +11,8 @@ from delineate.data import colour
 from delineate.data.opening import Opening
 from delineate.data.outputs import refuse_inside, say_notes
 
-#: Findings are said as they are found: the terminal need not show them again.
-SAID = True
+#: Findings are reported as they are made: the terminal need not show them again.
+SAYS_RESULT = True
 
 
 def audit(

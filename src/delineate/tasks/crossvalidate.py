@@ -12,7 +12,7 @@ from delineate.core.stopping import Stop
 from delineate.data.opening import Opening
 
 #: The figures are said; all of ``summary.json`` is for ``--json``.
-SAID = True
+SAYS_RESULT = True
 
 
 def crossvalidate(

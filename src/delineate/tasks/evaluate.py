@@ -23,7 +23,7 @@ from delineate.scoring.options import TOLERANCE_MM, Options
 from delineate.targets import score_predictions
 
 #: The figures are said: the terminal need not show all of ``summary.json`` as well.
-SAID = True
+SAYS_RESULT = True
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from delineate.data.opening import Opening
 from delineate.inference.options import Options
 
 #: One line a case and one at the end are said: the terminal need not show the index as well.
-SAID = True
+SAYS_RESULT = True
 
 
 def predict(

@@ -12,7 +12,7 @@ from delineate.core.stopping import Stop
 from delineate.data.opening import Opening
 
 #: What came out is said line by line; all of ``run.json`` is for ``--json``.
-SAID = True
+SAYS_RESULT = True
 
 
 def train(
@@ -103,11 +103,11 @@ def train(
         ConfigError: A setting is unknown or out of range.
         DelineateError: Whatever else stops the run, with the next move.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     from delineate.training import run  # brings torch along
     from delineate.training.job import Invocation
 
-    given = {
+    options = {
         "budget": budget, "steps": steps, "target": target,
         "translate_to": translate_to, "method": method, "network": network,
         "weights": weights, "freeze": freeze, "seed": seed, "holdout": holdout, "device": device,
@@ -117,7 +117,7 @@ def train(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
     )
     with Stop(say) as stop:
-        invocation = Invocation(Path(data), opening, begun, say, progress, stop)
+        invocation = Invocation(Path(data), opening, started, say, progress, stop)
         return run.train(
-            given, config, invocation, out=Path(out), cache=cache, audit=audit, finish=finish
+            options, config, invocation, out=Path(out), cache=cache, audit=audit, finish=finish
         )

@@ -11,9 +11,9 @@ from delineate.core.errors import ConfigError
 from delineate.core.progress import Progress
 from delineate.data.cache import PreparedCase
 from delineate.engine.allowance import (
-    LOOKS,
     MEASURING,
     REPORT_SECONDS,
+    VALIDATIONS,
     Allotment,
     Clock,
     Costs,
@@ -118,7 +118,9 @@ class Chooser:
             return Allotment(0.0, 0, 0, validation, held_out)
         # Counted in steps, not measured: the log of a repeated run shows the same looks.
         case = self.bench.windows(choice.candidate, self.cases) / (3 * choice.candidate.batch)
-        often, n_cases = share_validations(LOOKS * choice.steps, case, self.validation, validations)
+        often, n_cases = share_validations(
+            VALIDATIONS * choice.steps, case, self.validation, validations
+        )
         training = choice.steps * choice.seconds_per_step
         return Allotment(training, max(min(1, n_cases), often), n_cases, validation, held_out)
 

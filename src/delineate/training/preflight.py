@@ -187,10 +187,12 @@ def estimate(
     device = choose_device(chosen.device)
     _choose_threads(chosen, device, say)
     target = targets.of(chosen)
-    found = target.usable(cohort)
-    usable = found.labelled
+    usable_cases = target.usable(cohort)
+    usable = usable_cases.labelled
     held_out = held_out_cases(chosen, usable)
-    learnt_from = len(usable) - held_out + unlabelled_cases(chosen, cohort.subset(found.unlabelled))
+    learnt_from = (
+        len(usable) - held_out + unlabelled_cases(chosen, cohort.subset(usable_cases.unlabelled))
+    )
     tried = usable.with_cases(target.sample(usable, _CASES))
     lap = _Lap()
     tried.subset([tried.cases[0].id]).hash()

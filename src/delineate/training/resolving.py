@@ -104,10 +104,10 @@ class Place:
 
     def error(self, name: str, value: Any, message: str, fix: str | None, code: str) -> ConfigError:
         """An error about a setting, with file and line where the document says it."""
-        said = self.document.get(self.key(name))
-        if isinstance(said, str) and self.document.folder is not None:
-            said = catalog.named(said, self.document.folder)
-        if said == value:
+        documented = self.document.get(self.key(name))
+        if isinstance(documented, str) and self.document.folder is not None:
+            documented = catalog.named(documented, self.document.folder)
+        if documented == value:
             return self.document.error(self.key(name), message, code, fix)
         return ConfigError(message, where=name, fix=fix, code=code)
 

@@ -142,10 +142,10 @@ def hashes(opened: Opened, cache: Path, progress: Progress) -> dict[str, str]:
         cache: Folder where the hashes of files are remembered.
         progress: Shows how far the reading is.
     """
-    found = {"cohort": opened.cohort.hash(Hashes(cache / REMEMBERED), progress)}
-    found |= {"weights": opened.weights.sha256} if opened.weights else {}
+    digests = {"cohort": opened.cohort.hash(Hashes(cache / REMEMBERED), progress)}
+    digests |= {"weights": opened.weights.sha256} if opened.weights else {}
     own = resolving.own(opened.chosen)
-    return found | ({"own": run.sha256(json.dumps(own))} if own else {})
+    return digests | ({"own": run.sha256(json.dumps(own))} if own else {})
 
 
 def audited(

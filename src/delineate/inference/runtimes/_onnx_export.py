@@ -81,8 +81,8 @@ def exported(path: str | os.PathLike[str]) -> Exported:
             entry = tail.metadata_props.add()
             entry.key, entry.value = key, json.dumps(value)
         data = graph + tail.SerializeToString()  # one message after another is both together
-        found = runtime(onnxruntime, data, file.path).infer(windows)
-        difference = max(float(np.abs(found[n] - expected[n].numpy()).max()) for n in maps.names)
+        outputs = runtime(onnxruntime, data, file.path).infer(windows)
+        difference = max(float(np.abs(outputs[n] - expected[n].numpy()).max()) for n in maps.names)
         if not difference <= _LIMIT:
             raise ValueError(f"its maps would differ by {difference:.2g}")
         return Exported(data, file.document, difference)
