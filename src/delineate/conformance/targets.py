@@ -48,6 +48,8 @@ SUBJECTS = 10
 #: Columns of the table that name files.
 FILES = ("image_t1", "image_t2", "label")
 STEPS = 2
+#: What scoring leaves in its folder.
+SCORES = ("cases.csv", "summary.json", "report.html")
 CPU = torch.device("cpu")
 
 
@@ -258,6 +260,8 @@ def goes_the_whole_way(subject: Subject) -> None:
         expect(named == catalog.title(subject.name), f"{INDEX} is for {named}")
         faults = [case["error"] for case in index["cases"] if case["error"]]
         expect(not faults, f"predictions failed: {faults[:1]}")
+        lost = [name for name in SCORES if not (out / "validation" / name).is_file()]
+        expect(not lost, f"score writes no {', '.join(lost)}")
         summary = run.read_json(out / "validation" / "summary.json") or {}
         expect(summary.get("format") == target.format, f"summary.json is {summary.get('format')!r}")
         headline = target.headline(summary)

@@ -471,6 +471,9 @@ class Target(Protocol):
     ) -> dict[str, Any]:
         """Pair predictions with the truth, score them, and write tables, summary and page.
 
+        ``cases.csv`` has rows with ``case`` and ``subject``, which ``comparison`` reads;
+        ``summary.json`` calls itself ``format``; the page is ``report.html``.
+
         Args:
             predictions: Folder of predictions, or one file.
             labels: Data set.
