@@ -50,6 +50,14 @@ def test_only_the_voxels_inside_count() -> None:
     assert score_image(prediction, truth, 10)["mae"] == pytest.approx(50 * 9 / 20)
 
 
+def test_a_mask_gives_the_mean_of_the_same_map() -> None:
+    prediction, truth = _pair((30, 24, 28))
+    inside = np.zeros(truth.shape, bool)
+    inside[9:21, 6:20, 0:11] = True
+    masked = ssim(np.where(inside, prediction, truth), truth, 200.0)[inside].mean()
+    assert score_image(prediction, truth, 200.0, inside)["ssim"] == pytest.approx(masked)
+
+
 def test_a_perfect_image_has_a_ssim_of_one_and_no_noise() -> None:
     _, truth = _pair((12, 12, 12))
     found = score_image(truth, truth, 200.0)

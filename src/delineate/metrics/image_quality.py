@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from delineate.core.errors import ConfigError, GeometryError
+from delineate.metrics.surface import bounding_box
 
 Array = NDArray[Any]
 
@@ -52,7 +53,12 @@ def score_image(
         return dict.fromkeys(("mae", "rmse", "psnr_db", "ssim"), float("nan"))
     error = prediction[counted].astype(np.float64) - truth[counted]
     mse = float(np.mean(error**2))
-    compared = np.where(counted, prediction, truth)  # windows at the rim look beyond it
+    # Windows at the rim look beyond it, and no further than this box.
+    box = tuple(
+        slice(max(0, side.start - _RADIUS), side.stop + _RADIUS) for side in bounding_box(counted)
+    )
+    counted, truth = counted[box], truth[box]
+    compared = np.where(counted, prediction[box], truth)
     return {
         "mae": float(np.abs(error).mean()),
         "rmse": float(np.sqrt(mse)),

@@ -171,8 +171,7 @@ def _number(value: float | None, digits: int) -> str:
 
 def _row(case: Case, record: Mapping[str, Any], predictions: Path, index: Mapping[str, Any]) -> Row:
     """What is scored of one case."""
-    truth, prediction, grid = load(case, record, predictions, index)
-    del grid
+    truth, prediction, _ = load(case, record, predictions, index)
     inside = body(truth)
     span = float(truth.max()) - float(truth.min())
     scaled = matched(prediction, truth, inside, index)
@@ -285,12 +284,13 @@ def _write(
     examples = []
     for place, name in chosen({row["case"]: row["psnr_db"] for row in rows}, cases):
         truth, prediction, grid = load(cases[name], records[name], predictions, index)
-        scaled = matched(prediction, truth, body(truth), index)
+        inside = body(truth)
+        scaled = matched(prediction, truth, inside, index)
         psnr = next(row["psnr_db"] for row in rows if row["case"] == name)
         examples.append(
             {
                 "title": f"{place}: {name}, PSNR {psnr:.2f} dB", "truth": truth,
-                "prediction": scaled, "inside": body(truth), "grid": grid,
+                "prediction": scaled, "inside": inside, "grid": grid,
                 "sequence": index["image"]["channel"],
             }
         )  # fmt: skip
