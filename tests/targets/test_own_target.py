@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "any_structure.py"
     [
         ("usable=labelled", "usable=lambda c: type(labelled(c))(c)", checks.sorts_the_cases,
          "a case of which nothing but an image is known is labelled"),
-        ("some=spread", "some=lambda c, n: []", checks.sorts_the_cases, "it takes"),
+        ("sample=spread", "sample=lambda c, n: []", checks.sorts_the_cases, "it takes"),
         ("return CLASSES", "return (*CLASSES, 'other')", checks.feed_is_a_function_of_the_step,
          "pictures of every class"),
         ("pictures=_pictures", "pictures=lambda *given: []", checks.validates_and_selects,
