@@ -260,9 +260,8 @@ class LearningImages:
     """Images as one run learns them; see ``delineate.targets.Learning``."""
 
     whole = False
-    #: Settings of a network that follow from the data. Instance norm takes away how bright a patch
-    #: is, which is what is asked: on synthetic heads it cost 0.4 dB.
-    derived: Mapping[str, Any] = {"norm": "batch"}
+    #: Settings of a network that follow from the data.
+    derived: Mapping[str, Any] = {}
 
     def __init__(self, chosen: RunConfig, cohort: Cohort, preparation: Preparation) -> None:
         self.chosen, self.schema, self.preparation = chosen, cohort.schema, preparation
