@@ -22,6 +22,7 @@ from delineate.core import catalog
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src" / "delineate").rglob("*.py"))
+TASKS = sorted((ROOT / "src" / "delineate" / "tasks").glob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -68,6 +69,11 @@ def test_every_verb_says_in_one_line_what_it_does() -> None:
 
 def test_every_public_task_file_is_a_verb() -> None:
     assert sorted(verbs()) == sorted(name.replace("_", "-") for name in catalog.members("tasks"))
+
+
+def test_a_verb_is_a_signature_and_a_call() -> None:
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in TASKS}
+    assert {name: length for name, length in lengths.items() if length >= 120} == {}
 
 
 @pytest.mark.parametrize("document", ["README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -95,10 +95,8 @@ def crossvalidate(
     Raises:
         AuditError: Blocking findings in the data.
         ConfigError: A setting is unknown or out of range, or the budget too small for all folds.
-        InputError: Fewer subjects than folds.
         OutputError: The folder holds another cross-validation.
-        PartialError: A fold failed, or cases could not be scored; all else is written (exit
-            code 3).
+        PartialError: A fold failed, or cases could not be scored; all else is written.
         DelineateError: Whatever else stops it, with the next move.
     """
     started = time.monotonic()
@@ -107,8 +105,8 @@ def crossvalidate(
 
     options = {
         "folds": folds, "budget": budget, "steps": steps, "target": target,
-        "translate_to": translate_to, "method": method,
-        "network": network, "weights": weights, "freeze": freeze, "seed": seed, "device": device,
+        "translate_to": translate_to, "method": method, "network": network, "weights": weights,
+        "freeze": freeze, "seed": seed, "device": device,
         "drop_duplicates": drop_duplicates or None,
     }  # fmt: skip
     opening = Opening(

@@ -69,17 +69,13 @@ def predict(
         site_key: File of the key that subjects are marked with, made there if it is not; by default
             the one that lies beside the data or above, or your own.
         only: Ids of the cases to outline; all by default.
-        probabilities: Write ``ID_probabilities.nii.gz`` too, rounded to three decimals; of models
-            that outline.
+        probabilities: Write ``ID_probabilities.nii.gz`` too, in steps of 0.001, of outlines.
         maps: Write ``ID_NAME.nii.gz`` of these too: ``probabilities``, or a part that the method
             kept in the model (``delineate model show`` lists them). Of a ``critic``: its score of
             the outline, the higher, the more it is like an expert's; 0 where a scan was cropped.
-        mirror: Average over mirrored passes: slower, often a little better; of models that may be
-            mirrored.
-        crf: Refine outlines with a fully connected CRF (true or false); by default as the model
-            says.
-        memory: A scan that needs more is refused before the network sees it; masks do not depend
-            on it.
+        mirror: Average over mirrored passes, where the model may be mirrored: slower, often better.
+        crf: Refine outlines with a fully connected CRF (true, false); by default as the model says.
+        memory: A scan that needs more is refused; what comes out does not depend on it.
         part: Python files of your own that the model is built from. A model file names them and
             their hash, and never where they lie: no code of anybody runs that you do not name.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.

@@ -49,23 +49,21 @@ def train(
     """Train a model on a folder of scans, and judge it on subjects it has never seen.
 
     A run that was killed, stopped or failed goes on when the same command is given again, with
-    fixed steps on a CPU bit for bit. Ctrl-C (or SIGTERM, or a closed terminal) while it trains ends
-    it after the step at hand with a model that can be used; a second one, or one at another time,
-    at once.
+    fixed steps on a CPU bit for bit. Ctrl-C (SIGTERM, a closed terminal) while it trains ends it
+    after the step at hand with a model that can be used; a second time, or elsewhere, at once.
 
     Args:
         data: Folder of scans and label maps in one of the known layouts.
         budget: Wall-clock time for everything, as 90s, 40m or 1h30m (40m if nothing is said).
-        steps: A fixed number of steps instead of a budget; on a CPU alone, such a run repeats to
-            the bit.
+        steps: A fixed number of steps instead; on a CPU alone, such a run repeats to the bit.
         target: What the model is to give: outline, class (of a case), presence (of anything
             outlined in each slice) or image, see --translate-to; auto: outlines where there are
             label maps.
         translate_to: Name of the sequence that the model is to give, made from the others: its
             target is then an image. What the others do not show, it cannot know.
-        method: How to train: supervised, adversarial, segan or cpgan; classify, deep_features or
-            layerwise for classes; gan_features or vae_features for either; translate for images; or
-            a Python file of your own.
+        method: How to train: supervised, adversarial, segan, cpgan, or mean_teacher, which uses
+            scans without labels too; classify, deep_features or layerwise for classes; gan_features
+            or vae_features for either; translate for images; or a Python file of your own.
         network: What to train, see ``delineate networks``, or a Python file of your own; by default
             that of the weights, or unet, or cnn for classes.
         weights: File to start from: a model of Delineate, of any labels and channels, or the
@@ -100,7 +98,6 @@ def train(
 
     Raises:
         AuditError: Blocking findings in the data.
-        ConfigError: A setting is unknown or out of range.
         DelineateError: Whatever else stops the run, with the next move.
     """
     started = time.monotonic()
@@ -108,10 +105,9 @@ def train(
     from delineate.training.job import Invocation
 
     options = {
-        "budget": budget, "steps": steps, "target": target,
-        "translate_to": translate_to, "method": method, "network": network,
-        "weights": weights, "freeze": freeze, "seed": seed, "holdout": holdout, "device": device,
-        "drop_duplicates": drop_duplicates or None,
+        "budget": budget, "steps": steps, "target": target, "translate_to": translate_to,
+        "method": method, "network": network, "weights": weights, "freeze": freeze, "seed": seed,
+        "holdout": holdout, "device": device, "drop_duplicates": drop_duplicates or None,
     }  # fmt: skip
     opening = Opening(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label
