@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: demo test check slow gpu clean
+.PHONY: demo test check slow gpu bench clean
 
 demo: .venv/.installed  ## made-up cohort -> model -> figures -> report, in the folder demo
 	$(BIN)/delineate demo --out demo
@@ -24,6 +24,9 @@ slow: .venv/.installed  ## the journeys from end to end
 
 gpu: .venv/.installed  ## what only a CUDA device shows
 	$(PYTEST) -n 0 -m gpu
+
+bench: .venv/.installed  ## ours beside its peers, some minutes; ONLY=metrics,forward for some rows
+	$(BIN)/python benchmarks/table.py --only "$(ONLY)" --json build/bench.json
 
 clean:  ## what the tools left; the environment stays
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist demo

@@ -21,6 +21,7 @@ import numpy as np
 import SimpleITK
 import torch
 from numpy.typing import NDArray
+from row import head
 from scipy import ndimage
 from skimage import exposure, filters, restoration
 from skimage.measure import regionprops_table
@@ -42,23 +43,6 @@ Way = Callable[[], object]
 #: Stage -> who -> what to run; ours first.
 Stages = dict[str, dict[str, Way]]
 sitk: Any = SimpleITK
-
-
-def head(shape: tuple[int, ...], channels: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Three smooth tissues in an ellipsoid, with noise and a faint field; 0 around it."""
-    generator = np.random.default_rng(0)
-    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij", sparse=True)
-    mask = np.asarray(sum(x**2 for x in axes) < 0.75)
-    bumps = ndimage.gaussian_filter(generator.standard_normal(shape, np.float32), 4)
-    truth = np.digitize(bumps / bumps.std(), (-0.5, 0.5))
-    means = np.array([[100, 180, 260], [260, 100, 180], [180, 260, 100], [90, 200, 220]])
-    field = np.exp(0.2 * axes[0]).astype(np.float32)
-    values = np.zeros((channels, *shape), np.float32)
-    for channel in range(channels):
-        noise = generator.normal(0, 15, shape).astype(np.float32)
-        tissue = means[channel].astype(np.float32)[truth] * field
-        values[channel] = np.where(mask, tissue + noise, 0).clip(0)
-    return values, mask
 
 
 def stages(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[Stages, Stages]:
