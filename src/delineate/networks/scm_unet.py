@@ -80,11 +80,11 @@ class SimilarityConnection(nn.Module):
         step = pool_step(size, self.positions)
         pooled = self.pool(x, step, ceil_mode=True) if step > 1 else x
         query, key, value = (
-            part.flatten(2).transpose(1, 2)
+            part.flatten(2).transpose(1, 2)[:, None]  # one head: exporters know no other form
             for part in (self.query(x), self.key(pooled), self.value(pooled))
         )
         attended = F.scaled_dot_product_attention(query, key, value)
-        gathered: Tensor = self.out(attended.transpose(1, 2).reshape(x.shape[0], -1, *size))
+        gathered: Tensor = self.out(attended[:, 0].transpose(1, 2).reshape(x.shape[0], -1, *size))
         return x + gathered
 
 
