@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from delineate.engine.budget import Pace
 from delineate.methods._plan import Stage
@@ -53,26 +53,24 @@ class Log:
     ) -> None:
         self.open.close()
 
-    def head(self, stage: Stage) -> dict[str, Any]:
-        """Where the run is: what a line begins with."""
+    def write(self, stage: Stage, numbers: Mapping[str, float]) -> None:
+        """One line a step: the rate, the losses, what validation said."""
+        if self.file is None:
+            return
         rates = (group["lr"] for o in stage.optimisers.values() for group in o.param_groups)
-        return {
+        rate = next(rates, 0.0)
+        line = {
             "step": self.pace.step,
             "steps": self.pace.steps,
             "seconds": round(self.pace.spent, 3),
             "stage": stage.name,
-            "lr": next(rates, 0.0),
+            "lr": rate,
+            **{k: (v if math.isfinite(v) else None) for k, v in numbers.items()},
         }
-
-    def write(self, head: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
-        """One line a step: the rate, the losses, what validation said."""
-        if self.file is None:
-            return
-        line = {**head, **{k: (v if math.isfinite(v) else None) for k, v in numbers.items()}}
         self.file.write(json.dumps(line) + "\n")
         if self.board is not None:
-            for name, value in {"lr": head["lr"], **numbers}.items():
-                self.board.add_scalar(name, value, head["step"])
+            for name, value in {"lr": rate, **numbers}.items():
+                self.board.add_scalar(name, value, self.pace.step)
 
 
 def trim(folder: Path, step: int) -> None:

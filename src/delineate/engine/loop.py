@@ -6,11 +6,11 @@ bar are here.
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,20 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from delineate.core.case import Batch
 from delineate.core.errors import ConfigError, ResourceError, TrainingError
-from delineate.core.progress import QUIET, Bar, Progress, Say, silent
-from delineate.core.threads import cores, pool
+from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.engine import checkpoint
-from delineate.engine.averaging import Average, Buffers
 from delineate.engine.budget import Pace
 from delineate.engine.log import Log, trim
-from delineate.engine.plan_state import give, state_of
-from delineate.engine.prefetch import Batches, Prefetch
 from delineate.engine.settings import Settings
-from delineate.engine.unread import Step, read
-from delineate.engine.update import EngineUpdate, NotFiniteError, fuse
+from delineate.engine.update import EngineUpdate, NotFiniteError
 from delineate.methods._plan import Part, Plan, Stage
 
+#: Batches: (step, micro-batch, divisor of the batch size) -> Batch; pure, so steps can be replayed.
+Batches = Callable[[int, int, int], Batch]
 #: Steps between the data of one attempt and those of the next.
 _APART = 10_000_000
-#: Steps after which a GPU is asked what has come of them; asked of each, it would wait every time.
-_READ_EVERY = 16
-#: Batches made ahead of a GPU at most. On a CPU that would take cores from the step itself.
-_AHEAD = 4
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -82,50 +76,21 @@ class Loop:
         say: Say = silent,
         progress: Progress = QUIET,
         stop: Callable[[], bool] = lambda: False,
-        read_every: int | None = None,
-        ahead: int | None = None,
     ) -> None:
-        """What is left open follows from the device.
-
-        Args:
-            plan: What to do.
-            batches: What to learn from.
-            settings: Of the loop.
-            folder: Of the run, for checkpoints and the log.
-            fabric: Device and precision.
-            seed: Of all randomness in the steps.
-            pace: How much is done, and when it ends.
-            validate: Figures of averaged weights on validation cases.
-            say: Told in words of what did not go as planned.
-            progress: Shows a bar.
-            stop: Whether somebody wants an end after this step.
-            read_every: Steps after which the device is asked what has come of them. If more than
-                one, the device itself leaves out those that are not finite.
-            ahead: Batches made ahead, each in a thread.
-        """
         total = sum(stage.share for stage in plan.stages)
         if not math.isclose(total, 1.0):
             raise ConfigError(f"expected stage shares that add up to 1, got {total}")
         self.plan, self.batches, self.settings, self.folder = plan, batches, settings, folder
-        self.skipped = self.rolled = 0
-        self.turn = 0  # stage that has begun; those before have ended
         self.fabric, self.seed, self.pace = fabric, seed, pace
         self.validate, self.say, self.bars, self.stop = validate, say, progress, stop
         for stage in plan.stages:
             for module in stage.modules.values():
                 module.to(fabric.device)
         plan.predictor.to(fabric.device)
-        self.average = Average(plan.predictor)
-        gpu = fabric.device.type == "cuda"
-        self.read_every = read_every or (_READ_EVERY if gpu else 1)
-        self.ahead = ahead if ahead is not None else min(_AHEAD, cores()) if gpu else 0
-        if self.read_every > 1:
-            for stage in plan.stages:
-                for optimiser in stage.optimisers.values():
-                    fuse(optimiser)
-        self.unread: list[Step] = []
-        self.buffers = Buffers(plan.stages[0].modules.values())
+        self.averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
         self.rate, self.split = 1.0, 1
+        self.skipped = self.rolled = 0
+        self.turn = 0  # stage that has begun; those before have ended
         self.events: list[str] = []
         self.peaks = {
             (stage.name, name): [group["lr"] for group in optimiser.param_groups]
@@ -142,107 +107,50 @@ class Loop:
         """
         self._resume()
         self.pace.start()
-        self.saved = time.monotonic()
+        saved = time.monotonic()
         # Checkpoint at once: a roll-back always has somewhere to go.
         if self.pace.step == 0:
             self._save()
+        validated = self._validations_due()
+        status, figures = "finished", dict[str, float]()
         # the bar shows progress, which is even in time even where the number of steps is revised
-        with (
-            ExitStack() as threads,
-            Log(self.folder, self.pace) as log,
-            self.bars.task(1, "training") as bar,
-        ):
-            if self.ahead:
-                self.batches = Prefetch(
-                    self.batches, threads.enter_context(pool(self.ahead)), self.ahead,
-                    self.settings.accumulate, pinned=self.fabric.device.type == "cuda",
-                )  # fmt: skip
+        with Log(self.folder, self.pace) as log, self.bars.task(1, "training") as bar:
             bar.advance(self.pace.progress)
-            status = self._steps(log, bar)
+            while not self.pace.done:
+                if self.stop():
+                    status = "interrupted"
+                    break
+                before = self.pace.progress
+                stage = self.plan.stages[self.turn]
+                numbers = self._step()
+                self.pace.tick()
+                numbers.update(self._turn())
+                figures |= {name: numbers[name] for name in ("loss",) if name in numbers}
+                bar.advance(self.pace.progress - before, **figures)
+                if (
+                    self.validate is not None
+                    and self._validations_due() > validated
+                    and not self.pace.done
+                ):
+                    validated = self._validations_due()
+                    numbers.update(self.validate(self.averaged))
+                    figures |= _figures(numbers)
+                    bar.advance(0, **figures)
+                log.write(stage, numbers)
+                due = time.monotonic() - saved > self.settings.checkpoint_seconds
+                if due and self.skipped == 0:  # a roll-back must land before the trouble
+                    self._save()
+                    saved = time.monotonic()
         if status == "interrupted" and any(s.end for s in self.plan.stages[self.turn :]):
             self._note("stopped early: what a stage finds out at its end is not in the model")
         self._save()
-        predictor = self.average.module if self.settings.ema > 0 else self.plan.predictor
+        predictor = self.averaged if self.settings.ema > 0 else self.plan.predictor
         keeps = self._keeps()
         return Outcome(
             predictor.cpu().eval(), self.pace.step, self.pace.spent,
             1.0 if self.pace.done else self.pace.progress, status, tuple(self.events),
             keeps,
         )  # fmt: skip
-
-    def _steps(self, log: Log, bar: Bar) -> str:
-        """Steps until the schedule ends or somebody stops it; which of both it was."""
-        validated, figures = self._validations_due(), dict[str, float]()
-        while not self.pace.done:
-            if self.stop():
-                for head, numbers in self._read(log):
-                    log.write(head, numbers)
-                return "interrupted"
-            before, stage = self.pace.progress, self.plan.stages[self.turn]
-            self.unread.append(self._step())
-            self.pace.tick()
-            self.unread[-1].head = log.head(stage)
-            if not self._reads_now(validated):
-                bar.advance(self.pace.progress - before, **figures)
-                continue
-            lines = self._read(log)
-            numbers = lines[-1][1]
-            numbers.update(self._turn())
-            figures |= {name: numbers[name] for name in ("loss",) if name in numbers}
-            bar.advance(self.pace.progress - before, **figures)
-            if self._validates_now(validated) and self.validate is not None:
-                validated = self._validations_due()
-                numbers.update(self.validate(self.averaged))
-                figures |= _figures(numbers)
-                bar.advance(0, **figures)
-            for head, line in lines:
-                log.write(head, line)
-            # a roll-back must land before the trouble
-            if self._saves_now() and self.skipped == 0:
-                self._save()
-                self.saved = time.monotonic()
-        return "finished"
-
-    def _reads_now(self, validated: int) -> bool:
-        """Whether what steps left is read: now and then, and before anything builds on it."""
-        return (
-            len(self.unread) >= self.read_every
-            or self.pace.done
-            or self._due()[0] != self.turn
-            or self._validates_now(validated)
-            or self._saves_now()
-        )
-
-    def _validates_now(self, validated: int) -> bool:
-        due = self._validations_due() > validated
-        return self.validate is not None and due and not self.pace.done
-
-    def _saves_now(self) -> bool:
-        return time.monotonic() - self.saved > self.settings.checkpoint_seconds
-
-    def _read(self, log: Log) -> list[tuple[Mapping[str, Any], dict[str, float]]]:
-        """Lines of the log of the steps that are not read yet; goes back after too many faults."""
-        steps, self.unread = self.unread, []
-        lines = []
-        for step, (numbers, left_out) in zip(steps, read(steps), strict=True):
-            lines.append((step.head, {"loss": math.nan} if left_out else numbers))
-            if not left_out:
-                self.skipped = 0
-            elif self._skip(step):
-                self.pace.tick()
-                return [(log.head(self.plan.stages[self.turn]), {"loss": math.nan})]
-        return lines
-
-    @property
-    def averaged(self) -> nn.Module:
-        """The predictor with its averaged weights."""
-        return self.average.module
-
-    def _follow(self) -> None:
-        """Find weights and buffers anew, where they may have been exchanged."""
-        self.average.follow(self.plan.predictor)
-        stage = self.plan.stages[min(self.turn, len(self.plan.stages) - 1)]
-        self.buffers = Buffers(stage.modules.values())
 
     def _keeps(self) -> dict[str, Part]:
         """The parts that travel with the model; never one that would spoil the file."""
@@ -276,7 +184,6 @@ class Loop:
             self.turn += 1
             if self.turn < len(stages) and stages[self.turn].end is not None:
                 self.plan.predictor.load_state_dict(self.averaged.state_dict())
-            self._follow()
         return logged
 
     def _end(self, stage: Stage) -> Mapping[str, float]:
@@ -287,40 +194,35 @@ class Loop:
         self.averaged.load_state_dict(self.plan.predictor.state_dict())
         return logged
 
-    def _step(self) -> Step:
+    def _step(self) -> dict[str, float]:
         """One optimiser step, guarded against NaN and lack of memory."""
         stage, progress = self.plan.stages[self.turn], self._due()[1]
         self._schedule(stage, progress)
         for module in stage.modules.values():
             module.train()
         update = EngineUpdate(
-            self.fabric, self.averaged, self.settings.accumulate * self.split, self.settings.clip,
-            progress, waits=self.read_every == 1,
-        )  # fmt: skip
-        self.buffers.save()
+            self.fabric, self.averaged, self.settings.accumulate * self.split, self.settings.clip
+        )
+        update.progress = progress
+        before = {name: copy.deepcopy(b) for name, b in self._buffers(stage)}
         try:
-            numbers = self._micro_steps(stage, update)
+            logged = self._micro_steps(stage, update)
         except NotFiniteError as error:
-            self._undo(stage)
-            return Step({"loss": math.nan}, torch.tensor(True), str(error))
+            self._restore_buffers(stage, before)
+            return self._skip(stage, error)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_memory(error):
                 raise
-            self._undo(stage)
-            self._halve(stage, error)
-            return Step({"loss": math.nan})
-        if update.fault is not None:
-            self.buffers.restore(update.fault)
-        # quicker at the start; after a step that the device left out, towards the same weights
-        decay = min(self.settings.ema, (1 + self.pace.step) / (10 + self.pace.step))
-        self.average.update(1 - decay)
-        norms = [norm.detach().float() for norm in update.norms.values()]
-        numbers["gradient_norm"] = torch.stack(norms).amax() if norms else 0.0
-        return Step(numbers, update.fault)
+            self._restore_buffers(stage, before)
+            return self._halve(stage, error)
+        self.skipped = 0
+        self._average()
+        logged["gradient_norm"] = max(update.norms.values(), default=0.0)
+        return logged
 
-    def _micro_steps(self, stage: Stage, update: EngineUpdate) -> dict[str, float | Tensor]:
+    def _micro_steps(self, stage: Stage, update: EngineUpdate) -> dict[str, float]:
         """The micro-batches of one step; randomness depends on (seed, step, micro) alone."""
-        sums: dict[str, float | Tensor] = {}
+        sums: dict[str, Tensor] = {}
         count = self.settings.accumulate * self.split
         for micro in range(count):
             key = (self.seed * 1_000_003 + self.pace.step) * 64 + micro
@@ -337,8 +239,8 @@ class Loop:
             with self.fabric.autocast():
                 losses = stage.step(batch, update)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach().float() / count
-        return sums
+                sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu() / count
+        return {name: float(value) for name, value in sums.items()}
 
     def _schedule(self, stage: Stage, progress: float) -> None:
         """Linear warm-up, then polynomial decay, of every optimiser's peak rate."""
@@ -350,17 +252,38 @@ class Loop:
             ):
                 group["lr"] = peak * max(factor, 1e-4)
 
-    def _undo(self, stage: Stage) -> None:
-        """Nothing stays of a step that failed."""
-        self.buffers.restore()
+    def _average(self) -> None:
+        """Exponential moving average of the predictor, quicker at the start."""
+        decay = min(self.settings.ema, (1 + self.pace.step) / (10 + self.pace.step))
+        with torch.no_grad():
+            pairs = zip(
+                self.averaged.state_dict().values(),
+                self.plan.predictor.state_dict().values(),
+                strict=True,
+            )
+            for mean, now in pairs:
+                if mean.is_floating_point():
+                    mean.lerp_(now, 1 - decay)
+                else:
+                    mean.copy_(now)
+
+    @staticmethod
+    def _buffers(stage: Stage) -> Iterator[tuple[str, Tensor]]:
+        """Counters and running statistics, which a failed step must not change."""
+        for key, module in stage.modules.items():
+            for name, buffer in module.named_buffers():
+                yield f"{key}.{name}", buffer
+
+    def _restore_buffers(self, stage: Stage, before: Mapping[str, Tensor]) -> None:
+        for name, buffer in self._buffers(stage):
+            buffer.copy_(before[name])
         for optimiser in stage.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
 
-    def _skip(self, step: Step) -> bool:
-        """Count a step that was left out; after several in a row go back and slow down, if true."""
+    def _skip(self, stage: Stage, error: Exception) -> dict[str, float]:
+        """Leave a non-finite step out; after several in a row go back and slow down."""
         self.skipped += 1
-        number, name = step.head["step"] - 1, step.head["stage"]
-        self._note(f"step {number} of {name} left out: {step.reason}")
+        self._note(f"step {self.pace.step} of {stage.name} left out: {error}")
         if self.skipped > self.settings.skip_limit:
             self.rolled += 1
             if self.rolled > self.settings.roll_backs:
@@ -378,10 +301,9 @@ class Loop:
             self.rate, self.rolled, self.skipped = rate / 2, rolled, 0
             trim(self.folder, self.pace.step)
             self._note(f"rolled back to step {self.pace.step} with half the learning rate")
-            return True
-        return False
+        return {"loss": math.nan}
 
-    def _halve(self, stage: Stage, error: Exception) -> None:
+    def _halve(self, stage: Stage, error: Exception) -> dict[str, float]:
         """Out of memory: once, go on with half the batch and twice the micro-batches."""
         if self.split > 1:
             raise ResourceError(
@@ -394,6 +316,7 @@ class Loop:
         if self.fabric.device.type == "cuda":
             torch.cuda.empty_cache()
         self._note(f"out of memory in {stage.name}: going on with half the batch, twice as often")
+        return {"loss": math.nan}
 
     def _note(self, text: str) -> None:
         self.events.append(text)
@@ -401,7 +324,14 @@ class Loop:
 
     def _state(self) -> dict[str, Any]:
         return {
-            **state_of(self.plan),
+            "modules": {
+                stage.name: {name: module.state_dict() for name, module in stage.modules.items()}
+                for stage in self.plan.stages
+            },
+            "optimisers": {
+                stage.name: {name: o.state_dict() for name, o in stage.optimisers.items()}
+                for stage in self.plan.stages
+            },
             "averaged": dict(self.averaged.state_dict()),
             "pace": self.pace.state(),
             "seed": self.seed,
@@ -431,13 +361,16 @@ class Loop:
                 where=self.folder,
                 fix=f"use --seed {state['seed']}, or another folder",
             )
-        give(self.plan, state)
+        for stage in self.plan.stages:
+            for name, module in stage.modules.items():
+                module.load_state_dict(state["modules"][stage.name][name])
+            for name, optimiser in stage.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][stage.name][name])
         self.averaged.load_state_dict(state["averaged"])
         self.pace.load(state["pace"])
         self.rate, self.split = float(state["rate"]), int(state["split"])
         self.turn = int(state.get("turn", self._due()[0]))
         self.skipped, self.rolled = int(state["skipped"]), int(state["rolled"])
-        self._follow()
         if self.pace.step:
             share = 100 * (1.0 if self.pace.done else self.pace.progress)
             self.say(
