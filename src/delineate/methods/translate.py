@@ -41,6 +41,8 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
         config: Settings.
         network: ``(B, channels, *S) -> (B, outputs, *S)``, on the scale of the target.
         context: Of the data and the task.
+
+    The step raises a ConfigError for batches without images to give.
     """
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay

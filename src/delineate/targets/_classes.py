@@ -32,7 +32,7 @@ from delineate.reports._run_folder import Results, RunFolder
 from delineate.scoring.classes import RowsOfCase, score_classes
 from delineate.scoring.options import Options
 from delineate.settings import RunConfig
-from delineate.targets import Answers, Comparison, Contents, Figure, Usable, _sizes
+from delineate.targets import Answers, Comparison, Contents, Figure, Usable, _patches, _sizes
 from delineate.targets._class_answers import ClassAnswers
 from delineate.targets._class_comparison import ClassComparison
 from delineate.targets._class_feed import ClassFeed, Pictures
@@ -242,13 +242,7 @@ class LearningClasses:
     def document(self, feed: ClassFeed) -> dict[str, Any]:
         """Shape of the network's input, as its predictions need it."""
         return {
-            "input": {
-                "channels": list(self.channels),
-                "patch": list(feed.patch),
-                "slice_axis": self.axis,
-                "neighbours": 0,
-                "mirror_axes": list(feed.mirror_axes),
-            },
+            "input": _patches.input_document(self.channels, feed, self.axis),
             "output": {"map": LOGITS, "names": list(self.outputs)},
         }
 

@@ -8,7 +8,7 @@ from typing import Any
 from delineate.data.cohort import Cohort
 from delineate.scoring.translations import FIGURES
 from delineate.targets import Judged, Terms
-from delineate.targets._rows import Row, array, known, of, regions
+from delineate.targets._rows import Row, of, over_subjects, regions
 
 #: What a mix of a case's own inputs, fitted to the true scan, would score; needs no model.
 MIX = "best mix of the inputs"
@@ -41,8 +41,6 @@ class ImageComparison:
 
     def summary(self, rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
         """Mean and median of every arm and metric, with 95 % intervals over subjects."""
-        from delineate.metrics.statistics import summarise
-
         entries = []
         for region in regions(rows):
             for metric in metrics:
@@ -52,15 +50,8 @@ class ImageComparison:
                     if arm != MIX:
                         arm_rows = of(rows, arm, region)
                         values = [row[metric] for row in arm_rows]
-                    figures = summarise(array(values), [row["subject"] for row in arm_rows])
-                    entries.append(
-                        {
-                            "arm": arm, "region": region, "metric": metric,
-                            "mean": known(figures["mean"]), "median": known(figures["median"]),
-                            "low": known(figures["ci_low"]), "high": known(figures["ci_high"]),
-                            "n": figures["n_subjects"],
-                        }
-                    )  # fmt: skip
+                    head = {"arm": arm, "region": region, "metric": metric}
+                    entries.append({**head, **over_subjects(values, arm_rows)})
         return entries
 
     def paired(

@@ -10,7 +10,7 @@ import numpy as np
 from delineate.data.cohort import Cohort
 from delineate.scoring.figures import METRICS
 from delineate.targets import Judged, Terms
-from delineate.targets._rows import Row, array, known, of, regions
+from delineate.targets._rows import Row, known, of, over_subjects, regions
 
 #: An answer that finds nothing; what it scores needs no training.
 ALL_BACKGROUND = "all background"
@@ -69,8 +69,6 @@ class OutlineComparison:
 
     def summary(self, rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, Any]]:
         """Mean and median of every arm, region and metric, with 95 % intervals over subjects."""
-        from delineate.metrics.statistics import summarise
-
         entries = []
         arms = list(dict.fromkeys(row["arm"] for row in rows))
         for region in regions(rows):
@@ -83,15 +81,8 @@ class OutlineComparison:
                               for row in arm_rows]  # fmt: skip
                     if all(value is None for value in values):
                         continue
-                    figures = summarise(array(values), [row["subject"] for row in arm_rows])
-                    entries.append(
-                        {
-                            "arm": arm, "region": region, "metric": metric,
-                            "mean": known(figures["mean"]), "median": known(figures["median"]),
-                            "low": known(figures["ci_low"]), "high": known(figures["ci_high"]),
-                            "n": figures["n_subjects"],
-                        }
-                    )  # fmt: skip
+                    head = {"arm": arm, "region": region, "metric": metric}
+                    entries.append({**head, **over_subjects(values, arm_rows)})
         return entries
 
     def paired(

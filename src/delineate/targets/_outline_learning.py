@@ -68,13 +68,9 @@ class LearningOutlines:
     def document(self, feed: Feed) -> dict[str, Any]:
         """Shape of the network's input, as its predictions need it."""
         return {
-            "input": {
-                "channels": list(self.channels),
-                "patch": list(feed.patch),
-                "slice_axis": self.preparation.slice_axis,
-                "neighbours": feed.neighbours,
-                "mirror_axes": list(feed.mirror_axes),
-            },
+            "input": _patches.input_document(
+                self.channels, feed, self.preparation.slice_axis, feed.neighbours
+            ),
             "output": {"map": PROBABILITIES, "names": list(self.outputs)},
         }
 

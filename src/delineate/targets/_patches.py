@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from delineate.data.cache import PreparedCase
 from delineate.engine.budget import Candidate
@@ -57,3 +58,33 @@ def windows(case: PreparedCase, patch: Sequence[int], axis: int | None) -> int:
     for n, size in zip(sides, patch, strict=True):
         count *= len(window_starts(n, size, OVERLAP))
     return count
+
+
+class _DescribedFeed(Protocol):
+    """A feed, as far as a model file describes it."""
+
+    @property
+    def patch(self) -> tuple[int, ...]: ...
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]: ...
+
+
+def input_document(
+    channels: Sequence[str], feed: _DescribedFeed, slice_axis: int | None, neighbours: int = 0
+) -> dict[str, Any]:
+    """``input`` of a model file: what its network is shown; see ``core.model_file``.
+
+    Args:
+        channels: Names, of one slice each.
+        feed: As training had it.
+        slice_axis: Along which a flat network takes slices of a volume.
+        neighbours: Slices to each side that join as channels.
+    """
+    return {
+        "channels": list(channels),
+        "patch": list(feed.patch),
+        "slice_axis": slice_axis,
+        "neighbours": neighbours,
+        "mirror_axes": list(feed.mirror_axes),
+    }

@@ -27,3 +27,15 @@ def array(values: Sequence[float | None]) -> list[float]:
 def known(value: float | None) -> float | None:
     """NaN and infinity as what is not known."""
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def over_subjects(values: Sequence[float | None], rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean and median of one value a row, over subjects, with the 95 % interval of the mean."""
+    from delineate.metrics.statistics import summarise
+
+    figures = summarise(array(values), [row["subject"] for row in rows])
+    return {
+        "mean": known(figures["mean"]), "median": known(figures["median"]),
+        "low": known(figures["ci_low"]), "high": known(figures["ci_high"]),
+        "n": figures["n_subjects"],
+    }  # fmt: skip

@@ -177,7 +177,12 @@ class Images:
         return ""
 
     def usable(self, cohort: Cohort) -> Usable:
-        """Cases that have the sequence, and others to make it from; see ``Target.usable``."""
+        """Cases that have the sequence, and others to make it from; see ``Target.usable``.
+
+        Raises:
+            ConfigError: No sequence is named.
+            InputError: No case has it, or none has another.
+        """
         if self.gives is None:
             raise ConfigError(
                 f"expected the sequence that is to be given, got none; there are "
@@ -311,13 +316,9 @@ class LearningImages:
     def document(self, feed: Feed) -> dict[str, Any]:
         """Shape of the network's input, and what its output means."""
         return {
-            "input": {
-                "channels": list(self.channels),
-                "patch": list(feed.patch),
-                "slice_axis": self.preparation.slice_axis,
-                "neighbours": feed.neighbours,
-                "mirror_axes": list(feed.mirror_axes),
-            },
+            "input": _patches.input_document(
+                self.channels, feed, self.preparation.slice_axis, feed.neighbours
+            ),
             "output": {
                 "map": IMAGE,
                 "names": list(self.outputs),

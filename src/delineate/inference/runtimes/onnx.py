@@ -66,6 +66,10 @@ def runtime(engine: Any, data: bytes, path: Path, device: str = "cpu") -> Runtim
         data: As ``exported`` gives it.
         path: For errors.
         device: See ``load``.
+
+    Raises:
+        ModelFileError: No graph that ONNX Runtime takes, or one that Delineate did not export.
+        ResourceError: The device is not here.
     """
     provider, where = _provider(engine, device)
     options = engine.SessionOptions()
