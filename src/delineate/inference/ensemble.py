@@ -75,6 +75,9 @@ def open_models(
         ResourceError: No such device.
     """
     opened = [Session.open(path, device, runtime, parts) for path in paths]
+    if len({session.name for session in opened}) < len(opened):  # model.safetensors, most of them
+        for session, path in zip(opened, paths, strict=True):
+            session.name = os.fspath(path)
     return opened[0] if len(opened) == 1 else Ensemble(opened)
 
 
