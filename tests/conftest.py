@@ -40,9 +40,13 @@ def signals_as_in_a_terminal() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_site_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A key that tests may make where data cannot be written, and not in the home of who tests."""
+    """A key that tests may make where data cannot be written, and not in the home of who tests.
+
+    Nor is a key taken that whoever tests has above the folder of the tests.
+    """
     home = tmp_path_factory.mktemp("home") / "site-key"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site_key, "NAME", f"{site_key.NAME}-of-tests")
         patch.setattr(site_key, "_home_file", lambda: home)
         yield
 

@@ -15,7 +15,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from delineate.core.errors import ConfigError, OutputError
 from delineate.data import site_key
 from delineate.data.opening import Opening
-from delineate.data.site_key import NAME, existing, find
+from delineate.data.site_key import existing, find
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def data(tmp_path: Path) -> Path:
 def test_a_key_is_made_once_beside_the_data_for_its_owner_alone(data: Path, home: Path) -> None:
     assert existing(data) is None
     key = find(data)
-    assert key.file == data.parent / NAME
+    assert key.file == data.parent / site_key.NAME
     assert str(key.file) in key.remark
     assert not list(data.iterdir())
     assert not home.exists()
-    assert [p.name for p in data.parent.iterdir() if p.is_file()] == [NAME]
+    assert [p.name for p in data.parent.iterdir() if p.is_file()] == [site_key.NAME]
     if os.name == "posix":
         assert stat.S_IMODE(key.file.stat().st_mode) == 0o600
     again = find(data)
@@ -51,7 +51,7 @@ def test_a_key_is_made_once_beside_the_data_for_its_owner_alone(data: Path, home
 
 def test_folders_of_one_site_share_a_key_that_lies_above_them(data: Path, home: Path) -> None:
     key = find(data)
-    key.file.rename(data.parents[1] / NAME)
+    key.file.rename(data.parents[1] / site_key.NAME)
     other = data.parents[1] / "2027/scans"
     other.mkdir(parents=True)
     assert find(other).id == find(data).id == key.id
@@ -86,8 +86,8 @@ def test_no_key_lies_in_a_folder_that_may_be_passed_on(tmp_path: Path, home: Pat
     run = tmp_path / "bench"
     (run / "tables").mkdir(parents=True)
     assert find(run / "tables", away_from=run).file == home
-    assert not list(run.rglob(f"{NAME}*"))
-    (run / NAME).write_text("0" * 64)
+    assert not list(run.rglob(f"{site_key.NAME}*"))
+    (run / site_key.NAME).write_text("0" * 64)
     assert find(run / "tables", away_from=run).file == home
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_key_is_refused(
 def test_a_key_that_everybody_may_read_is_said(data: Path, home: Path) -> None:
     find(data).file.chmod(0o644)
     assert "chmod 600" in find(data).remark
-    (data.parent / NAME).chmod(0o640)  # of a group: a team
+    (data.parent / site_key.NAME).chmod(0o640)  # of a group: a team
     assert find(data).remark == ""
 
 
@@ -151,7 +151,7 @@ def test_a_patient_has_one_name_over_runs_and_folders_and_no_number_leads_to_it(
     dicom(data.parent / "more/c/1.dcm", "1234567")
     said: list[str] = []
     cohort = Opening().cohort(data, said.append)
-    assert any(NAME in line for line in said)
+    assert any(site_key.NAME in line for line in said)
     subjects = {case.id: case.subject for case in cohort}
     assert subjects["a"] != subjects["b"]
     assert {case.id: case.subject for case in Opening().cohort(data)} == subjects
@@ -159,7 +159,7 @@ def test_a_patient_has_one_name_over_runs_and_folders_and_no_number_leads_to_it(
     text = json.dumps(cohort.to_dict())
     assert "1234567" not in text
     assert "Planted" not in text
-    assert (data.parent / NAME).read_text().strip() not in text
+    assert (data.parent / site_key.NAME).read_text().strip() not in text
     for digest in ("sha256", "sha1", "md5"):
         assert hashlib.new(digest, b"1234567").hexdigest()[:12] not in text
     elsewhere = Opening(site_key=data.parent / "other.key").cohort(data)
@@ -181,4 +181,4 @@ def test_a_run_folder_that_holds_the_data_gets_no_key(data: Path, home: Path) ->
     cohort = Opening().cohort(data, away_from=data.parent)
     assert cohort.cases[0].subject.startswith("patient-")
     assert home.exists()
-    assert not list(data.parent.rglob(f"{NAME}*"))
+    assert not list(data.parent.rglob(f"{site_key.NAME}*"))
