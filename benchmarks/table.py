@@ -1,6 +1,6 @@
 """Delineate beside its peers, a line each: time, ratio and spread.
 
-    python benchmarks/table.py [--only metrics,forward] [--repeats 7] [--threads 2] [--json FILE]
+    python benchmarks/table.py [--only metrics,forward] [--repeats 5] [--threads 2] [--json FILE]
 
 Whatever stands in a row runs in this process, on the same input and the same number of threads:
 each once to warm up, whose results are compared, then in turns. Times are medians with the fastest
@@ -132,7 +132,7 @@ def _digits(number: float) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help=f"some of {','.join(ROWS)}")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=LEAST_REPEATS)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tiny", action="store_true", help="toy sizes: does it run at all?")
     parser.add_argument("--json", type=Path, help="write the table here too")
