@@ -4,11 +4,13 @@ import contextlib
 import csv
 import io
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,11 +18,13 @@ import pytest
 
 from delineate import targets
 from delineate.comparing import run_processes, suites, tables
-from delineate.comparing.compute import Entry, share_out
+from delineate.comparing.benchmark import _remark
+from delineate.comparing.compute import Costs, Entry, share_out
 from delineate.comparing.run_processes import Run
 from delineate.comparing.suites import Arm, Contrast, Suite
 from delineate.core.errors import ConfigError, OutputError
 from delineate.core.progress import QUIET
+from delineate.core.quantities import parse_duration
 from delineate.targets._outline_comparison import ALL_BACKGROUND
 
 
@@ -69,27 +73,60 @@ def test_networks_replace_the_arms_and_keep_the_contrasts_that_are_left():
     assert chosen.contrasts == ()
 
 
-def test_equal_compute_gives_the_cheaper_network_more_steps():
-    entries = [
-        Entry(n, n, "supervised", 8, (8, 8), 2, 1, 1.0, c, 1.0, 0.1)
-        for n, c in (("a", 2.0), ("b", 4.0))
-    ]
-    shared, poor = share_out(entries, 100.0)
-    assert poor == []
-    assert [e.steps for e in shared] == [50, 25]
-    shared, poor = share_out(entries, 79.0)
-    assert [e.arm for e in shared] == ["a"]
-    assert poor[0]["reason"].startswith("20 steps take 80 GMAC, and 79 are there")
-    with pytest.raises(ConfigError, match="40 GMAC"):
-        share_out(entries, 39.0)
+def entries_of(**gmac_step: float) -> list[Entry]:
+    return [Entry(n, n, "supervised", 8, (8, 8), 2, 1, 1.0, c, 1.0, 0.1)
+            for n, c in gmac_step.items()]  # fmt: skip
+
+
+def costs_of(entries: list[Entry], jobs: int = 2, spent: float = 100.0) -> Costs:
+    return Costs.of(entries, {entry.arm: 3 for entry in entries}, jobs, spent)
+
+
+def test_equal_compute_gives_the_cheaper_network_more_steps_on_a_busy_machine_too():
+    entries = entries_of(a=2.0, b=4.0)
+    busy = [replace(entry, seconds_step=50.0) for entry in entries]
+    for measured in (entries, busy):
+        shared = share_out(measured, 100.0, costs_of(measured))
+        assert [e.steps for e in shared] == [50, 25]
+
+
+def test_a_budget_too_small_for_one_arm_is_refused_for_all_with_the_least_that_would_do():
+    entries = entries_of(a=2.0, b=43.1)
+    costs = costs_of(entries)
+    with pytest.raises(
+        ConfigError, match=r"10 steps of every arm \(431 GMAC a run, for b\)"
+    ) as caught:
+        share_out(entries, 430.0, costs)
+    assert caught.value.code == "budget-too-small"
+    assert caught.value.fix is not None
+    budget, gmac = re.findall(r"--budget (\S+) or --gmac (\S+),", caught.value.fix)[0]
+    for enough in (float(gmac), costs.affordable(parse_duration(budget))):
+        assert [e.arm for e in share_out(entries, enough, costs)] == ["a", "b"]
+    less = parse_duration(budget) / 1.3
+    assert costs.affordable(less) < 431  # not far more than the least
+
+
+def test_what_is_affordable_takes_the_time_that_there_is():
+    costs = costs_of(entries_of(a=2.0, b=4.0), jobs=1, spent=30.0)
+    assert costs.runs == 6
+    assert 30 + costs.seconds(costs.affordable(1000.0)) == pytest.approx(1000)
 
 
 def test_an_arm_that_hardly_computes_takes_four_times_the_median_steps_at_most():
-    entries = [
-        Entry(n, n, "supervised", 8, (8, 8), 2, 1, 1.0, c, 1.0, 0.1)
-        for n, c in (("a", 2.0), ("b", 4.0), ("tiny", 0.001))
-    ]
-    assert [e.steps for e in share_out(entries, 100.0)[0]] == [50, 25, 200]
+    entries = entries_of(a=2.0, b=4.0, tiny=0.001)
+    assert [e.steps for e in share_out(entries, 100.0, costs_of(entries))] == [50, 25, 200]
+
+
+@pytest.mark.parametrize(
+    ("steps", "gmac_step", "words"),
+    [
+        (899, 1.112, "undertrained, with 899 of 900 steps"),
+        (4000, 0.01, "so cheap that it spent 40 of 1,000 GMAC in as many steps as an arm may take"),
+        (1000, 1.0, None),
+    ],
+)
+def test_an_arm_that_cannot_be_judged_like_the_others_is_called_so(steps, gmac_step, words):
+    assert _remark({"steps": steps, "gmac_step": gmac_step}, 1000.0) == words
 
 
 def line(case: str, region: str, state: str, dice: float, kind: str = "region") -> dict[str, str]:

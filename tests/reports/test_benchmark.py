@@ -112,6 +112,17 @@ def show(result: Any, out: Path) -> Page:
     return Page(benchmark.write(result, out).read_text("utf-8"))
 
 
+def test_an_arm_that_had_too_few_steps_is_called_undertrained_wherever_it_is_ranked(tmp_path):
+    result = make()
+    result["arms"][0] |= {"undertrained": True, "note": "undertrained, with 100 of 900 steps"}
+    page = benchmark.write(result, tmp_path).read_text("utf-8")
+    assert "<bdi>fcn (undertrained)</bdi>" in page
+    assert "<bdi>unet</bdi>" in page
+    assert "1 of 3 arms had too few steps to be judged" in page
+    assert "fcn: undertrained, with 100 of 900 steps" in page
+    assert "(undertrained)" not in (tmp_path / "summary.csv").read_text()
+
+
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("benchmark")

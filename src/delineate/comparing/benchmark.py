@@ -31,8 +31,11 @@ from delineate.data.layouts._listing import OWN_SUBJECT
 from delineate.data.opening import Opening
 from delineate.data.outputs import refuse_inside
 from delineate.data.site_key import find
+from delineate.engine.budget import ENOUGH_STEPS
 from delineate.reports import benchmark as report
+from delineate.settings import RunConfig
 from delineate.targets import Judged
+from delineate.training import splitting
 
 #: Makes a synthetic cohort, see ``delineate.phantom``.
 Phantom = Callable[..., Path]
@@ -81,17 +84,17 @@ def run_benchmark(
         request.budget or (chosen.quick_budget if request.quick else chosen.budget)
     )
     source = request.data or _phantom(out, chosen, phantom, say, progress)
-    cohort = colour.harmonise(request.opening.cohort(source, say, out))
-    refuse_inside(out, cohort.root)
+    whole = colour.harmonise(request.opening.cohort(source, say, out))
+    refuse_inside(out, whole.root)
     key = find(  # one for all runs, not beside their tables
-        cohort.root, request.opening.site_key, away_from=out
+        whole.root, request.opening.site_key, away_from=out
     )
     if key.remark:
         say(key.remark)
     opening = dataclasses.replace(request.opening, class_column=None, site_key=key.file)
     writable_folder(out)
     with folder_lock(out):
-        judged = targets.make(chosen.target).comparison.judged(cohort, chosen.level)
+        judged = targets.make(chosen.target).comparison.judged(whole, chosen.level)
         cohort, known = judged.cohort, list(judged.notes)
         paths: planning.Tables = {}
         if judged.as_target is not None:
@@ -99,10 +102,13 @@ def run_benchmark(
                 chosen, judged, out / "tables", planning.is_begun(out), say
             )
             cohort = Cohort.open(next(iter(paths.values())))
+        learned = cohort
+        if judged.as_target is None and _any_uses_unlabelled(chosen):
+            learned = whole  # runs are given the data as they lie there, and use what they can
         machine = {"width": request.width, "device": request.device}
         plan = planning.make(
             chosen,
-            cohort,
+            learned,
             out,
             seconds,
             request.gmac,
@@ -155,9 +161,19 @@ def _chosen(request: Request) -> Suite:
     suite = suite if request.quick else suite.whole()
     suite = dataclasses.replace(suite, runs=request.runs) if request.runs else suite
     suite.check()
+    if request.gmac is not None and not 0 < request.gmac < math.inf:
+        raise ConfigError(
+            f"expected a number of GMAC above 0, got {request.gmac}",
+            where="--gmac",
+            fix="leave it out to follow --budget",
+        )
     if request.jobs is not None and request.jobs < 1:
         raise ConfigError(f"expected one run at a time or more, got {request.jobs}", where="--jobs")
     return suite
+
+
+def _any_uses_unlabelled(suite: Suite) -> bool:
+    return any(splitting.uses_unlabelled(RunConfig(method=arm.method)) for arm in suite.arms)
 
 
 def _tables(
@@ -212,7 +228,8 @@ def _result(
         rows += tables.rows(folder / "validation" / "cases.csv", planned, comparison, suite.metrics)
     arms = [
         {**entry, "gmac_total": entry["steps"] * entry["gmac_step"], "seconds": seconds[arm],
-         "rate": entry["batch"] / entry["seconds_step"], "note": None}
+         "rate": entry["batch"] / entry["seconds_step"],
+         "undertrained": entry["steps"] < ENOUGH_STEPS, "note": _remark(entry, plan["gmac"])}
         for arm, entry in entries.items()
     ]  # fmt: skip
     failures = [*plan["failures"]]
@@ -251,6 +268,19 @@ def _result(
         "failures": failures,
         "notes": comparison.notes(rows, suite.terms),
     }
+
+
+def _remark(entry: Mapping[str, Any], gmac: float) -> str | None:
+    """What keeps an arm from being judged like the others, if anything."""
+    steps, remarks = entry["steps"], []
+    if steps < ENOUGH_STEPS:
+        remarks.append(f"undertrained, with {steps} of {ENOUGH_STEPS} steps")
+    if (steps + 1) * entry["gmac_step"] < gmac:
+        remarks.append(
+            f"so cheap that it spent {steps * entry['gmac_step']:,.3g} of {gmac:,.4g} GMAC in as "
+            "many steps as an arm may take"
+        )
+    return "; ".join(remarks) or None
 
 
 def _publish(result: dict[str, Any], out: Path, say: Say) -> dict[str, Any]:

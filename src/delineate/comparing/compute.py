@@ -7,14 +7,14 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from delineate.comparing.suites import Arm, Suite
+from delineate.comparing.suites import Arm, Suite, slug
 from delineate.core import catalog
 from delineate.core.errors import ConfigError, DelineateError
 from delineate.core.progress import Progress, Say, silent
@@ -22,7 +22,7 @@ from delineate.core.stopping import Stop
 from delineate.data.cache import PreparedCase
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.engine.budget import Candidate
+from delineate.engine.budget import LEAST_STEPS, Candidate
 from delineate.networks._blocks import count_parameters
 from delineate.networks._cost import gmac
 from delineate.settings import RunConfig
@@ -33,7 +33,12 @@ from delineate.training.job import Invocation, Job
 OVERHEAD = 20.0
 #: Steps take so much longer where several runs share the processors than one alone.
 CROWDED = 1.5
-_LEAST_STEPS = 20
+#: How often every arm's step is timed, the arms in turn: no busy moment decides.
+ROUNDS = 3
+#: Seconds after which a round times no further step of an arm, two of each stage apart.
+_LIMIT = 2.0
+#: A budget that is named as enough has so much to spare, for the next measurement will differ.
+_SPARE = 1.2
 #: Median steps that an arm may take: one that hardly computes would read pictures for hours.
 MOST_STEPS = 4.0
 
@@ -97,14 +102,17 @@ def measure(
         ConfigError: No arm can.
     """
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted start left would be taken up
-    folder.mkdir(parents=True)
     invocation = Invocation(cohort.root, Opening(), time.monotonic(), silent, progress, Stop())
-    jobs = [Job(settings(arm), cohort, folder, {"hashes": {}}, invocation) for arm in suite.arms]
+    jobs = [
+        Job(settings(arm), cohort, folder / slug(arm.name), {"hashes": {}}, invocation)
+        for arm in suite.arms
+    ]
     failures: list[dict[str, Any]] = []
-    entries: list[Entry] = []
+    entries: dict[str, Entry] = {}
     fitting: list[tuple[Arm, Job, list[PreparedCase], Candidate]] = []
     common: dict[Candidate, int] = {}
     for arm, job in zip(suite.arms, jobs, strict=True):
+        job.out.mkdir(parents=True)
         try:
             training_cases = job.ready(cache)[1]["train"]  # arms may derive other channels
             largest = _candidate(suite, job, training_cases)
@@ -113,21 +121,30 @@ def measure(
             failures.append(_failure(arm, error))
             continue
         fitting.append((arm, job, training_cases, largest))
+    timed: dict[str, list[float]] = {arm.name: [] for arm, *_ in fitting}
     for arm, job, training_cases, largest in progress.track(
-        fitting, "measuring a step of every arm", len(fitting)
+        fitting * ROUNDS, "measuring a step of every arm", ROUNDS * len(fitting)
     ):
+        if arm.name not in timed:
+            continue
         patch = _sizes.round_to(largest.patch, common[largest])
         candidate = job.bench.fitting(dataclasses.replace(largest, patch=patch))
         try:
-            entries.append(_entry(arm, job, candidate, training_cases))
+            timed[arm.name].append(job.bench.measure(candidate, training_cases, limit=_LIMIT))
+            if arm.name not in entries:
+                entries[arm.name] = _entry(arm, job, candidate, training_cases)
         except DelineateError as error:
             failures.append(_failure(arm, error))
+            del timed[arm.name]
     notes = [f"{failure['arm']} cannot take part: {failure['reason']}" for failure in failures]
     for line in notes:
         say(line)
-    if not entries:
+    if not timed:
         raise ConfigError("expected an arm that can take part, got none: " + "; ".join(notes))
-    return entries, failures
+    return [
+        dataclasses.replace(entries[name], seconds_step=statistics.median(times))
+        for name, times in timed.items()
+    ], failures
 
 
 def pace(entries: Sequence[Entry]) -> dict[str, float]:
@@ -137,35 +154,72 @@ def pace(entries: Sequence[Entry]) -> dict[str, float]:
     return {arm: min(rate, most_steps) for arm, rate in rates.items()}
 
 
-def share_out(entries: Sequence[Entry], budget: float) -> tuple[list[Entry], list[dict[str, Any]]]:
+def needed(entries: Sequence[Entry], steps: int) -> float:
+    """GMAC a run that give every arm so many steps."""
+    return steps / min(pace(entries).values())
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What all runs of a benchmark take together, in seconds.
+
+    Args:
+        runs: How many there are.
+        overhead: Work beside their steps.
+        each: Work for every GMAC that a run may spend.
+        jobs: Runs at the same time.
+        spent: By the clock, before the first.
+    """
+
+    runs: int
+    overhead: float
+    each: float
+    jobs: int
+    spent: float
+
+    @classmethod
+    def of(
+        cls, entries: Sequence[Entry], counts: Mapping[str, int], jobs: int, spent: float
+    ) -> Costs:
+        """The costs of as many runs of every arm as ``counts`` says."""
+        rates, runs = pace(entries), sum(counts.values())
+        each = sum(counts[e.arm] * e.seconds_step * rates[e.arm] for e in entries)
+        return cls(runs, runs * OVERHEAD, each, jobs, spent)
+
+    def seconds(self, gmac: float) -> float:
+        """By the clock, if each run spends so many GMAC."""
+        return (self.overhead + self.each * gmac) / self.jobs
+
+    def affordable(self, seconds: float) -> float:
+        """GMAC for each run if everything may take so long by the clock."""
+        return ((seconds - self.spent) * self.jobs - self.overhead) / self.each
+
+    def options(self, gmac: float) -> str:
+        """The options, rounded up, that give each run so many GMAC."""
+        unit = 10.0 ** (math.floor(math.log10(gmac)) - 1)
+        minutes = math.ceil((self.spent + _SPARE * self.seconds(gmac)) / 60)
+        return f"--budget {minutes}m or --gmac {math.ceil(gmac / unit) * unit:g}"
+
+
+def share_out(entries: Sequence[Entry], budget: float, costs: Costs) -> list[Entry]:
     """The same entries with the steps that ``budget`` billion multiplications allow each.
 
-    Returns:
-        Entries, and those that would get too few steps to learn from, each with the reason.
-
     Raises:
-        ConfigError: Too few for every arm; names the least budget that would do for one.
+        ConfigError: Too few for some arm to be worth starting; names the least that would do.
     """
-    rates = pace(entries)
-    needed = {entry.arm: _LEAST_STEPS / rates[entry.arm] for entry in entries}
-    fit = [entry for entry in entries if budget >= needed[entry.arm]]
-    if not fit:
+    least = needed(entries, LEAST_STEPS)
+    if budget < least:
+        costliest = max(entries, key=lambda entry: entry.gmac_step)
         raise ConfigError(
-            f"expected compute for at least {_LEAST_STEPS} steps of an arm "
-            f"({min(needed.values()):,.0f} GMAC a run), got {max(0.0, budget):,.0f}",
-            fix="give a longer --budget, or a smaller --width",
+            f"expected compute for at least {LEAST_STEPS} steps of every arm ({least:,.4g} GMAC a "
+            f"run, for {costliest.arm}), got {max(0.0, budget):,.4g}",
+            fix=f"give {costs.options(least)}, or a smaller --width",
             code="budget-too-small",
         )
-    poor = [
-        {"arm": e.arm, "run": None, "reason":
-         f"{_LEAST_STEPS} steps take {needed[e.arm]:,.0f} GMAC, and {budget:,.0f} are there: "
-         "give a longer --budget, or a smaller --width"}
-        for e in entries if e not in fit
-    ]  # fmt: skip
-    shared = [
-        dataclasses.replace(entry, steps=int(budget * rates[entry.arm] + 1e-6)) for entry in fit
+    rates = pace(entries)
+    return [
+        dataclasses.replace(entry, steps=int(budget * rates[entry.arm] + 1e-6)) for entry in entries
     ]
-    return shared, poor
 
 
 def _candidate(suite: Suite, job: Job, cases: Sequence[PreparedCase]) -> Candidate:
@@ -178,8 +232,7 @@ def _candidate(suite: Suite, job: Job, cases: Sequence[PreparedCase]) -> Candida
 
 
 def _entry(arm: Arm, job: Job, candidate: Candidate, cases: list[PreparedCase]) -> Entry:
-    """Count and time one arm."""
-    seconds = job.bench.measure(candidate, cases)
+    """Count one arm, and time its answers; its training steps are timed by the caller."""
     network = job.bench.build(candidate).predictor.to(job.device).eval()
     patch = torch.zeros((1, job.bench.channels, *candidate.patch), device=job.device)
     times = []
@@ -201,7 +254,7 @@ def _entry(arm: Arm, job: Job, candidate: Candidate, cases: list[PreparedCase]) 
         gmac=gmac(network, job.bench.channels, candidate.patch),
         gmac_step=job.bench.count(candidate, cases),
         ms=1000 * statistics.median(times[1:]),
-        seconds_step=seconds,
+        seconds_step=0.0,
     )
 
 

@@ -6,9 +6,9 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from delineate.comparing.run_processes import Run
 from delineate.comparing.splits_as_tables import LEAKY, Condition
@@ -20,11 +20,9 @@ from delineate.core.threads import cores
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
+from delineate.engine.budget import ENOUGH_STEPS
 from delineate.settings import RunConfig
 from delineate.training import resolving
-
-if TYPE_CHECKING:
-    from delineate.comparing.compute import Entry
 
 #: What the same suite, data and options would do again; anything else is another benchmark.
 _PLAN = "benchmark.json"
@@ -68,7 +66,7 @@ def make(
     asked = json.loads(json.dumps(asked))
     earlier: dict[str, Any] | None = run.read_json(out / _PLAN)
     if earlier is not None:
-        if earlier["asked"] != asked:
+        if _without_budgets(earlier["asked"]) != _without_budgets(asked):
             raise OutputError(
                 "expected the suite, data, options and own parts of the benchmark in this folder, "
                 "got others",
@@ -96,16 +94,9 @@ def make(
             dataclasses.replace(e, seconds_step=e.seconds_step * compute.CROWDED) for e in entries
         ]
     counts = {e.arm: len(_cells(suite, e.arm, tables)) for e in entries}
-    left = (seconds - (time.monotonic() - started)) * jobs
-    while True:  # what an arm leaves that cannot take part is for the others
-        budget = gmac or _affordable(entries, counts, left)
-        entries, poor = compute.share_out(entries, budget)
-        failures += poor
-        for failure in poor:
-            say(f"{failure['arm']} cannot take part: {failure['reason']}")
-        if not poor or gmac:
-            break
-    total = sum(counts[entry.arm] for entry in entries)
+    costs = compute.Costs.of(entries, counts, jobs, time.monotonic() - started)
+    budget = costs.affordable(seconds) if gmac is None else gmac
+    entries = compute.share_out(entries, budget, costs)
     plan: dict[str, Any] = {
         "asked": asked,
         "jobs": jobs,
@@ -125,23 +116,24 @@ def make(
             f"{entry.arm}: {entry.parameters:,} parameters, {entry.gmac:.2f} GMAC a patch, "
             f"{entry.steps} steps of {entry.seconds_step:.2f} s"
         )
-    expected = total * compute.OVERHEAD
-    expected += sum(counts[e.arm] * e.steps * e.seconds_step for e in entries)
-    clock = time.strftime("%H:%M", time.localtime(time.time() + expected / jobs))
+    expected = costs.seconds(budget)
+    clock = time.strftime("%H:%M", time.localtime(time.time() + expected))
     say(
-        f"{total} runs of {budget:,.0f} GMAC each, {jobs} at a time: about "
-        f"{expected / jobs / 60:.0f} minutes, until about {clock}"
+        f"{costs.runs} runs of {budget:,.0f} GMAC each, {jobs} at a time: about "
+        f"{expected / 60:.0f} minutes, until about {clock}"
     )
+    if few := [entry.arm for entry in entries if entry.steps < ENOUGH_STEPS]:
+        say(
+            f"{', '.join(few)}: undertrained, with fewer than {ENOUGH_STEPS} steps; all have as "
+            f"many with {costs.options(compute.needed(entries, ENOUGH_STEPS))}"
+        )
     return plan
 
 
-def _affordable(entries: Sequence[Entry], counts: Mapping[str, int], seconds: float) -> float:
-    """GMAC that each run may spend if all of them together may take so long."""
-    from delineate.comparing import compute
-
-    rates = compute.pace(entries)
-    left = seconds - sum(counts[entry.arm] for entry in entries) * compute.OVERHEAD
-    return left / sum(counts[e.arm] * e.seconds_step * rates[e.arm] for e in entries)
+def _without_budgets(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that the suite offers: the one that was taken stands beside it."""
+    offered = {"budget", "quick_budget"}
+    return {**asked, "suite": {k: v for k, v in asked["suite"].items() if k not in offered}}
 
 
 def _run_config(suite: Suite, arm: Arm, derived: Mapping[str, Any]) -> RunConfig:

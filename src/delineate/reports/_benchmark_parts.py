@@ -142,6 +142,11 @@ class Benchmark:
         summarised = dict.fromkeys(str(s.get("arm")) for s in self.summary)
         return [name for name in summarised if self.arms and name not in self.names]
 
+    def marked(self, name: str) -> str:
+        """An arm's name, and whether it had too few steps to be judged."""
+        poor = any(a.get("undertrained") for a in self.arms if str(a["arm"]) == name)
+        return f"{name} (undertrained)" if poor else name
+
     @property
     def main(self) -> Metric | None:
         """The metric of the headline: the first."""

@@ -64,7 +64,10 @@ def overview(benchmark: Benchmark) -> Markup:
         "Arm",
         *(label(benchmark.region_in_words(region, "")) or str(region) for region in regions),
     ]
-    row_groups = [[(name, cells(name)) for name in group] for group in (names, benchmark.baselines)]
+    row_groups = [
+        [(benchmark.marked(name), cells(name)) for name in group]
+        for group in (names, benchmark.baselines)
+    ]
     return block("standings", f"{main.heading} everywhere", heads, *row_groups)
 
 

@@ -60,7 +60,8 @@ def write(result: Mapping[str, Any], out: Path) -> Path:
     Args:
         result: Plain data: ``title``, ``question``, ``suite``, ``data``, ``settings``,
             ``seconds``; ``arms`` (``arm``, ``network``, ``method``, ``parameters``, ``gmac``,
-            ``gmac_step``, ``steps``, ``gmac_total``, ``ms``, ``rate``, ``seconds``, ``note``);
+            ``gmac_step``, ``steps``, ``gmac_total``, ``ms``, ``rate``, ``seconds``, ``note``,
+            ``undertrained``);
             ``rows`` (``arm``, ``run``, ``seed``, ``fold``, ``case``, ``subject``, ``region`` and
             a number or None for each metric); ``summary`` (``arm``, ``region``, ``metric``,
             ``mean``, ``low``, ``high``, ``median``, ``n``); ``contrasts`` (``name``, ``a``, ``b``,
@@ -126,6 +127,11 @@ def _verdict(benchmark: Benchmark) -> str:
         sentences.append(start + _mean_in_words(benchmark, best, main) + ".")
         sentences += [_baseline(benchmark, name, best) for name in benchmark.baselines]
         sentences += _answers(benchmark, main)
+    if poor := [arm for arm in benchmark.arms if arm.get("undertrained")]:
+        sentences.append(
+            f"{len(poor)} of {plural(len(benchmark.names), 'arm')} had too few steps to be judged: "
+            "more compute may change their order."
+        )
     if failures := as_list(benchmark.result.get("failures")):
         sentences.append(f"{plural(len(failures), 'run')} failed.")
     return "\n".join(part for part in (question, " ".join(filter(None, sentences))) if part)
@@ -238,7 +244,8 @@ def _standings(benchmark: Benchmark) -> Markup:
         names += [n for n in benchmark.names if n not in names]
         best = {m.key: _best(benchmark, region, m) for m in benchmark.metrics}
         row_groups: list[list[tuple[str, list[dict[str, Any]]]]] = [
-            [(name, [_cell(benchmark, name, region, m, best[m.key]) for m in benchmark.metrics])
+            [(benchmark.marked(name),
+              [_cell(benchmark, name, region, m, best[m.key]) for m in benchmark.metrics])
              for name in group]
             for group in (names, benchmark.baselines)
         ]  # fmt: skip
