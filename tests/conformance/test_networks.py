@@ -39,6 +39,18 @@ def test_it_slowly(subject: Subject, check: Check) -> None:
     check(subject)
 
 
+@pytest.mark.parametrize("check", networks.CHECKS, ids=_id)
+def test_one_that_halves_axes_unlike(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = catalog.load("networks", "unet")
+    small = {
+        "levels": 3,
+        "strides": ((1, 2, 2), (2, 2, 2)),
+        "kernels": ((1, 3, 3),) + ((3,) * 3,) * 2,
+    }
+    monkeypatch.setattr(module, "SMALL", small, raising=False)
+    check(Subject(module, "unet", "3D", 3))
+
+
 def test_every_rule_is_a_sentence_of_its_own() -> None:
     rules = [_rules.rule(check) for check in (*networks.FILE_CHECKS, *networks.CHECKS)]
     assert len(set(rules)) == len(rules)

@@ -183,3 +183,72 @@ def test_levels_that_a_patch_cannot_take_are_refused_with_those_it_can() -> None
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         make(**wrong)
+
+
+# ------------------------------------------------------------------------------------ axis by axis
+
+THICK: dict[str, Any] = {
+    "ndim": 3,
+    "levels": 4,
+    "strides": ((2, 2, 1), (2, 2, 2), (2, 2, 1)),
+    "kernels": ((3, 3, 1), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"down": "max"}, {"residual": True}, {"residual": True, "down": "max"}]
+)
+def test_each_axis_is_halved_as_its_strides_say(options: dict[str, Any]) -> None:
+    net = make(**THICK, **options, deep_supervision=2)
+    assert unet.divisor(net.config) == (8, 8, 2)
+    seen = []
+    net.encoder[-1].register_forward_hook(lambda m, i, out: seen.append(tuple(out.shape)))
+    outputs = net.train()(image(1, 1, 24, 16, 6))
+    assert seen == [(1, 32, 3, 2, 3)]
+    assert [tuple(y.shape[2:]) for y in outputs] == [(24, 16, 6), (12, 8, 6), (6, 4, 3)]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_where_kernels_are_flat_slices_do_not_know_of_each_other(residual: bool) -> None:
+    net = make(**{**THICK, "strides": ((2, 2, 1),) * 3, "kernels": ((3, 3, 1),) * 4})
+    net = make(**{**net.config.__dict__, "residual": residual, "norm": "batch"}).eval()
+    one = image(1, 1, 16, 16, 4)
+    two = one.clone()
+    two[..., 3] = 0
+    with torch.no_grad():
+        first, second = net(one), net(two)
+    assert torch.equal(first[..., :3], second[..., :3])
+    assert not torch.equal(first[..., 3], second[..., 3])
+
+
+def test_strides_that_halve_everything_are_the_same_network() -> None:
+    plain = make(ndim=3)
+    spelt = make(ndim=3, strides=((2, 2, 2),) * 2, kernels=((3, 3, 3),) * 3)
+    x = image(1, 1, 8, 8, 8)
+    assert torch.equal(plain.eval()(x), spelt.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [((24, 20, 6), "pad to (24, 24, 6)"), ((8, 8, 2), "pad to (16, 16, 4)")],
+)
+def test_a_size_that_strides_do_not_divide_is_refused(size: tuple[int, ...], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(**THICK)(image(1, 1, *size))
+    assert caught.value.code == "size"
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"levels": 3},
+        {"strides": ((2, 2),) * 3},
+        {"strides": ((3, 2, 2),) * 3},
+        {"kernels": ((3, 3, 1),) * 3},
+        {"kernels": ((5, 3, 1),) * 4},
+    ],
+)
+def test_strides_and_kernels_that_do_not_suit_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"expected \d (strides|kernels) of 3 numbers"):
+        unet.Config(**{**THICK, **changes})

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from delineate.core import model_file
+from delineate.core.config import load
 from delineate.core.errors import InputError
 from delineate.core.image import Grid, Image
 from delineate.data.readers import write
+from delineate.settings import RunConfig
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 
@@ -88,3 +90,35 @@ def test_outlines_are_learned_and_brought_home(volumes: Path, tmp_path: Path) ->
     )  # fmt: skip
     assert index["settings"]["force"]
     assert "look like Hounsfield units" in index["cases"][0]["facts"]["warnings"][0]
+
+
+@pytest.mark.slow
+def test_thick_slices_are_halved_less_often_and_the_settings_say_so(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = ["id,image,label,split"]
+    for n in range(4):
+        rng = np.random.default_rng(n)
+        array = rng.normal(0, 20, (32, 32, 16)).astype(np.float32)
+        ball = np.linalg.norm(np.indices(array.shape).T * [1, 1, 3] - [16, 16, 24], axis=-1).T < 8
+        grid = Grid(array.shape, np.diag([1.0, 1.0, 3.0, 1.0]))
+        write(data / f"v{n}.nii.gz", Image((array + 300 * ball)[None], grid))
+        write(data / f"m{n}.nii.gz", Image(ball[None].astype(np.uint8), grid))
+        lines.append(f"v{n},v{n}.nii.gz,m{n}.nii.gz,{'test' if n == 0 else 'train'}")
+    (data / "cases.csv").write_text("\n".join(lines) + "\n")
+    run = trained(data / "cases.csv", tmp_path / "run", width=4, batch=2)
+    resolved = load(run / "config.yaml", RunConfig)
+    assert resolved.patch == (32, 32, 16)
+    network = resolved.network_settings
+    assert network["levels"] == 4
+    assert network["strides"] == [[2, 2, 1], [2, 2, 2], [2, 2, 2]]
+    assert network["kernels"] == [[3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+    model = model_file.load(run / "model.safetensors")
+    assert model.document["network"]["config"]["strides"] == network["strides"]
+    predict(run / "model.safetensors", data / "v0.nii.gz", tmp_path / "out")
+    train(
+        data / "cases.csv", config=run / "config.yaml", out=tmp_path / "again", audit=False
+    )  # as written
+    again = model_file.load(tmp_path / "again" / "model.safetensors")
+    assert again.tensors.keys() == model.tensors.keys()
+    assert all(np.array_equal(again.tensors[name], model.tensors[name]) for name in model.tensors)

@@ -110,13 +110,14 @@ def measure(
     failures: list[dict[str, Any]] = []
     entries: dict[str, Entry] = {}
     fitting: list[tuple[Arm, Job, list[PreparedCase], Candidate]] = []
-    common: dict[Candidate, int] = {}
+    common: dict[Candidate, tuple[int, ...]] = {}
     for arm, job in zip(suite.arms, jobs, strict=True):
         job.out.mkdir(parents=True)
         try:
             training_cases = job.ready(cache)[1]["train"]  # arms may derive other channels
             largest = _candidate(suite, job, training_cases)
-            common[largest] = math.lcm(common.get(largest, 1), job.bench.divisor(largest))
+            steps = job.bench.divisors(largest)
+            common[largest] = tuple(map(math.lcm, common.get(largest, steps), steps))
         except DelineateError as error:
             failures.append(_failure(arm, error))
             continue

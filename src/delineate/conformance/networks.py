@@ -25,6 +25,7 @@ from delineate.conformance._rules import (
 from delineate.core import catalog, config, model_file
 from delineate.core.errors import ConfigError
 from delineate.networks import _cost, _transfer
+from delineate.networks._blocks import per_axis
 
 BATCH, CHANNELS, OUTPUTS = 2, 2, 3
 KINDS = ("segmenter", "classifier", "critic")
@@ -56,9 +57,18 @@ def make(subject: Subject, seed: int = 0) -> tuple[Any, nn.Module]:
 
 def size(module: ModuleType, chosen: Any) -> tuple[int, ...]:
     """Unequal sizes that the network takes, with several voxels at its coarsest level."""
-    step = int(module.divisor(chosen))
-    least = max(step * (1 if step >= 32 else max(2, -(-16 // step))), getattr(module, "LEAST", 0))
-    return (least, least + step, least)[: chosen.ndim]
+    steps = _steps(module, chosen)
+    least = [
+        max(step * (1 if step >= 32 else max(2, -(-16 // step))), getattr(module, "LEAST", 0))
+        for step in steps
+    ]
+    least[1] += steps[1]
+    return tuple(least)
+
+
+def _steps(module: ModuleType, chosen: Any) -> tuple[int, ...]:
+    """What each side must be a multiple of."""
+    return per_axis(chosen.ndim, module.divisor(chosen))
 
 
 def image(shape: tuple[int, ...]) -> Tensor:
@@ -116,8 +126,8 @@ def its_scores_have_a_place(subject: Subject) -> None:
     score_map = getattr(network.eval(), "score_map", None)
     if score_map is None:
         return
-    step, shape = int(subject.module.divisor(chosen)), size(subject.module, chosen)
-    larger = (shape[0] + step, *shape[1:])
+    shape = size(subject.module, chosen)
+    larger = (shape[0] + _steps(subject.module, chosen)[0], *shape[1:])
     for sides in (shape, larger):
         with torch.no_grad():
             scores = score_map(image(sides))
@@ -142,14 +152,17 @@ def takes_any_channels_and_outputs(subject: Subject) -> None:
 def refuses_a_size_it_cannot_take(subject: Subject) -> None:
     """A size that is no multiple of divisor is refused, and the next larger one named."""
     chosen, network = make(subject)
-    step, shape = int(subject.module.divisor(chosen)), size(subject.module, chosen)
+    shape = size(subject.module, chosen)
+    step, axis = max((step, -axis) for axis, step in enumerate(_steps(subject.module, chosen)))
     if step == 1:
         indivisible = tuple(n + 1 for n in shape)
         expect(
             torch.isfinite(network(image(indivisible))).all(), f"NaN or infinity at {indivisible}"
         )
         return
-    wrong, right = (shape[0] + 1, *shape[1:]), (shape[0] + step, *shape[1:])
+    wrong, right = (
+        tuple(n + more * (a == -axis) for a, n in enumerate(shape)) for more in (1, step)
+    )
     try:
         network(image(wrong))
     except ConfigError as error:

@@ -26,7 +26,7 @@ CONTRACTS: Mapping[str, Mapping[str, str]] = {
         "KIND": 'KIND = "segmenter", "classifier" or "critic"',
         "PAPER": "PAPER = who described it, and when",
         "Config": "a frozen dataclass Config with the field ndim",
-        "divisor": "divisor(config) -> int",
+        "divisor": "divisor(config) -> int, or one an axis",
         "build": "build(config, channels, outputs) -> nn.Module",
     },
     "losses": {

@@ -31,12 +31,13 @@ class NetworkFile(Protocol):
     KIND: Kind
     #: A frozen dataclass with ``ndim`` (2, 3; others are refused by a ConfigError) and a help text
     #: for every field. What is called ``width``, ``levels``, ``deep_supervision`` or ``features``
-    #: is derived from patch and budget where nobody gives it.
+    #: is derived from patch and budget where nobody gives it, and so are ``strides`` and
+    #: ``kernels`` (see ``networks.unet``) where ``levels`` is left open too.
     Config: type[Any]
 
     @staticmethod
-    def divisor(config: Any) -> int:
-        """What every side of a patch must be a multiple of.
+    def divisor(config: Any) -> int | tuple[int, ...]:
+        """What every side of a patch must be a multiple of; one number an axis where they differ.
 
         Of another size, the network raises a ConfigError with the code ``size`` that names the
         next larger one: ``networks._blocks.require_multiple`` does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,10 +17,23 @@ SLOPE = 0.01
 OPEN = 2.0
 
 
-def conv(nd: int, before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Module:
-    """Convolution that keeps the size at stride 1."""
-    kind = nn.Conv3d if nd == 3 else nn.Conv2d
-    return kind(before, after, kernel, stride=stride, padding=kernel // 2)
+#: One number for every axis, or one an axis.
+Sides = int | Sequence[int]
+
+
+def per_axis(nd: int, numbers: Sides) -> tuple[int, ...]:
+    """One number an axis."""
+    return (numbers,) * nd if isinstance(numbers, int) else tuple(numbers)
+
+
+def conv(nd: int, before: int, after: int, kernel: Sides = 3, stride: Sides = 1) -> nn.Module:
+    """Convolution that keeps the size at stride 1; kernels are odd."""
+    kind: Any = nn.Conv3d if nd == 3 else nn.Conv2d
+    kernel, stride = per_axis(nd, kernel), per_axis(nd, stride)
+    layer: nn.Module = kind(
+        before, after, kernel, stride=stride, padding=tuple(n // 2 for n in kernel)
+    )
+    return layer
 
 
 def norm(nd: int, width: int, kind: str = "instance") -> nn.Module:
@@ -36,44 +50,59 @@ def norm(nd: int, width: int, kind: str = "instance") -> nn.Module:
 
 
 def conv_unit(
-    nd: int, before: int, after: int, kind: str = "instance", stride: int = 1
+    nd: int,
+    before: int,
+    after: int,
+    kind: str = "instance",
+    stride: Sides = 1,
+    kernel: Sides = 3,
 ) -> nn.Sequential:
     """Convolution, norm, leaky ReLU."""
     return nn.Sequential(
-        conv(nd, before, after, 3, stride),
+        conv(nd, before, after, kernel, stride),
         norm(nd, after, kind),
         nn.LeakyReLU(SLOPE, inplace=True),
     )
 
 
 def double_conv(
-    nd: int, before: int, after: int, kind: str = "instance", stride: int = 1
+    nd: int,
+    before: int,
+    after: int,
+    kind: str = "instance",
+    stride: Sides = 1,
+    kernel: Sides = 3,
 ) -> nn.Sequential:
     """Two convolution units, a stage of a U-Net."""
     return nn.Sequential(
-        conv_unit(nd, before, after, kind, stride), conv_unit(nd, after, after, kind)
+        conv_unit(nd, before, after, kind, stride, kernel),
+        conv_unit(nd, after, after, kind, kernel=kernel),
     )
 
 
-def up_conv(nd: int, before: int, after: int) -> nn.Module:
-    """Transposed convolution that doubles every spatial size."""
-    kind = nn.ConvTranspose3d if nd == 3 else nn.ConvTranspose2d
-    return kind(before, after, 2, 2)
+def up_conv(nd: int, before: int, after: int, stride: Sides = 2) -> nn.Module:
+    """Transposed convolution that makes every spatial size ``stride`` times as large."""
+    kind: Any = nn.ConvTranspose3d if nd == 3 else nn.ConvTranspose2d
+    layer: nn.Module = kind(before, after, per_axis(nd, stride), per_axis(nd, stride))
+    return layer
 
 
-def max_pool(nd: int) -> nn.Module:
-    """Maximum over 2 x 2 (x 2)."""
-    return nn.MaxPool3d(2) if nd == 3 else nn.MaxPool2d(2)
+def max_pool(nd: int, stride: Sides = 2) -> nn.Module:
+    """Maximum over 2 x 2 (x 2), or over what ``stride`` says."""
+    kind: Any = nn.MaxPool3d if nd == 3 else nn.MaxPool2d
+    layer: nn.Module = kind(stride if isinstance(stride, int) else tuple(stride))
+    return layer
 
 
-def require_multiple(size: Sequence[int], multiple: int) -> None:
+def require_multiple(size: Sequence[int], multiple: Sides) -> None:
     """Refuse sizes a network cannot halve often enough.
 
     Raises:
         ConfigError: Names the nearest size that works.
     """
-    if any(n % multiple for n in size):
-        nearest = tuple(-(-n // multiple) * multiple for n in size)
+    steps = per_axis(len(size), multiple)
+    if any(n % step for n, step in zip(size, steps, strict=True)):
+        nearest = tuple(-(-n // step) * step for n, step in zip(size, steps, strict=True))
         raise ConfigError(
             f"expected spatial sizes that are multiples of {multiple}, got {tuple(size)}",
             fix=f"pad to {nearest}",
@@ -104,6 +133,27 @@ def require_levels(size: Sequence[int], levels: int) -> None:
         fix=f"pad to {nearest}" + (f", or use levels={possible}" if possible > 1 else ""),
         code="size",
     )
+
+
+def require_strides(size: Sequence[int], strides: Sequence[Sequence[int]]) -> None:
+    """Refuse sizes that these strides do not divide, or of which they leave a single voxel.
+
+    Raises:
+        ConfigError: Names the nearest size that works.
+    """
+    steps = shrinkage(strides)
+    require_multiple(size, steps)
+    if tuple(size) == steps:
+        raise ConfigError(
+            f"expected more than one voxel at the coarsest level, got {tuple(size)}",
+            fix=f"pad to {tuple(2 * step for step in steps)}",
+            code="size",
+        )
+
+
+def shrinkage(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """How many times as small the coarsest level is along each axis."""
+    return tuple(math.prod(column) for column in zip(*strides, strict=True))
 
 
 def _halves(size: Sequence[int], multiple: int) -> bool:
@@ -217,6 +267,7 @@ class UShape(nn.Module):
         lateral: What a skip passes, given what comes up; None: as it is.
         skips: False: nothing passes beside the coarsest level.
         dropout: Share of the coarsest features that training leaves out.
+        strides: How each axis shrinks from a level to the next; empty: every axis is halved.
     """
 
     def __init__(
@@ -229,9 +280,10 @@ class UShape(nn.Module):
         lateral: nn.ModuleList | None = None,
         skips: bool = True,
         dropout: float = 0.0,
+        strides: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.strides = config, strides
         self.encoder, self.up, self.decoder, self.heads = encoder, up, decoder, heads
         self.lateral, self.skips = lateral, skips
         self.dropout = nn.Dropout(dropout)
@@ -250,7 +302,10 @@ class UShape(nn.Module):
         Raises:
             ConfigError: A size that cannot be halved often enough; the nearest is named.
         """
-        require_levels(x.shape[2:], len(self.up) + 1)
+        if self.strides:
+            require_strides(x.shape[2:], self.strides)
+        else:
+            require_levels(x.shape[2:], len(self.up) + 1)
         skips = self.encode(x)
         x = self.dropout(skips.pop())
         outputs: list[Tensor] = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError
+from delineate.networks._blocks import per_axis
 
 
 class Tap:
@@ -80,6 +81,5 @@ def tap(segmenter: nn.Module, channels: int, outputs: int) -> Tap:
 
 def _small_image(module: ModuleType, config: Any, channels: int) -> Tensor:
     """Zeros of a size that the network takes, with several voxels at its coarsest level."""
-    step = int(module.divisor(config))
-    size = max(2, -(-16 // step)) * step
-    return torch.zeros((1, channels, *(size,) * config.ndim))
+    steps = per_axis(config.ndim, module.divisor(config))
+    return torch.zeros((1, channels, *(max(2, -(-16 // step)) * step for step in steps)))

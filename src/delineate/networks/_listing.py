@@ -17,6 +17,7 @@ from delineate.core.config import nearest, to_dict
 from delineate.core.errors import ConfigError, DelineateError
 from delineate.core.progress import QUIET, Progress
 from delineate.networks import _cost
+from delineate.networks._blocks import per_axis
 
 #: What a forward pass is counted and timed on, by dimensions: channels and size of one image.
 PATCHES = {2: (3, (128, 128)), 3: (1, (64, 64, 64))}
@@ -124,8 +125,8 @@ def _row(
         row["kind"] = module.KIND
         config = module.Config(ndim=ndim)
         channels, size = PATCHES[ndim]
-        step = module.divisor(config)
-        size_used = tuple(-(-n // step) * step for n in size)
+        steps = per_axis(ndim, module.divisor(config))
+        size_used = tuple(-(-n // step) * step for n, step in zip(size, steps, strict=True))
         outputs = 1 if module.KIND == "critic" else _OUTPUTS
         row |= _measure(
             lambda: module.build(config, channels, outputs), channels, size_used, device

@@ -8,7 +8,8 @@ encoder-decoder that S1 describes.
 
 ``levels=8, residual=True`` is the deep residual U-Net that reviews cite for left ventricles. Each
 level halves the image, so that eight need more than 128 voxels along an axis; an image that cannot
-be halved so often is refused with the number of levels that it can take. ``squeeze=True`` ends
+be halved so often is refused with the number of levels that it can take. ``strides`` and
+``kernels`` treat each axis by itself, for volumes of few or thick slices. ``squeeze=True`` ends
 every stage with concurrent channel and spatial squeeze and excitation, joined by their maximum
 (Roy et al. 2018, arXiv:1808.08127).
 """
@@ -54,6 +55,16 @@ class Config:
     squeeze: bool = field(
         default=False, metadata={"help": "weight channels and places after every stage"}
     )
+    strides: tuple[tuple[int, ...], ...] = field(
+        default=(),
+        metadata={
+            "help": "from each level to the next, 2 for an axis that is halved and 1 for one that "
+            "is not; empty: all are halved"
+        },
+    )
+    kernels: tuple[tuple[int, ...], ...] = field(
+        default=(), metadata={"help": "for each level 3 or 1 an axis; empty: 3 along all"}
+    )
 
     def __post_init__(self) -> None:
         if self.ndim not in (2, 3):
@@ -69,10 +80,30 @@ class Config:
                 "expected max_width >= 1, deep_supervision >= 0 and 0 <= dropout < 1, "
                 f"got {self.max_width}, {self.deep_supervision}, {self.dropout}"
             )
+        for name, rows, count, largest in (
+            ("strides", self.strides, self.levels - 1, 2),
+            ("kernels", self.kernels, self.levels, 3),
+        ):
+            fitting = all(len(row) == self.ndim and {*row} <= {1, largest} for row in rows)
+            if rows and (len(rows) != count or not fitting):
+                raise ConfigError(
+                    f"expected {count} {name} of {self.ndim} numbers, each 1 or {largest}, for "
+                    f"{self.levels} levels, got {rows}"
+                )
+
+    def stride(self, level: int) -> blocks.Sides:
+        """From a level to the next coarser one."""
+        return self.strides[level] if self.strides else 2
+
+    def kernel(self, level: int) -> blocks.Sides:
+        """Of the convolutions of a level."""
+        return self.kernels[level] if self.kernels else 3
 
 
-def divisor(config: Config) -> int:
+def divisor(config: Config) -> int | tuple[int, ...]:
     """Every spatial size must be a multiple of this."""
+    if config.strides:
+        return blocks.shrinkage(config.strides)
     return int(2 ** (config.levels - 1))
 
 
@@ -87,28 +118,38 @@ def build(config: Config, channels: int, outputs: int) -> blocks.UShape:
     nd = config.ndim
     widths = [min(config.width * 2**i, config.max_width) for i in range(config.levels)]
     encoder = nn.ModuleList(
-        _stage(config, before, width, down=i > 0)
+        _stage(config, i, before, width, down=i > 0)
         for i, (before, width) in enumerate(pairwise([channels, *widths]))
     )
-    up = nn.ModuleList(blocks.up_conv(nd, coarse, fine) for fine, coarse in pairwise(widths))
+    up = nn.ModuleList(
+        blocks.up_conv(nd, coarse, fine, config.stride(i))
+        for i, (fine, coarse) in enumerate(pairwise(widths))
+    )
     joined = 2 if config.skips else 1
-    decoder = nn.ModuleList(_stage(config, joined * width, width) for width in widths[:-1])
+    decoder = nn.ModuleList(
+        _stage(config, i, joined * width, width) for i, width in enumerate(widths[:-1])
+    )
     heads = blocks.heads(nd, widths, outputs, config.deep_supervision)
     net = blocks.UShape(
-        config, encoder, up, decoder, heads, skips=config.skips, dropout=config.dropout
-    )
+        config, encoder, up, decoder, heads,
+        skips=config.skips, dropout=config.dropout, strides=config.strides,
+    )  # fmt: skip
     blocks.initialise(net)
     return net
 
 
-def _stage(config: Config, before: int, after: int, down: bool = False) -> nn.Sequential:
-    nd, pool = config.ndim, down and config.down == "max"
-    stride = 2 if down and not pool else 1
-    parts: list[nn.Module] = [blocks.max_pool(nd)] if pool else []
+def _stage(
+    config: Config, level: int, before: int, after: int, down: bool = False
+) -> nn.Sequential:
+    nd, kernel = config.ndim, config.kernel(level)
+    step: blocks.Sides = config.stride(level - 1) if down else 1
+    parts: list[nn.Module] = []
+    if down and config.down == "max":
+        parts, step = [blocks.max_pool(nd, step)], 1
     if config.residual:
-        parts.append(Residual(nd, before, after, config.norm, stride))
+        parts.append(Residual(nd, before, after, config.norm, step, kernel))
     else:
-        parts += blocks.double_conv(nd, before, after, config.norm, stride)
+        parts += blocks.double_conv(nd, before, after, config.norm, step, kernel)
     if config.squeeze:
         parts.append(ConcurrentSqueeze(nd, after))
     return nn.Sequential(*parts)
@@ -117,15 +158,23 @@ def _stage(config: Config, before: int, after: int, down: bool = False) -> nn.Se
 class Residual(nn.Module):
     """Two convolutions with norm and a shortcut around both (He et al. 2016, arXiv:1512.03385)."""
 
-    def __init__(self, nd: int, before: int, after: int, kind: str, stride: int) -> None:
+    def __init__(
+        self,
+        nd: int,
+        before: int,
+        after: int,
+        kind: str,
+        stride: blocks.Sides,
+        kernel: blocks.Sides = 3,
+    ) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            blocks.conv_unit(nd, before, after, kind, stride),
-            blocks.conv(nd, after, after),
+            blocks.conv_unit(nd, before, after, kind, stride, kernel),
+            blocks.conv(nd, after, after, kernel),
             blocks.norm(nd, after, kind),
         )
         self.shortcut: nn.Module = nn.Identity()
-        if before != after or stride > 1:
+        if before != after or max(blocks.per_axis(nd, stride)) > 1:
             self.shortcut = nn.Sequential(
                 blocks.conv(nd, before, after, 1, stride), blocks.norm(nd, after, kind)
             )

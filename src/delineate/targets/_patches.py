@@ -39,6 +39,7 @@ def candidates(
     return _sizes.candidates(
         shape(preparation, cases), preparation.ndim,
         width=chosen.width, patch=chosen.patch, batch=chosen.batch,
+        spacing_mm=spacing_mm(preparation),
     )  # fmt: skip
 
 
@@ -47,8 +48,9 @@ def smaller(
 ) -> list[Candidate]:
     """What to take where hardly a step of the first candidate fits."""
     return _sizes.smaller(
-        first, shape(preparation, cases), preparation.ndim, patch=chosen.patch, batch=chosen.batch
-    )
+        first, shape(preparation, cases), preparation.ndim,
+        patch=chosen.patch, batch=chosen.batch, spacing_mm=spacing_mm(preparation),
+    )  # fmt: skip
 
 
 def windows(case: PreparedCase, patch: Sequence[int], axis: int | None) -> int:

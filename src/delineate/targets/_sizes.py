@@ -35,22 +35,75 @@ def levels(patch: Sequence[int], ndim: int) -> int:
     return max(2, min(_MOST_LEVELS[ndim], 1 + int(math.log2(max(1, min(patch) / 4)))))
 
 
-def patch_size(shape: Sequence[int], cap: int, ndim: int) -> tuple[int, ...]:
+def strides_and_kernels(
+    patch: Sequence[int], spacing_mm: Sequence[float]
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """Strides and kernels of a U-Net whose axes are halved each as often as it can be.
+
+    An axis is halved while at least four voxels are left of it, and waits while its spacing is more
+    than twice the finest; until then kernels do not reach along it (Isensee et al. 2021). A side
+    that is odd when its turn comes ends it. Axes whose sides and spacings are within a factor of
+    two are alike, and are halved together; sides that can be halved as often as there are levels
+    are alike too.
+
+    Args:
+        patch: Its size.
+        spacing_mm: Of its voxels; () where it is not known.
+
+    Returns:
+        From each level to the next, 2 or 1 an axis; of each level, 3 or 1 an axis. Both empty where
+        all axes are alike.
+    """
+    sides, spacing = list(patch), list(spacing_mm) or [1.0] * len(patch)
+    most = _MOST_LEVELS[len(sides)]
+    alike = max(sides) <= 2 * min(sides) or min(sides) >= 4 * 2 ** (most - 1)
+    if alike and max(spacing) <= 2 * min(spacing):
+        return (), ()
+    strides, kernels = list[tuple[int, ...]](), [(1,) * len(sides)]
+    while True:
+        large = [n >= 8 for n in sides]
+        finest = min(
+            (mm for mm, can in zip(spacing, large, strict=True) if can), default=min(spacing)
+        )
+        near = [mm <= 2 * finest for mm in spacing]
+        kernels.append(tuple(3 if a else n for a, n in zip(near, kernels[-1], strict=True)))
+        halved = [a and b for a, b in zip(large, near, strict=True)]
+        indivisible = any(n % 2 for n, turn in zip(sides, halved, strict=True) if turn)
+        if indivisible or not any(large) or len(strides) == most - 1:
+            break
+        strides.append(tuple(2 if turn else 1 for turn in halved))
+        sides = [n // step for n, step in zip(sides, strides[-1], strict=True)]
+        spacing = [mm * step for mm, step in zip(spacing, strides[-1], strict=True)]
+    return (tuple(strides), tuple(kernels[1:])) if strides else ((), ())
+
+
+def patch_size(
+    shape: Sequence[int], cap: int, ndim: int, spacing_mm: Sequence[float] = ()
+) -> tuple[int, ...]:
     """Patch for images of about this shape with at most ``cap`` voxels, ready to be halved.
 
     Args:
         shape: Median spatial shape of the prepared cases.
         cap: Voxels at most, give or take the rounding.
         ndim: 2 or 3.
+        spacing_mm: Of the prepared cases; () where it is not known.
     """
     zoom = min(1.0, (cap / math.prod(shape)) ** (1 / len(shape)))
     target = [max(8, n * zoom) for n in shape]
-    multiple = 2 ** (levels([round(n) for n in target], ndim) - 1)
+    strides, _ = strides_and_kernels([2 ** int(math.log2(n)) for n in target], spacing_mm)
+    multiples = tuple(map(math.prod, zip(*strides, strict=True)))
+    multiples = multiples or (2 ** (levels([round(n) for n in target], ndim) - 1),) * len(target)
     up = math.ceil if zoom == 1.0 else round
-    return tuple(max(multiple, up(n / multiple) * multiple) for n in target)
+    return tuple(max(m, up(n / m) * m) for n, m in zip(target, multiples, strict=True))
 
 
-def view_size(shape: Sequence[int], cap: int, ndim: int, bag: int | None = None) -> tuple[int, ...]:
+def view_size(
+    shape: Sequence[int],
+    cap: int,
+    ndim: int,
+    bag: int | None = None,
+    spacing_mm: Sequence[float] = (),
+) -> tuple[int, ...]:
     """Size at which images of about this shape are seen whole.
 
     Args:
@@ -58,16 +111,17 @@ def view_size(shape: Sequence[int], cap: int, ndim: int, bag: int | None = None)
         cap: Voxels at most, of one slice where there is a ``bag``.
         ndim: 2 or 3.
         bag: Axis along which a whole volume is a bag of slices: each is sized like a flat picture.
+        spacing_mm: As in ``patch_size``.
     """
     if bag is None:
-        return patch_size(shape, cap, ndim)
+        return patch_size(shape, cap, ndim, spacing_mm)
     plane = patch_size([n for a, n in enumerate(shape) if a != bag], cap, 2)
     return (*plane[:bag], min(_SLICES, shape[bag]), *plane[bag:])
 
 
-def round_to(patch: Sequence[int], multiple: int) -> tuple[int, ...]:
+def round_to(patch: Sequence[int], multiples: Sequence[int]) -> tuple[int, ...]:
     """The patch with every side brought to the nearest multiple, at least one."""
-    return tuple(max(1, round(n / multiple)) * multiple for n in patch)
+    return tuple(max(1, round(n / m)) * m for n, m in zip(patch, multiples, strict=True))
 
 
 def candidates(
@@ -79,6 +133,7 @@ def candidates(
     batch: int | None = None,
     whole: bool = False,
     bag: int | None = None,
+    spacing_mm: Sequence[float] = (),
 ) -> list[Candidate]:
     """What to measure, from modest to ambitious; what the user fixed stays fixed.
 
@@ -90,6 +145,7 @@ def candidates(
         batch: Where the user fixed it.
         whole: A patch shows a whole picture, shrunk, instead of a part of it.
         bag: Axis along which a whole volume is a bag of slices: each is sized like a flat picture.
+        spacing_mm: As in ``patch_size``.
 
     Raises:
         ConfigError: A patch of another number of dimensions.
@@ -107,7 +163,7 @@ def candidates(
     caps, batches = (_CLASS_CAPS, _CLASS_BATCHES) if whole else (_CAPS, _BATCHES)
     listed: list[Candidate] = []
     for rung_width, cap in ladder:
-        size = patch or view_size(shape, caps[ndim_seen][cap], ndim, bag)
+        size = patch or view_size(shape, caps[ndim_seen][cap], ndim, bag, spacing_mm)
         for rung_batch in batches[ndim]:
             candidate = Candidate(width or rung_width, tuple(size), batch or rung_batch)
             if candidate not in listed:
@@ -123,6 +179,7 @@ def smaller(
     patch: tuple[int, ...] | None = None,
     batch: int | None = None,
     bag: int | None = None,
+    spacing_mm: Sequence[float] = (),
 ) -> list[Candidate]:
     """What to take where hardly a step of the first candidate fits, from small to large.
 
@@ -133,10 +190,14 @@ def smaller(
         patch: Where the user fixed it.
         batch: Where the user fixed it.
         bag: As in ``candidates``.
+        spacing_mm: As in ``patch_size``.
     """
     ndim_seen = 2 if bag is not None else ndim
     whole = math.prod(n for a, n in enumerate(first.patch) if a != bag)
-    sizes = [patch or view_size(shape, whole // share, ndim, bag) for share in _SHRUNK[ndim_seen]]
+    sizes = [
+        patch or view_size(shape, whole // share, ndim, bag, spacing_mm)
+        for share in _SHRUNK[ndim_seen]
+    ]
     batches = [batch] if batch else [min(_LEAST_BATCH, first.batch), first.batch]
     listed = {Candidate(first.width, tuple(size), n) for size in sizes for n in batches}
     if not batch:

@@ -287,7 +287,7 @@ class LearningImages:
     def patch(self, cases: Sequence[PreparedCase], voxels: Mapping[int, int]) -> tuple[int, ...]:
         """See ``Learning.patch``."""
         shape = _patches.shape(self.preparation, cases)
-        return _sizes.patch_size(shape, voxels[self.ndim], self.ndim)
+        return _sizes.patch_size(shape, voxels[self.ndim], self.ndim, self.spacing_mm)
 
     def windows(self, case: PreparedCase, patch: Sequence[int]) -> int:
         """Patches that an image takes."""

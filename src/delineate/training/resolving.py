@@ -9,7 +9,7 @@ the clock, which never ticks alike: its ``config.yaml`` does the same plan by it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -214,14 +214,14 @@ def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
 
 def _check_network(network: ModuleType, chosen: RunConfig, place: Place) -> None:
     """Try the settings of a network with what a patch of some size would derive."""
-    faults: list[ConfigError] = []
+    faults, own = list[ConfigError](), chosen.network_settings
     for ndim in (3, 2):
         patches: list[tuple[int, ...]] = [(side,) * ndim for side in _SIDES]
         if chosen.patch is not None and len(chosen.patch) == ndim:
             patches = [chosen.patch]
         for patch in patches:
-            values = derived(network, patch, ndim, chosen.width or 16)
-            values |= chosen.network_settings
+            values = derived(network, patch, ndim, chosen.width or 16, network_settings=own)
+            values |= own
             try:
                 place.document.make(network.Config, place.key("network_settings"), values)
             except ConfigError as error:
@@ -234,7 +234,13 @@ def _check_network(network: ModuleType, chosen: RunConfig, place: Place) -> None
 
 
 def derived(
-    network: ModuleType, patch: Sequence[int], ndim: int, width: int, features: int = 1
+    network: ModuleType,
+    patch: Sequence[int],
+    ndim: int,
+    width: int,
+    features: int = 1,
+    spacing_mm: Sequence[float] = (),
+    network_settings: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What of a network's settings follows from the plan, where nobody gives it.
 
@@ -244,16 +250,21 @@ def derived(
         ndim: That it sees.
         width: Channels at full resolution.
         features: Structures of the schema.
+        spacing_mm: Of the axes that it sees; () where it is not known.
+        network_settings: Those that somebody gives; one of levels, strides or kernels settles all.
     """
-    levels = _sizes.levels(patch, ndim)
-    known = {
+    names = {f.name for f in dataclasses.fields(network.Config)}
+    levels, axes = _sizes.levels(patch, ndim), dict[str, Any]()
+    if "strides" in names and not {"levels", "strides", "kernels"}.intersection(network_settings):
+        strides, kernels = _sizes.strides_and_kernels(patch, spacing_mm)
+        axes, levels = {"strides": strides, "kernels": kernels}, len(kernels) or levels
+    known = axes | {
         "ndim": ndim,
         "width": width,
         "levels": levels,
         "deep_supervision": max(0, levels - 3),  # all but the two coarsest, as nnU-Net
         "features": features,
     }
-    names = {f.name for f in dataclasses.fields(network.Config)}
     values = {name: value for name, value in known.items() if name in names}
     if hasattr(network, "derived"):  # what else in a network follows from the patch
         values |= network.derived(patch)

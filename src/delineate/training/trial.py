@@ -26,6 +26,7 @@ from delineate.engine.loop import is_memory
 from delineate.engine.update import EngineUpdate
 from delineate.inference.sliding_window import windows_at_once
 from delineate.methods._plan import Plan, Stage
+from delineate.networks._blocks import per_axis
 from delineate.networks._cost import Counter, gmac
 from delineate.networks._transfer import Transfer, Weights, freeze
 from delineate.preprocess.presets import Preparation
@@ -119,8 +120,9 @@ class Bench:
             )
         features = max(1, len(self.learning.schema.labels))
         values = resolving.derived(
-            module, candidate.patch, self.learning.ndim, candidate.width, features
-        )
+            module, candidate.patch, self.learning.ndim, candidate.width, features,
+            self.learning.spacing_mm, self.chosen.network_settings,
+        )  # fmt: skip
         names = {f.name for f in dataclasses.fields(module.Config)}
         values |= {k: v for k, v in self.learning.derived.items() if k in names}
         values_chosen = {**values, **self.chosen.network_settings}
@@ -136,17 +138,20 @@ class Bench:
         """Settings may have fields that are left open until the dimensions are known."""
         return config.complete(self.learning.ndim) if hasattr(config, "complete") else config
 
-    def divisor(self, candidate: Candidate) -> int:
-        """What the network's input must be a multiple of."""
+    def divisors(self, candidate: Candidate) -> tuple[int, ...]:
+        """What each side of the network's input must be a multiple of."""
         network = catalog.load("networks", self.chosen.network)
-        return int(network.divisor(self.network_config(candidate)))
+        return per_axis(self.learning.ndim, network.divisor(self.network_config(candidate)))
 
     def fitting(self, candidate: Candidate) -> Candidate:
         """The candidate with a patch that the network can take: divisible, and not too small."""
-        divisor = self.divisor(candidate)
+        divisors = self.divisors(candidate)
         least = getattr(catalog.load("networks", self.chosen.network), "LEAST", 1)
-        patch = [max(n, math.ceil(least / divisor) * divisor) for n in candidate.patch]
-        return dataclasses.replace(candidate, patch=_sizes.round_to(patch, divisor))
+        patch = [
+            max(n, math.ceil(least / step) * step)
+            for n, step in zip(candidate.patch, divisors, strict=True)
+        ]
+        return dataclasses.replace(candidate, patch=_sizes.round_to(patch, divisors))
 
     def _network(self, candidate: Candidate) -> tuple[nn.Module, Transfer | None]:
         """The network with the weights that the seed gives; then those of a file that fit."""
