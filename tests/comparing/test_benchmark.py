@@ -347,6 +347,8 @@ def test_a_small_benchmark_from_end_to_end_and_again(tmp_path: Path):
     page = Path(told["report"]).read_text()
     assert "U-Net" in page
     assert "all background" in page
+    with (tmp_path / "out" / "curves.csv").open() as file:
+        assert {line["arm"] for line in csv.DictReader(file)} == {"U-Net", "SegNet"}
     before = (tmp_path / "out" / "summary.csv").read_text()
     again = benchmark("s1", gmac=60.0, **given)
     assert (tmp_path / "out" / "summary.csv").read_text() == before

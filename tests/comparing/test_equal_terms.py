@@ -1,7 +1,8 @@
-"""What a benchmark decides before its first run: who takes part, and in how many steps."""
+"""What a benchmark decides before its first run, and what it tells of those that have ended."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from delineate.comparing import run_processes
+from delineate.comparing.run_processes import Run
 from delineate.core.errors import ConfigError, ResourceError
 from delineate.core.run import read_json, write_json
 from delineate.phantoms.generate import generate
@@ -146,3 +148,33 @@ def test_a_folder_begun_earlier_goes_on_as_planned_and_measures_nothing(
     write_json(tmp_path / "out" / "benchmark.json", made)
     assert plan(scans, tmp_path / "out", said, gmac=30.0) == made
     assert "going on with the benchmark in this folder" in said
+
+
+def test_stopped_between_its_runs_it_leaves_a_report_of_those_that_have_ended(
+    scans: Path, tmp_path: Path, speeds: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(planned_runs: list[Run], commands: Any, folder: Path, *_: Any) -> None:
+        for planned in planned_runs[:2]:  # the first seed of both arms
+            scores = folder / planned.name / "validation"
+            scores.mkdir(parents=True)
+            write_json(scores.parent / "run.json", {"status": "finished", "seconds_training": 9.0})
+            look = {"step": 5, "steps": planned.steps, "val_dice": 0.4}
+            (scores.parent / "log.jsonl").write_text(json.dumps(look))
+            (scores / "cases.csv").write_text(
+                "case,subject,kind,region,state,dice\nsub-001,sub-001,region,WT,ok,0.5\n"
+            )
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_processes, "race", stopped)
+    suite, said = scans.parent / "suite.yaml", list[str]()
+    suite.write_text(SUITE)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(str(suite), data=scans, out=tmp_path, gmac=30.0, jobs=1, say=said.append)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "stopped after 2 of 4 runs: the same command goes on" in page
+    assert f"a report of 2 of 4 runs: {tmp_path / 'report.html'}" in said
+    assert (tmp_path / "curves.csv").read_text().splitlines() == [
+        "arm,run,step,share,gmac,metric,value",
+        "teacher,0,5,0.3333333,10,dice,0.4",
+        "plain,0,5,0.1666667,5,dice,0.4",
+    ]

@@ -123,6 +123,40 @@ def test_an_arm_that_had_too_few_steps_is_called_undertrained_wherever_it_is_ran
     assert "(undertrained)" not in (tmp_path / "summary.csv").read_text()
 
 
+def test_learning_curves_are_drawn_and_who_still_gained_is_named_wherever_it_is_ranked(tmp_path):
+    result = make()
+    result["curves"] = [
+        {"arm": arm, "run": run, "step": step, "gmac": 3 * step, "metric": "dice",
+         "value": 0.5 + step / 400 + run / 50}
+        for arm in ARMS for run in range(2) for step in (5, 50, 95)
+    ]  # fmt: skip
+    for arm, rises in zip(result["arms"], ([0.04, 0.02], [0.001, -0.002], [0.0, 0.0]), strict=True):
+        arm |= {"rises": rises, "converged": sum(rises) / 2 < 0.01}
+    result["criterion"] = "converged: less than 0.01 gained"
+    html = benchmark.write(result, tmp_path).read_text("utf-8")
+    assert "Still gaining when the compute was spent: fcn; more compute" in html
+    assert "<bdi>fcn (still gaining)</bdi>" in html
+    assert "unet (" not in html
+    assert "fcn: 0.522 after 15 GMAC, 0.748 after 285" in html  # the mean of its runs
+    assert "0.020 to 0.040" in html
+    assert "converged: less than 0.01 gained." in html
+    with (tmp_path / "curves.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 18
+    for arm in result["arms"]:
+        arm |= {"rises": [0.0], "converged": True}
+    assert "all had converged" in benchmark.write(result, tmp_path).read_text("utf-8")
+
+
+def test_a_method_is_said_to_cost_what_it_costs_beside_another_on_the_same_network(tmp_path):
+    result = make()
+    result["contrasts"][0] |= {"a": "fcn", "b": "unet"}
+    result["arms"][0] |= {"network": "unet", "gmac_step": 48.75, "steps": 80}
+    html = benchmark.write(result, tmp_path).read_text("utf-8")
+    words = "A step of fcn takes 1.25 times the multiplications of one of unet: 80 steps beside 100"
+    assert words in html
+    assert "A step of big" not in html
+
+
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("benchmark")

@@ -12,6 +12,7 @@ from typing import Any
 
 from delineate import targets
 from delineate.comparing import (
+    learning_curves,
     planning,
     run_processes,
     splits_as_tables,
@@ -130,12 +131,30 @@ def run_benchmark(
             )
             atomic_write_text(path, config.dump(settings))
             commands[planned.name] = planning.command_of(source, opening, out, planned, path)
-        failed = run_processes.race(planned_runs, commands, out / "runs", plan["jobs"], progress)
-        result = _result(
-            request.suite, chosen, plan, entries, planned_runs, failed, out, source, cohort, started
-        )
-        result["notes"] = [*known, *result["notes"]]
-        return _publish(result, out, say)
+
+        def publish(failed: Mapping[str, str], *notes: str) -> dict[str, Any]:
+            result = _result(
+                request.suite, chosen, plan, entries, planned_runs, failed, out, source, cohort,
+                started,
+            )  # fmt: skip
+            result["notes"] = [*notes, *known, *result["notes"]]
+            return _publish(result, out, say)
+
+        try:
+            failed = run_processes.race(
+                planned_runs, commands, out / "runs", plan["jobs"], progress
+            )
+        except KeyboardInterrupt:
+            folders = [out / "runs" / planned.name for planned in planned_runs]
+            if ended := sum(map(run_processes.finished, folders)):
+                say(f"a report of {ended} of {len(folders)} runs: {out / 'report.html'}")
+                publish(
+                    {},
+                    f"stopped after {ended} of {len(folders)} runs: the same command goes on, and "
+                    "figures will change",
+                )
+            raise
+        return publish(failed)
 
 
 def _chosen(request: Request) -> Suite:
@@ -218,6 +237,7 @@ def _result(
     """Everything that the report shows, as plain data."""
     comparison = targets.make(suite.target).comparison
     rows: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     seconds: dict[str, list[float]] = {arm: [] for arm in entries}
     for planned in planned_runs:
         folder = out / "runs" / planned.name
@@ -226,8 +246,13 @@ def _result(
         record = run.read_json(folder / "run.json") or {}
         seconds[planned.arm].append(record.get("seconds_training", math.nan))
         rows += tables.rows(folder / "validation" / "cases.csv", planned, comparison, suite.metrics)
+        if planned.condition in ("", suite.conditions[0].name):
+            curves += learning_curves.points(
+                folder / "log.jsonl", planned, entries[planned.arm]["gmac_step"]
+            )
     arms = [
-        {**entry, "gmac_total": entry["steps"] * entry["gmac_step"], "seconds": seconds[arm],
+        {**entry, **learning_curves.verdict(p for p in curves if p["arm"] == arm),
+         "gmac_total": entry["steps"] * entry["gmac_step"], "seconds": seconds[arm],
          "rate": entry["batch"] / entry["seconds_step"],
          "undertrained": entry["steps"] < ENOUGH_STEPS, "note": _remark(entry, plan["gmac"])}
         for arm, entry in entries.items()
@@ -264,6 +289,8 @@ def _result(
         "rows": [{k: v for k, v in row.items() if k[0] != "_"} for row in rows],
         "summary": comparison.summary(rows, suite.metrics),
         "contrasts": tables.contrasts(rows, suite, comparison),
+        "curves": curves,
+        "criterion": learning_curves.CRITERION,
         "printed": tables.printed(suite),
         "failures": failures,
         "notes": comparison.notes(rows, suite.terms),
@@ -289,6 +316,11 @@ def _publish(result: dict[str, Any], out: Path, say: Say) -> dict[str, Any]:
     page = report.write(result, out)
     for failure in result["failures"]:
         say(f"{failure['arm']}: {failure['reason']}")
+    if rising := [str(arm["arm"]) for arm in result["arms"] if arm["converged"] is False]:
+        say(
+            f"{', '.join(rising)}: still gaining when the compute was spent; more --gmac, with "
+            "another --out, tells what they reach"
+        )
     first = result["summary"][0]["metric"] if result["summary"] else None
     summary: dict[str, Any] = {"report": page}
     for entry in result["summary"]:

@@ -113,6 +113,7 @@ class Benchmark:
     rows: list[dict[str, Any]] = field(init=False)
     summary: list[dict[str, Any]] = field(init=False)
     contrasts: list[dict[str, Any]] = field(init=False)
+    curves: list[dict[str, Any]] = field(init=False)
     metrics: list[Metric] = field(init=False)
     regions: list[str] = field(init=False)
 
@@ -123,6 +124,7 @@ class Benchmark:
         put("arms", [a for a in _dicts(self.result.get("arms")) if a.get("arm") is not None])
         for name in ("rows", "summary", "contrasts"):
             put(name, [_named(d) for d in _dicts(self.result.get(name))])
+        put("curves", _dicts(self.result.get("curves")))
         summarised = [str(s["metric"]) for s in self.summary if s.get("metric") is not None]
         measured = [
             k for r in self.rows for k in r if k not in ROW_KEYS and as_number(r[k]) is not None
@@ -143,9 +145,11 @@ class Benchmark:
         return [name for name in summarised if self.arms and name not in self.names]
 
     def marked(self, name: str) -> str:
-        """An arm's name, and whether it had too few steps to be judged."""
-        poor = any(a.get("undertrained") for a in self.arms if str(a["arm"]) == name)
-        return f"{name} (undertrained)" if poor else name
+        """An arm's name, and what keeps it from being judged: few steps, or gains to the end."""
+        arm = next((arm for arm in self.arms if str(arm["arm"]) == name), {})
+        if arm.get("undertrained"):
+            return f"{name} (undertrained)"
+        return f"{name} (still gaining)" if arm.get("converged") is False else name
 
     @property
     def main(self) -> Metric | None:

@@ -272,7 +272,8 @@ def runs(benchmark: Benchmark) -> Markup:
     where = benchmark.region_in_words(benchmark.region, " Region: ")
     files = block(
         "text",
-        "Beside this page: cases.csv (every case of every run), summary.csv and contrasts.csv.",
+        "Beside this page: cases.csv (every case of every run), summary.csv and contrasts.csv"
+        f"{', curves.csv' * bool(benchmark.curves)}.",
     )
     if not rows:
         return files

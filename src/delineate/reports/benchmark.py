@@ -30,6 +30,7 @@ from delineate.reports._benchmark_sections import (
     printed,
     runs,
 )
+from delineate.reports._learning_curves import in_words, learning_curves
 from delineate.reports.comparisons import Estimate, interval_bars, pareto
 from delineate.reports.figures import Picture
 from delineate.reports.page import (
@@ -52,7 +53,7 @@ _NB = "\N{NO-BREAK SPACE}"
 
 
 def write(result: Mapping[str, Any], out: Path) -> Path:
-    """Write ``report.html``, ``cases.csv``, ``summary.csv`` and ``contrasts.csv``.
+    """Write ``report.html``, and ``cases``, ``summary``, ``contrasts`` and ``curves`` as CSV.
 
     Which metrics and regions are shown is taken from the data, in its order; the first metric and
     region make the headline. Arms of the summary that are not among ``arms`` are baselines.
@@ -61,11 +62,13 @@ def write(result: Mapping[str, Any], out: Path) -> Path:
         result: Plain data: ``title``, ``question``, ``suite``, ``data``, ``settings``,
             ``seconds``; ``arms`` (``arm``, ``network``, ``method``, ``parameters``, ``gmac``,
             ``gmac_step``, ``steps``, ``gmac_total``, ``ms``, ``rate``, ``seconds``, ``note``,
-            ``undertrained``);
+            ``undertrained``, ``rises``, ``converged``);
             ``rows`` (``arm``, ``run``, ``seed``, ``fold``, ``case``, ``subject``, ``region`` and
             a number or None for each metric); ``summary`` (``arm``, ``region``, ``metric``,
             ``mean``, ``low``, ``high``, ``median``, ``n``); ``contrasts`` (``name``, ``a``, ``b``,
             ``region``, ``metric``, ``difference``, ``low``, ``high``, ``p``, ``p_holm``, ``n``);
+            ``curves`` (``arm``, ``run``, ``step``, ``gmac``, ``metric``, ``value``), where runs
+            had validation cases, and ``criterion``, by which arms had converged;
             ``printed`` (``source``, ``columns``, ``rows``, ``findings``); ``failures`` (``arm``,
             ``run``, ``reason``); ``notes``. Whatever is missing is left out or said to be so.
         out: Folder; made if need be.
@@ -82,6 +85,11 @@ def write(result: Mapping[str, Any], out: Path) -> Path:
         ("cases", benchmark.rows),
         ("summary", benchmark.summary),
         ("contrasts", benchmark.contrasts),
+        *(
+            [("curves", curves)]
+            if (curves := [*map(as_dict, as_list(result.get("curves")))])
+            else []
+        ),
     ):
         text = _csv(rows).encode("utf-8", "backslashreplace")
         atomic_write_bytes(out / f"{name}.csv", text)
@@ -90,6 +98,7 @@ def write(result: Mapping[str, Any], out: Path) -> Path:
         ("Standings", _standings(benchmark)),
         ("Charts", _charts(benchmark)),
         ("Quality against cost", _costs(benchmark)),
+        ("Learning curves", learning_curves(benchmark)),
         ("Paired contrasts", contrasts(benchmark)),
         ("Printed figures", printed(benchmark)),
         ("How it was done", method(benchmark)),
@@ -132,6 +141,7 @@ def _verdict(benchmark: Benchmark) -> str:
             f"{len(poor)} of {plural(len(benchmark.names), 'arm')} had too few steps to be judged: "
             "more compute may change their order."
         )
+    sentences.append(in_words(benchmark))
     if failures := as_list(benchmark.result.get("failures")):
         sentences.append(f"{plural(len(failures), 'run')} failed.")
     return "\n".join(part for part in (question, " ".join(filter(None, sentences))) if part)
@@ -188,9 +198,24 @@ def _answers(benchmark: Benchmark, main: Metric) -> list[str]:
         else:
             words = f"These data do not tell {a} and {b} apart"
         sentences.append(f"{words} ({', '.join(filter(None, details))}).")
+        sentences.append(_price(benchmark, str(a), str(b)))
     if len(contrasts) > 3:
         sentences.append(f"{plural(len(contrasts) - 3, 'more contrast')} below.")
     return sentences
+
+
+def _price(benchmark: Benchmark, a: str, b: str) -> str:
+    """What a method costs beside another on the same network; empty where networks differ."""
+    arms = {str(arm["arm"]): arm for arm in benchmark.arms}
+    first, second = arms.get(a, {}), arms.get(b, {})
+    cost, beside = (as_number(arm.get("gmac_step")) for arm in (first, second))
+    if first.get("network") != second.get("network") or not cost or not beside:
+        return ""
+    steps = [number(as_number(arm.get("steps")), 0) for arm in (first, second)]
+    return (
+        f"A step of {a} takes {number(cost / beside, 2)} times the multiplications of one of {b}: "
+        f"{steps[0]} steps beside {steps[1]}."
+    )
 
 
 def _tiles(benchmark: Benchmark) -> Markup:
