@@ -46,7 +46,7 @@ RISING = [n / 10 for n in range(10)]
     ],
 )
 def test_an_arm_has_converged_when_its_last_fifth_hardly_rose(tmp_path, runs, rises, converged):
-    verdict = learning_curves.verdict(points(tmp_path, *runs))
+    verdict = learning_curves.verdict(points(tmp_path, *runs), 900)
     assert verdict["rises"] == pytest.approx(rises)
     assert verdict["converged"] is converged
 
@@ -55,5 +55,10 @@ def test_an_arm_has_converged_when_its_last_fifth_hardly_rose(tmp_path, runs, ri
     ("looks", "metric"), [(0, "val_dice"), (5, "val_dice"), (20, "val_psnr_db")]
 )
 def test_of_too_few_looks_or_a_figure_without_a_scale_nothing_is_said(tmp_path, looks, metric):
-    verdict = learning_curves.verdict(points(tmp_path, [0.5] * looks, metric=metric))
+    verdict = learning_curves.verdict(points(tmp_path, [0.5] * looks, metric=metric), 900)
+    assert verdict == {"rises": None, "converged": None}
+
+
+def test_an_arm_that_hardly_trained_is_not_called_converged_for_learning_nothing(tmp_path: Path):
+    verdict = learning_curves.verdict(points(tmp_path, [0.0] * 20), 899)
     assert verdict == {"rises": None, "converged": None}

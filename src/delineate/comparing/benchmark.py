@@ -251,7 +251,7 @@ def _result(
                 folder / "log.jsonl", planned, entries[planned.arm]["gmac_step"]
             )
     arms = [
-        {**entry, **learning_curves.verdict(p for p in curves if p["arm"] == arm),
+        {**entry, **learning_curves.verdict((p for p in curves if p["arm"] == arm), entry["steps"]),
          "gmac_total": entry["steps"] * entry["gmac_step"], "seconds": seconds[arm],
          "rate": entry["batch"] / entry["seconds_step"],
          "undertrained": entry["steps"] < ENOUGH_STEPS, "note": _remark(entry, plan["gmac"])}

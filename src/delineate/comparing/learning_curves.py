@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from delineate.comparing.run_processes import Run
+from delineate.engine.budget import ENOUGH_STEPS
 
 #: An arm has converged if its figure rose by less than this from a fifth of training to the next,
 #: the last two of five compared.
@@ -47,16 +48,19 @@ def points(log: Path, planned: Run, gmac_step: float) -> list[dict[str, Any]]:
     return listed
 
 
-def verdict(points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def verdict(points: Iterable[Mapping[str, Any]], steps: int) -> dict[str, Any]:
     """Whether an arm still gained at the end of its training.
 
     Args:
         points: Of all its runs, see above.
+        steps: Of each; with few of them a curve may be flat because nothing is learned yet.
 
     Returns:
         ``rises``: of every run that can be judged, the mean of the last fifth less that of the
         fifth before; ``converged``: by ``CRITERION``. Both None where no run can be judged.
     """
+    if steps < ENOUGH_STEPS:
+        return {"rises": None, "converged": None}
     fifths: dict[Any, tuple[list[float], list[float]]] = {}
     for point in points:
         if point["metric"] in _JUDGED and point["share"] > 0.6:

@@ -98,7 +98,7 @@ def _table(benchmark: Benchmark) -> Markup:
                 "converged": "yes" if arm.get("converged") else "no, still gaining",
             })  # fmt: skip
     if not rows:
-        return block("text", "Too few looks at validation subjects to tell who had converged.")
+        return block("text", "Too few steps, or looks, to tell who had converged.")
     columns = (
         Column("arm", "Arm"), Column("steps", "Steps", 0), Column("gmac", "GMAC in all", 0),
         Column("rise", "Gained in the last fifth", 3), Column("runs", "Its runs"),
