@@ -112,6 +112,12 @@ def test_what_is_affordable_takes_the_time_that_there_is():
     assert 30 + costs.seconds(costs.affordable(1000.0)) == pytest.approx(1000)
 
 
+def test_looks_at_validation_subjects_are_paid_for_out_of_the_time_that_there_is():
+    entries = entries_of(a=2.0, b=4.0)
+    without, with_looks = (Costs.of(entries, {"a": 3, "b": 3}, 2, 0.0, share) for share in (0, 0.1))
+    assert with_looks.affordable(1000) == pytest.approx(without.affordable(1000) / 1.1)
+
+
 def test_an_arm_that_hardly_computes_takes_four_times_the_median_steps_at_most():
     entries = entries_of(a=2.0, b=4.0, tiny=0.001)
     assert [e.steps for e in share_out(entries, 100.0, costs_of(entries))] == [50, 25, 200]

@@ -180,12 +180,25 @@ class Costs:
 
     @classmethod
     def of(
-        cls, entries: Sequence[Entry], counts: Mapping[str, int], jobs: int, spent: float
+        cls,
+        entries: Sequence[Entry],
+        counts: Mapping[str, int],
+        jobs: int,
+        spent: float,
+        validating: float = 0.0,
     ) -> Costs:
-        """The costs of as many runs of every arm as ``counts`` says."""
+        """The costs of as many runs of every arm as ``counts`` says.
+
+        Args:
+            entries: The arms.
+            counts: Runs, by name of the arm.
+            jobs: Runs at the same time.
+            spent: Seconds by the clock, before the first.
+            validating: What looks at validation cases take, as a share of the steps.
+        """
         rates, runs = pace(entries), sum(counts.values())
         each = sum(counts[e.arm] * e.seconds_step * rates[e.arm] for e in entries)
-        return cls(runs, runs * OVERHEAD, each, jobs, spent)
+        return cls(runs, runs * OVERHEAD, each * (1 + validating), jobs, spent)
 
     def seconds(self, gmac: float) -> float:
         """By the clock, if each run spends so many GMAC."""

@@ -20,6 +20,7 @@ from delineate.core.threads import cores
 from delineate.data.cohort import Cohort
 from delineate.data.content import REMEMBERED, Hashes
 from delineate.data.opening import Opening
+from delineate.engine.allowance import VALIDATIONS
 from delineate.engine.budget import ENOUGH_STEPS
 from delineate.settings import RunConfig
 from delineate.training import resolving
@@ -94,7 +95,10 @@ def make(
             dataclasses.replace(e, seconds_step=e.seconds_step * compute.CROWDED) for e in entries
         ]
     counts = {e.arm: len(_cells(suite, e.arm, tables)) for e in entries}
-    costs = compute.Costs.of(entries, counts, jobs, time.monotonic() - started)
+    validates = any(first(arm).validation > 0 for arm in suite.arms)
+    costs = compute.Costs.of(
+        entries, counts, jobs, time.monotonic() - started, VALIDATIONS if validates else 0.0
+    )
     budget = costs.affordable(seconds) if gmac is None else gmac
     entries = compute.share_out(entries, budget, costs)
     plan: dict[str, Any] = {

@@ -76,6 +76,7 @@ def _chart(key: str, by_arm: Mapping[str, Sequence[Curve]], names: Sequence[str]
         axes.set_xlabel("GMAC of training")
         axes.set_ylabel(name)
         axes.margins(x=0.02)
+        axes.locator_params(axis="x", nbins=6)
         picture = as_picture(
             figure,
             f"{name} of validation subjects, while learning",
