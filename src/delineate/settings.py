@@ -112,7 +112,7 @@ class RunConfig:
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps"})
     threads: int | None = field(default=None, metadata={"help": "processor cores; null: all"})
     precision: Literal["auto", "32-true", "bf16-mixed"] = field(
-        default="auto", metadata={"help": "auto: bf16 on GPUs that gain by it, else 32 bit"}
+        default="auto", metadata={"help": "auto: bf16 where it is measured or known to be faster"}
     )
     compile: Literal["auto", "on", "off"] = field(
         default="auto", metadata={"help": "torch.compile; auto: on GPUs, if measured to gain"}

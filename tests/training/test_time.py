@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,23 @@ def test_fewer_threads_are_taken_where_they_are_clearly_faster() -> None:
     assert devices.fastest([8, 4, 1], idle.__getitem__) == 8
     alike = {2: 0.10, 1: 0.09}
     assert devices.fastest([2, 1, 1], alike.__getitem__) == 2, "repeated runs do not waver"
+
+
+def test_sixteen_bits_are_taken_on_a_processor_only_where_they_are_clearly_faster() -> None:
+    tried: list[torch.dtype] = []
+
+    def processor(half: float) -> Callable[[torch.dtype], float]:
+        def seconds(dtype: torch.dtype) -> float:
+            tried.append(dtype)
+            return 1.0 if dtype == torch.float32 else half
+
+        return seconds
+
+    assert devices.faster_in_half(processor(0.2))
+    assert not devices.faster_in_half(processor(0.9)), "repeated runs do not waver"
+    tried.clear()
+    assert not devices.faster_in_half(processor(1000.0))
+    assert tried.count(torch.bfloat16) == 1, "emulation is not waited for twice"
 
 
 # --------------------------------------------------------------------------------- held-out cases

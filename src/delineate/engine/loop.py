@@ -25,6 +25,7 @@ from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.engine import checkpoint
 from delineate.engine.budget import Pace
 from delineate.engine.log import Log, trim
+from delineate.engine.placement import place, restore
 from delineate.engine.settings import Settings
 from delineate.engine.update import EngineUpdate, NotFiniteError
 from delineate.methods._plan import Part, Plan, Stage
@@ -85,8 +86,8 @@ class Loop:
         self.validate, self.say, self.bars, self.stop = validate, say, progress, stop
         for stage in plan.stages:
             for module in stage.modules.values():
-                module.to(fabric.device)
-        plan.predictor.to(fabric.device)
+                place(module, fabric)
+        place(plan.predictor, fabric)
         self.averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
         self.rate, self.split = 1.0, 1
         self.skipped = self.rolled = 0
@@ -146,8 +147,9 @@ class Loop:
         self._save()
         predictor = self.averaged if self.settings.ema > 0 else self.plan.predictor
         keeps = self._keeps()
+        restore(predictor)
         return Outcome(
-            predictor.cpu().eval(), self.pace.step, self.pace.spent,
+            predictor.eval(), self.pace.step, self.pace.spent,
             1.0 if self.pace.done else self.pace.progress, status, tuple(self.events),
             keeps,
         )  # fmt: skip
@@ -156,7 +158,8 @@ class Loop:
         """The parts that travel with the model; never one that would spoil the file."""
         keeps = {}
         for name, part in self.plan.keeps.items():
-            if checkpoint.all_finite(part.module.cpu().eval().state_dict()):
+            restore(part.module.eval())
+            if checkpoint.all_finite(part.module.state_dict()):
                 keeps[name] = part
             else:
                 self._note(f"{name}: weights not finite, it is not in the model")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delineate.core.errors import ConfigError
@@ -36,13 +37,40 @@ def conv(nd: int, before: int, after: int, kernel: Sides = 3, stride: Sides = 1)
     return layer
 
 
+class _InstanceNorm2d(nn.InstanceNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return _by_sample(self, x) if _channels_last(x) else super().forward(x)
+
+
+class _InstanceNorm3d(nn.InstanceNorm3d):
+    def forward(self, x: Tensor) -> Tensor:
+        return _by_sample(self, x) if _channels_last(x) else super().forward(x)
+
+
+def _channels_last(x: Tensor) -> bool:
+    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return not x.is_contiguous() and x.is_contiguous(memory_format=last)
+
+
+def _by_sample(norm: nn.InstanceNorm2d | nn.InstanceNorm3d, x: Tensor) -> Tensor:
+    """Instance norm that keeps channels last, as batch norm of one sample after the other.
+
+    PyTorch's own puts the features in another order and back, in both directions.
+    """
+    samples = (
+        F.batch_norm(sample, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+        for sample in torch.split(x, 1)
+    )
+    return torch.cat(list(samples))
+
+
 def norm(nd: int, width: int, kind: str = "instance") -> nn.Module:
     """Instance or batch norm with affine parameters."""
     if kind not in ("instance", "batch"):
         raise ConfigError(f"expected norm 'instance' or 'batch', got {kind!r}")
     table = {
-        ("instance", 2): nn.InstanceNorm2d,
-        ("instance", 3): nn.InstanceNorm3d,
+        ("instance", 2): _InstanceNorm2d,
+        ("instance", 3): _InstanceNorm3d,
         ("batch", 2): nn.BatchNorm2d,
         ("batch", 3): nn.BatchNorm3d,
     }

@@ -101,7 +101,8 @@ class Job:
         if chosen.threads is not None:
             torch.set_num_threads(chosen.threads)
         self.device = choose_device(chosen.device)
-        self.precision = devices.precision(chosen.precision, self.device)
+        earlier = record.get("plan", {}).get("precision")
+        self.precision = earlier or devices.precision(chosen.precision, self.device)
         self.fabric = devices.fabric(self.device, self.precision)
 
     @property
@@ -259,9 +260,10 @@ class Job:
         times = f"about {_moment(seconds)}, then figures in about {_duration(shares.figures)}"
         if self.clock.budget is not None:
             times += f"; all ends by {_moment(self.clock.left + grace(self.clock.budget))}"
+        half = ", 16-bit" if self.precision != "32-true" else ""
         self.say(
             f"plan: {network} of width {candidate.width} ({parameters:,} parameters), "
-            f"patch {patch}, batch {candidate.batch}, {choice.steps} steps of "
+            f"patch {patch}, batch {candidate.batch}{half}, {choice.steps} steps of "
             f"{choice.seconds_per_step:.2f} s: {_duration(seconds)}, until {times}"
         )
 

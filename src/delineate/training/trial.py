@@ -23,6 +23,7 @@ from delineate.core.errors import ConfigError, ResourceError
 from delineate.data.cache import PreparedCase
 from delineate.engine.budget import Candidate
 from delineate.engine.loop import is_memory
+from delineate.engine.placement import place
 from delineate.engine.update import EngineUpdate
 from delineate.inference.sliding_window import windows_at_once
 from delineate.methods._plan import Plan, Stage
@@ -306,12 +307,16 @@ class Bench:
         plan, feed = self.build(candidate), self.feed(candidate, cases)
         if compiled:
             plan.predictor.compile()
-        averaged = copy.deepcopy(plan.predictor).to(self.device).eval().requires_grad_(False)
+        for stage in plan.stages:
+            for module in stage.modules.values():
+                place(module, self.fabric)
+        place(plan.predictor, self.fabric)
+        averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
         update = EngineUpdate(self.fabric, averaged, 1, self.chosen.loop.clip, progress=0.5)
 
         def once(stage: Stage, step: int) -> None:
             for module in stage.modules.values():
-                module.to(self.device).train()
+                module.train()
             batch = feed(step, 0, 1)
             moved: dict[str, Any] = {
                 name: part.to(self.device)
