@@ -71,6 +71,10 @@ class RunConfig:
         default=False, metadata={"help": "let declared parts share subjects; figures mean nothing"}
     )
     validation: float = field(default=0.1, metadata={"help": "subjects that choose the clean-up"})
+    last_fit: float = field(
+        default=0.15,
+        metadata={"help": "share of training that ends it on all subjects, those of figures too"},
+    )
     width: int | None = field(default=None, metadata={"help": "channels at full resolution"})
     patch: tuple[int, ...] | None = field(default=None, metadata={"help": "size of a patch"})
     batch: int | None = field(default=None, metadata={"help": "patches a step"})
@@ -151,6 +155,11 @@ class RunConfig:
                 f"expected a share of subjects from 0 to below 0.9 as {name}, "
                 f"got {getattr(self, name):g}",
                 fix="0.2 sets a fifth of them aside",
+            )
+        if not 0 <= self.last_fit <= 0.5:
+            raise ConfigError(
+                f"expected a share of training from 0 to 0.5 as last_fit, got {self.last_fit:g}",
+                fix="0.15 is usual; 0 ends a run with the model that its figures are of",
             )
         if self.folds is not None and not (self.folds >= 2 and 0 <= self.fold < self.folds):
             raise ConfigError(

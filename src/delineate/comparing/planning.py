@@ -142,7 +142,7 @@ def _without_budgets(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run_config(suite: Suite, arm: Arm, derived: Mapping[str, Any]) -> RunConfig:
     """Settings of a run: the suite's, the arm's, and what the plan says."""
-    values = {"validation": 0.0, **suite.settings, **arm.settings}
+    values = {"validation": 0.0, "last_fit": 0.0, **suite.settings, **arm.settings}
     values |= {"network": arm.network, "method": arm.method, **derived}
     return config.from_dict(values, RunConfig, arm.name)
 

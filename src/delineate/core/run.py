@@ -12,6 +12,8 @@ RUN/asked.yaml         settings as they were asked for
     tensorboard/       the same numbers for TensorBoard
     validation/        scores and pictures of the held-out cases
     model.safetensors  the model
+    before-last-fit.safetensors    the one that the figures are of, where it went on learning
+    last-fit/          its checkpoints and log from there
     report.html        all of it on one page
 """
 

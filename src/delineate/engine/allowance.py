@@ -90,6 +90,7 @@ class Allotment:
         looked_at: How many of them.
         settling: Clean-up or calibration on validation cases.
         figures: Of the held-out cases.
+        last_fit: On all subjects, with what goes before and after it.
     """
 
     training: float
@@ -97,6 +98,7 @@ class Allotment:
     looked_at: int
     settling: float
     figures: float
+    last_fit: float = 0.0
 
 
 def allot(

@@ -23,6 +23,8 @@ ENOUGH_STEPS = 900
 MODEST_STEPS = 100
 #: Fewer steps are not worth starting with.
 LEAST_STEPS = 10
+#: ... nor is a last fit on all subjects with fewer.
+LEAST_LAST_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ class Choice:
         seconds_per_step: As measured.
         steps: How many fit.
         tried: Every candidate measured, with its seconds a step.
+        last: Steps of a last fit on all subjects, which follow.
     """
 
     candidate: Candidate
     seconds_per_step: float
     steps: int
     tried: tuple[tuple[Candidate, float], ...]
+    last: int = 0
 
 
 def choose(
@@ -124,6 +128,12 @@ def choose(
         if wider or (rate > 1.1 * best_rate and steps >= ENOUGH_STEPS):
             best = (candidate, cost)
     return Choice(*best, max(LEAST_STEPS, int(seconds() / best[1])), tuple(tried))
+
+
+def last_steps(steps: int, share: float) -> int:
+    """Steps of a last fit on all subjects among so many in all; 0 where there would be too few."""
+    last = round(share * steps)
+    return last if last >= LEAST_LAST_STEPS else 0
 
 
 class Pace:

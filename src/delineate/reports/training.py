@@ -91,6 +91,8 @@ def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
     scored = as_dict(run.get("scored"))
     if scored.get("cases") and scored["cases"] < scored.get("of", 0):
         sentences.append(f"The figures are of {scored['cases']} of {scored['of']} held-out cases.")
+    if last_fit := plain(as_dict(run.get("last_fit")).get("sentence")):
+        sentences.append(last_fit)
     used, budget = duration(run.get("seconds")), duration(run.get("budget_seconds"))
     if used:
         sentences.append(f"It took {used}" + (f" of a budget of {budget}." if budget else "."))

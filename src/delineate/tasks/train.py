@@ -38,6 +38,7 @@ def train(
     site_key: Path | None = None,
     seed: int | None = None,
     holdout: float | None = None,
+    last_fit: float | None = None,
     device: str | None = None,
     cache: Path | None = None,
     audit: bool = True,
@@ -57,8 +58,7 @@ def train(
         budget: Wall-clock time for everything, as 90s, 40m or 1h30m (40m if nothing is said).
         steps: A fixed number of steps instead; on a CPU alone, such a run repeats to the bit.
         target: What the model is to give: outline, class (of a case), presence (of anything
-            outlined in each slice) or image, see --translate-to; auto: outlines where there are
-            label maps.
+            outlined in each slice) or image, see --translate-to; auto: outlines if there are any.
         translate_to: Name of the sequence that the model is to give, made from the others: its
             target is then an image. What the others do not show, it cannot know.
         method: How to train: supervised, adversarial, segan, cpgan, or mean_teacher, which uses
@@ -66,8 +66,8 @@ def train(
             or vae_features for either; translate for images; or a Python file of your own.
         network: What to train, see ``delineate networks``, or a Python file of your own; by default
             that of the weights, or unet, or cnn for classes.
-        weights: File to start from: a model of Delineate, of any labels and channels, or the
-            tensors of another program as .safetensors, .pt, .pth or .ckpt. What fits is taken.
+        weights: File to start from: a model of Delineate, of any labels and channels, or tensors
+            of another program as .safetensors, .pt, .pth or .ckpt. What fits is taken.
         freeze: Parts of the network that keep those weights, by the beginning of their names.
         config: A YAML file with any of the settings; options given here win.
         out: The run folder.
@@ -80,15 +80,14 @@ def train(
         geometry: What places NIfTI files whose sform and qform contradict each other (sform or
             qform), or that have neither (pixdim: voxel size alone); by default they are refused.
         exclude: File with cases to leave out: one id a line, and why after #.
-        site_key: File of the key that subjects are marked with, made there if it is not; by default
-            the one that lies beside the data or above, or your own.
+        site_key: File of the key that marks subjects, made if need be; else the data's, or yours.
         seed: Of the split, the weights and the sampling.
-        holdout: Share of subjects that are never trained on and give the figures (0: none).
+        holdout: Share of subjects that give the figures of a model trained on the others (0: none).
+        last_fit: Share of training that goes on from there with all subjects (0.15; 0: none).
         device: auto, cpu, cuda, cuda:1 or mps.
         cache: Folder of prepared cases, may be shared by runs; by default in the run folder.
         audit: Look for faults in the data first, of which blocking ones stop the run (exit code 2).
-        drop_duplicates: Keep one copy of every image that the audit finds twice or more, and leave
-            out the others; ``excluded.txt`` of the run names them.
+        drop_duplicates: Of images found twice or more keep one; ``excluded.txt`` names the others.
         finish: End a run that was stopped with the model that it has, instead of going on.
         say: Told what a person should know.
         progress: Shows how far it is.
@@ -107,7 +106,8 @@ def train(
     options = {
         "budget": budget, "steps": steps, "target": target, "translate_to": translate_to,
         "method": method, "network": network, "weights": weights, "freeze": freeze, "seed": seed,
-        "holdout": holdout, "device": device, "drop_duplicates": drop_duplicates or None,
+        "holdout": holdout, "last_fit": last_fit, "device": device,
+        "drop_duplicates": drop_duplicates or None,
     }  # fmt: skip
     opening = Opening(
         layout, subject_pattern, class_column, geometry, exclude, observer, site_key, ignore_label

@@ -20,7 +20,7 @@ from delineate.engine.allowance import (
     allot,
     share_validations,
 )
-from delineate.engine.budget import Candidate, Choice, choose
+from delineate.engine.budget import Candidate, Choice, choose, last_steps
 from delineate.targets import _sizes
 from delineate.training.trial import Bench
 
@@ -44,6 +44,7 @@ class Chooser:
         validation: Cases of the validation part.
         held_out: Cases that will be scored.
         measured: Seconds that candidates have taken so far.
+        last_fit: Share of training that a last fit on all subjects gets.
     """
 
     bench: Bench
@@ -53,6 +54,7 @@ class Chooser:
     validation: int
     held_out: int
     measured: float = 0.0
+    last_fit: float = 0.0
 
     def choose(self, progress: Progress) -> tuple[Choice, bool]:
         """What to train, and whether to compile it.
@@ -89,7 +91,7 @@ class Chooser:
                 taken = self._sized(options)
                 choice = Choice(taken, measure(taken), steps, ())
             self.costs = replace(self.costs, network=network[choice.candidate])
-            return choice, self._gains(choice)
+            return self._with_last_fit(choice), self._gains(choice)
 
     @property
     def spare(self) -> float:
@@ -106,10 +108,12 @@ class Chooser:
         validations, budget = self.bench.chosen.loop.validations, self.clock.budget
         if budget is not None:
             seconds = self.clock.left - REPORT_SECONDS
-            return allot(
+            shares = allot(
                 seconds, self.costs, validation=self.validation, held_out=self.held_out,
                 validations=validations,
             )  # fmt: skip
+            last = self.last_fit * shares.training if choice is not None and choice.last else 0.0
+            return replace(shares, training=shares.training - last, last_fit=last)
         validation, held_out = (
             self.validation * self.costs.network,
             self.held_out * self.costs.whole,
@@ -122,7 +126,16 @@ class Chooser:
             VALIDATIONS * choice.steps, case, self.validation, validations
         )
         training = choice.steps * choice.seconds_per_step
-        return Allotment(training, max(min(1, n_cases), often), n_cases, validation, held_out)
+        last = choice.last * choice.seconds_per_step
+        return Allotment(training, max(min(1, n_cases), often), n_cases, validation, held_out, last)
+
+    def _with_last_fit(self, choice: Choice) -> Choice:
+        """The last of the steps for a last fit, unless cases would take most of its time."""
+        last = last_steps(choice.steps, self.last_fit)
+        beside = self.held_out * self.costs.reading + 2 * self.costs.network
+        if self.clock.budget is not None and 2 * beside > last * choice.seconds_per_step:
+            last = 0
+        return replace(choice, steps=choice.steps - last, last=last)
 
     def _sized(self, options: Sequence[Candidate]) -> Candidate:
         cores = self.bench.chosen.threads or threads.cores()

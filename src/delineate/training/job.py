@@ -38,6 +38,7 @@ from delineate.training import (
     devices,
     held_out,
     initial_weights,
+    last_fit,
     learned_preparation,
     resolving,
     run_record,
@@ -95,6 +96,7 @@ class Job:
         self.weights = weights
         self.chosen, self.cohort, self.out, self.record = chosen, cohort, out, record
         self.clock = Clock(chosen.seconds, invocation.started)
+        self.prepared = False
         self.spent_before = 0.0  # by a run that is taken up again at its figures
         self.say, self.progress, self.stop = invocation.say, invocation.progress, invocation.stop
         self.source, self.opening = invocation.source, invocation.opening
@@ -109,6 +111,11 @@ class Job:
     def costs(self) -> Costs:
         """Of a case, as measured at the start of the run."""
         return Costs(**self.record.get("costs", {}))
+
+    @property
+    def allotted(self) -> Allotment:
+        """What each phase may spend, once that is known."""
+        return Allotment(**self.record["allotted"])
 
     def run(self, cache: Path, finish: bool = False) -> dict[str, Any]:
         """Do everything; prepared cases are kept in ``cache``.
@@ -126,8 +133,15 @@ class Job:
             split = self._train(cache, finish)
         scores: dict[str, Any] = {}
         failure: Exception | None = None
+        declared = last_fit.tested(self.cohort, split)
+        if finish and last_fit.is_due(self.record):
+            last_fit.refuse(self.record, "the run was to end with the model that it had", self.say)
         try:
+            if declared:  # figures can be those of the model that has learnt from all others
+                last_fit.take(self, split, cache)
             scores = {} if self.stop() else self._score(split)
+            if not declared:
+                last_fit.take(self, split, cache)
         except KeyboardInterrupt:
             self.stop.requested = True
         except Exception as error:  # the model is there, and must not be lost to its figures
@@ -164,11 +178,15 @@ class Job:
     def ready(self, cache: Path) -> tuple[splits.Split, Parts]:
         """Split, and prepare the cases to learn from; held-out ones are not touched."""
         split = self._split(cache)
+        return split, self.prepare(split, cache)
+
+    def prepare(self, split: splits.Split, cache: Path) -> Parts:
+        """Prepare the cases of a split to learn from."""
         parts = {name: self.cohort.subset(ids) for name, ids in split.parts.items()}
         key = site_key.find(self.cohort.root, self.opening.site_key, away_from=self.out)
         if key.remark:
             self.say(key.remark)
-        self.subjects = lineage.marks(parts, key)
+        self.key, self.subjects = key, lineage.marks(parts, key)
         judged = [case for name, part in parts.items() if name != "train" for case in part]
         self.preparation = self._plan_preparation(parts["train"], self.cohort.with_cases(judged))
         learning = targets.of(self.chosen).learning(self.chosen, self.cohort, self.preparation)
@@ -180,7 +198,8 @@ class Job:
             if name in parts
         }
         self.bench.unlabelled = prepared.get(splits.UNLABELLED, ())
-        return split, prepared
+        self.prepared = True
+        return prepared
 
     def _split(self, cache: Path) -> splits.Split:
         return splitting.take(
@@ -211,12 +230,17 @@ class Job:
             torch.set_num_threads(earlier.get("threads", torch.get_num_threads()))
             candidate = Candidate(earlier["width"], tuple(earlier["patch"]), earlier["batch"])
             choice = Choice(candidate, earlier["seconds_per_step"], earlier["steps"], ())
-            return choice, Allotment(**self.record["allotted"])
+            return choice, self.allotted
         chooser = Chooser(
             self.bench, self.clock, self.costs, prepared["train"],
             len(prepared.get("validation", [])), len(split.parts.get("test", ())),
             self.record.get("seconds_of_trial", 0.0),
         )  # fmt: skip
+        joining = last_fit.joining(self.chosen, self.cohort, split)
+        if joining:
+            first = self.bench.candidates(prepared["train"])[0]
+            obstacle = last_fit.obstacle(self.bench.build(first))
+            chooser.last_fit = 0.0 if obstacle else self.chosen.last_fit
         choice, compiled = chooser.choose(self.progress)
         self.record["costs"] = dataclasses.asdict(chooser.costs)
         parameters = count_parameters(self.bench.build(choice.candidate).predictor)
@@ -224,6 +248,10 @@ class Job:
         self.record["allotted"] = dataclasses.asdict(shares)
         self.record["seconds_before_training"] = round(self.clock.spent, 3)
         self._announce(choice, compiled, parameters, shares)
+        if joining and not choice.last:
+            last_fit.refuse(
+                self.record, obstacle or "so short a training leaves none for it", self.say
+            )
         return choice, shares
 
     def _announce(self, choice: Choice, compiled: bool, parameters: int, shares: Allotment) -> None:
@@ -237,6 +265,7 @@ class Job:
             "batch": candidate.batch,
             "neighbours": self.bench.learning.neighbours,
             "steps": choice.steps,
+            "last_fit": choice.last,
             "seconds_per_step": round(choice.seconds_per_step, 4),
             "precision": self.precision,
             "threads": torch.get_num_threads(),
@@ -258,6 +287,8 @@ class Job:
         seconds = choice.steps * choice.seconds_per_step
         network = self.record["plan"]["network"]
         times = f"about {_moment(seconds)}, then figures in about {_duration(shares.figures)}"
+        if choice.last:
+            times += f", then {choice.last} steps with all subjects: {_duration(shares.last_fit)}"
         if self.clock.budget is not None:
             times += f"; all ends by {_moment(self.clock.left + grace(self.clock.budget))}"
         half = ", 16-bit" if self.precision != "32-true" else ""
@@ -269,15 +300,15 @@ class Job:
 
     # ---------------------------------------------------------------------------- the training
 
-    def _write_config(self, outcome: Outcome | None = None) -> None:
-        """``config.yaml``: the plan's steps; those done once a run that kept to a clock is over."""
+    def write_config(self, steps: int | None = None, last: int | None = None) -> None:
+        """``config.yaml``: the plan's steps, or those that were done, ``last`` of the last fit."""
         self.resolved = Resolved.of(self.bench, self.record["plan"], torch.get_num_threads())
-        if outcome is not None and outcome.status == "finished":
-            self.resolved = self.resolved.of_steps(outcome.step)
+        if steps is not None:
+            self.resolved = self.resolved.of_steps(steps, last)
         atomic_write_text(self.out / "config.yaml", self.resolved.text())
 
     def _fit(self, choice: Choice, shares: Allotment, prepared: Parts, finish: bool) -> Outcome:
-        self._write_config()
+        self.write_config()
         plan = self.bench.build(choice.candidate)
         if self.record["plan"]["compile"]:
             plan.predictor.compile()
@@ -287,7 +318,7 @@ class Job:
         resumed = (self.out / "checkpoints").exists()
 
         def validate(network: nn.Module) -> dict[str, float]:
-            tick = Tick(None, self._over(self.costs.network * len(validation_cases)))
+            tick = Tick(None, self.over(self.costs.network * len(validation_cases)))
             try:
                 return self.bench.learning.validate(
                     network, validation_cases, feed, self.device, tick
@@ -308,7 +339,7 @@ class Job:
             self.clock = dataclasses.replace(self.clock, started=self.clock.now() - spent)
         return outcome
 
-    def _over(self, seconds: float) -> Callable[[], bool]:
+    def over(self, seconds: float) -> Callable[[], bool]:
         """Whether somebody wants an end, or work takes much longer than allotted in a budget."""
         started = self.clock.spent
         limit = math.inf if self.clock.budget is None else _PATIENCE * seconds + 1
@@ -320,7 +351,14 @@ class Job:
         """Write the model file, at once, and again with what validation cases decide."""
         feed = self.bench.feed(choice.candidate, prepared["train"])
         network = outcome.predictor.to(self.device)
-        self._write_config(outcome)
+        if outcome.status == "finished":
+            last, without = self.record["plan"].get("last_fit", 0), None
+            if last or "last_fit" in self.record:
+                without = 0  # so the file that is written now is made again
+            self.write_config(outcome.step + last, None if last else without)
+            self.resolved = self.resolved.of_steps(outcome.step, without)
+        else:
+            self.write_config()
         self.record["trained"] = status.describe(outcome.step, outcome.share)
         cases = self._selecting(prepared.get("validation", []), shares)
         write = partial(self._write_model, prepared, outcome, feed)
@@ -329,7 +367,7 @@ class Job:
         if cases and not self.stop():
             try:
                 with self.progress.task(len(cases), "selecting on validation cases") as bar:
-                    write(select(cases, tick=Tick(bar, self._over(shares.settling))), len(cases))
+                    write(select(cases, tick=Tick(bar, self.over(shares.settling))), len(cases))
             except (TimeUpError, KeyboardInterrupt):
                 self.say("validation cases decided nothing: selecting on them was given up")
         if sentence := self.record["trained"]["sentence"]:
@@ -372,18 +410,24 @@ class Job:
         ids = split.parts.get("test")
         if not ids:  # validation cases chose the clean-up: their figures would flatter
             return {}
+        reserved = REPORT_SECONDS
+        if last_fit.is_due(self.record):
+            if (self.out / last_fit.FOLDER).is_dir() and "scored" in self.record:
+                return run.read_json(self.out / "validation" / "summary.json") or {}
+            last_fit.set_aside(self.out / "model.safetensors")
+            reserved += self.allotted.last_fit
         groups = held_out.subjects(self.cohort, ids, self.chosen.seed)
         late = grace(self.clock.budget or 0.0) / 2  # the other half is for what comes after
 
         def left() -> float:
-            return self.clock.left - REPORT_SECONDS + late
+            return self.clock.left - reserved + late
 
         if len(groups[0]) * self.costs.whole > left():
             return {}  # told at the end, with the commands that make up for it
         groups = groups[: held_out.affordable(groups, left(), self.costs)]
         enough = held_out.Enough(groups, left, self.costs)
         summary, done, failure = held_out.score(
-            [self.out / "model.safetensors"], self.source, self.out / "validation", self.opening,
+            [self._judged(split)], self.source, self.out / "validation", self.opening,
             [name for group in groups for name in group], device=self.chosen.device,
             enough=enough, say=self.say, progress=self.progress,
         )  # fmt: skip
@@ -391,6 +435,12 @@ class Job:
         if failure is not None:
             raise failure
         return summary
+
+    def _judged(self, split: splits.Split) -> Path:
+        """The model that the figures are of."""
+        earlier = self.out / last_fit.EARLIER
+        drawn = not last_fit.tested(self.cohort, split)
+        return earlier if drawn and earlier.is_file() else self.out / "model.safetensors"
 
     def _finish(self, split: splits.Split, failure: Exception | None) -> None:
         """Write the record and the report, and say what there is and how to go on."""
@@ -401,7 +451,9 @@ class Job:
         model = self.out / "model.safetensors"
         if scored["cases"] < scored["of"]:
             parts = part_words(self.chosen)
-            scored["commands"] = held_out.commands(model, self.source, self.opening, ids, parts)
+            scored["commands"] = held_out.commands(
+                self._judged(split), self.source, self.opening, ids, parts
+            )
         self.record |= {
             "status": "interrupted" if self.stop() else "finished",
             "finished": run.now(),

@@ -14,6 +14,7 @@ from delineate.methods._plan import Part
 from delineate.preprocess import orient
 from delineate.preprocess.presets import Preparation
 from delineate.provenance import lineage
+from delineate.training import status
 from delineate.training.resolving import Resolved
 
 
@@ -64,9 +65,6 @@ def describe(
         steps: Optimiser steps done.
         subjects: Marks of its subjects and their key, see ``lineage.subjects``.
     """
-    grids = [orient.ras_grid(case.original) for case in cases]
-    spacings = list(zip(*(grid.spacing_mm for grid in grids), strict=True))
-    measured = [case.meta["intensity"] for case in cases if "intensity" in case.meta]
     transfer = record.get("transfer")
     unlearnt = list(record.get("unlearnt", ()))
     own = resolved.own()
@@ -90,22 +88,88 @@ def describe(
             **subjects,
             **({"own": own} if own else {}),
             **({"transfer": lineage.brief(transfer)} if transfer else {}),
-            "training_range": {
-                "spacing_mm": {
-                    "min": [min(column) for column in spacings],
-                    "max": [max(column) for column in spacings],
-                },
-                "intensity": _contract.training_range(measured),
-            },
+            "training_range": _training_range(cases),
         },
         "card": {
             "name": record["name"],
             "intended_use": "Research use only; not a medical device.",
-            "trained_on": f"{training_cases} cases"
-            + (f" and {others['cases']} without labels" if others else "")
-            + f", layout {cohort.layout}",
+            "trained_on": _trained_on(training_cases, record, cohort.layout),
             **({"does_not_find": ", ".join(unlearnt)} if unlearnt else {}),
             **({"weights": lineage.sentence(transfer)} if transfer else {}),
             **({"training": trained} if (trained := record["trained"]["sentence"]) else {}),
         },
+    }
+
+
+def after_last_fit(
+    earlier: Mapping[str, Any],
+    resolved: Resolved,
+    cohort: Cohort,
+    record: Mapping[str, Any],
+    *,
+    cases: Sequence[PreparedCase],
+    unlabelled: Sequence[PreparedCase],
+    subjects: Mapping[str, Any],
+    figures: str,
+    parts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The document of a model that went on learning, with all subjects, from an earlier one.
+
+    What the earlier one chose on validation cases stays.
+
+    Args:
+        earlier: Its document.
+        resolved: Settings of the run, nothing left open.
+        cohort: What it was trained on.
+        record: Of the run; ``steps`` are all.
+        cases: Prepared ones that it has learnt from.
+        unlabelled: Likewise without labels.
+        subjects: Marks of its subjects and their key, see ``lineage.subjects``.
+        figures: Which model the figures of the run are of, in words.
+        parts: See ``describe_parts``.
+    """
+    drawn = {name for case in cases for name, n in case.meta.get("voxels", {}).items() if n}
+    unlearnt = [name for name in earlier["unlearnt"] if name not in drawn]
+    trained = status.describe(record["steps"], 1.0)["sentence"]
+    card = {k: v for k, v in earlier["card"].items() if k not in ("does_not_find", "training")}
+    return {
+        **{key: value for key, value in earlier.items() if key not in ("format", "sha256")},
+        "unlearnt": unlearnt,
+        "config": resolved.to_dict(),
+        "provenance": {
+            **earlier["provenance"],
+            "steps": record["steps"],
+            "training_cases": len(cases),
+            **subjects,
+            "last_fit": {"from": earlier["sha256"]["document"]},
+            "training_range": _training_range([*cases, *unlabelled]),
+        },
+        "card": {
+            **card,
+            "trained_on": _trained_on(len(cases), record, cohort.layout),
+            "figures": figures,
+            **({"does_not_find": ", ".join(unlearnt)} if unlearnt else {}),
+            **({"training": trained} if trained else {}),
+        },
+        "parts": parts,
+    }
+
+
+def _trained_on(count: int, record: Mapping[str, Any], layout: str) -> str:
+    others = record.get("unlabelled")
+    without = f" and {others['cases']} without labels" if others else ""
+    return f"{count} cases{without}, layout {layout}"
+
+
+def _training_range(cases: Sequence[PreparedCase]) -> dict[str, Any]:
+    """Voxel sizes and intensities of the cases that a model has seen."""
+    grids = [orient.ras_grid(case.original) for case in cases]
+    spacings = list(zip(*(grid.spacing_mm for grid in grids), strict=True))
+    measured = [case.meta["intensity"] for case in cases if "intensity" in case.meta]
+    return {
+        "spacing_mm": {
+            "min": [min(column) for column in spacings],
+            "max": [max(column) for column in spacings],
+        },
+        "intensity": _contract.training_range(measured),
     }

@@ -23,7 +23,7 @@ from delineate.core.errors import ConfigError
 from delineate.core.progress import Say, silent
 from delineate.data.cohort import Cohort
 from delineate.data.opening import Opening
-from delineate.engine.budget import Candidate
+from delineate.engine.budget import Candidate, last_steps
 from delineate.settings import RunConfig
 from delineate.targets import Target, _sizes
 
@@ -332,7 +332,7 @@ class Resolved:
         done = dataclasses.replace(
             chosen,
             budget=None,
-            steps=plan["steps"],
+            steps=plan["steps"] + plan.get("last_fit", 0),
             weights=chosen.weights.resolve() if chosen.weights else None,
             opening=_with_paths(chosen.opening, Path.resolve),
             width=candidate.width,
@@ -383,9 +383,13 @@ class Resolved:
         """Parts from outside the package, see ``own``."""
         return own(self.chosen)
 
-    def of_steps(self, steps: int) -> Resolved:
-        """The same for so many steps."""
-        return dataclasses.replace(self, chosen=dataclasses.replace(self.chosen, steps=steps))
+    def of_steps(self, steps: int, last: int | None = None) -> Resolved:
+        """The same for so many steps, the ``last`` of them on all subjects, if that is known."""
+        share = self.chosen.last_fit
+        if last is not None and last_steps(steps, share) != last:
+            share = round(last / steps, 6)
+        chosen = dataclasses.replace(self.chosen, steps=steps, last_fit=share)
+        return dataclasses.replace(self, chosen=chosen)
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
         yield "target_settings", self.target
