@@ -16,6 +16,7 @@ from delineate.core.errors import ConfigError, ResourceError
 from delineate.core.run import read_json, write_json
 from delineate.phantoms.generate import generate
 from delineate.tasks.benchmark import benchmark
+from delineate.training import devices
 from delineate.training.trial import Bench
 
 SUITE = """\
@@ -116,6 +117,19 @@ def test_a_budget_too_small_for_all_is_refused_before_any_run_and_what_it_names_
     speeds |= {"mean_teacher": [0.21] * 3, "supervised": [0.11] * 3}
     made = plan(scans, tmp_path / "out", [], budget=budget)
     assert list(steps(made)) == ["teacher", "plain"]
+
+
+def test_all_runs_compute_in_the_precision_that_was_measured_once(
+    scans: Path, tmp_path: Path, speeds: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = ["32-true", *["bf16-mixed"] * 20]
+    monkeypatch.setattr(
+        devices, "precision", lambda asked, _: measured.pop(0) if asked == "auto" else asked
+    )
+    plan(scans, tmp_path, [], gmac=30.0)
+    settings = [path.read_text() for path in (tmp_path / "settings").iterdir()]
+    assert len(settings) == 4
+    assert all("precision: 32-true" in text for text in settings)
 
 
 @pytest.mark.parametrize("gmac", [math.nan, math.inf, 0.0, -5.0])

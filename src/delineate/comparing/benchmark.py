@@ -280,6 +280,7 @@ def _result(
             **{key: terms(key) for key in ("patch", "batch", "width")},
             "at a time": plan["jobs"],
             "threads each": plan["threads"],
+            "precision": plan.get("precision"),
             "machine": plan["machine"],
             "versions": plan["versions"],
             "started": plan["started"],

@@ -54,6 +54,7 @@ def make(
     """What is to be done, written down before it is begun, so that it can be taken up again."""
     from delineate.comparing import compute
     from delineate.inference.runtimes.torch import choose_device
+    from delineate.training import devices
 
     content = cohort.hash(Hashes(out / "cache" / REMEMBERED))
     asked = {
@@ -78,13 +79,16 @@ def make(
         say("going on with the benchmark in this folder")
         return {**earlier, "jobs": jobs or earlier["jobs"]}
     n_cores = cores()
-    cpu = choose_device(machine["device"]).type == "cpu"
+    device = choose_device(machine["device"])
+    precision = devices.precision("auto", device)  # measured once, for all runs
+    cpu = device.type == "cpu"
     jobs = jobs or (2 if cpu and n_cores > 1 else 1)
     threads = max(1, n_cores // jobs) if cpu else None
 
     def first(arm: Arm) -> RunConfig:
         derived = {"steps": 1, "threads": threads, **machine}
-        return _run_config(suite, arm, derived | _part(suite, suite.conditions[0], 0, target))
+        derived |= _part(suite, suite.conditions[0], 0, target)
+        return _run_config(suite, arm, derived, precision)
 
     entries, failures = compute.measure(
         suite, cohort, first, out / "measuring", out / "cache", say, progress
@@ -105,6 +109,7 @@ def make(
         "asked": asked,
         "jobs": jobs,
         "threads": threads,
+        "precision": precision,
         "gmac": budget,
         "entries": [dataclasses.asdict(entry) for entry in entries],
         "failures": failures,
@@ -140,9 +145,12 @@ def _without_budgets(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**asked, "suite": {k: v for k, v in asked["suite"].items() if k not in offered}}
 
 
-def _run_config(suite: Suite, arm: Arm, derived: Mapping[str, Any]) -> RunConfig:
+def _run_config(
+    suite: Suite, arm: Arm, derived: Mapping[str, Any], precision: str = "auto"
+) -> RunConfig:
     """Settings of a run: the suite's, the arm's, and what the plan says."""
-    values = {"validation": 0.0, "last_fit": 0.0, **suite.settings, **arm.settings}
+    values: dict[str, Any] = {"validation": 0.0, "last_fit": 0.0, "precision": precision}
+    values |= {**suite.settings, **arm.settings}
     values |= {"network": arm.network, "method": arm.method, **derived}
     return config.from_dict(values, RunConfig, arm.name)
 
@@ -169,7 +177,8 @@ def settings(
     condition = next(
         (c for c in suite.conditions if c.name == planned.condition), suite.conditions[0]
     )
-    return _run_config(suite, arm, derived | _part(suite, condition, planned.number, target))
+    derived |= _part(suite, condition, planned.number, target)
+    return _run_config(suite, arm, derived, plan.get("precision", "auto"))
 
 
 def _cells(suite: Suite, arm: str, tables: Tables) -> list[tuple[str, int]]:
