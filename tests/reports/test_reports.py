@@ -228,10 +228,17 @@ def test_the_page_of_a_demo_tells_new_brains_training_and_held_out_ones(
         writer = csv.DictWriter(file, list(new[0]))
         writer.writeheader()
         writer.writerows(new)
-    path = demo.write(tmp_path / "demo.html", make_run(), tmp_path / "scores")
+    run = make_run()
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    record["last_fit"] = {"cases": 6, "sentence": "Held-out figures are of the one before."}
+    (run / "run.json").write_text(json.dumps(record), "utf-8")
+    path = demo.write(tmp_path / "demo.html", run, tmp_path / "scores")
     page = read(path)
     words = page.words()
-    assert "A unet was trained (d) on 2 cases of 2 subjects. On 2 new subjects" in words
+    assert "(d) on 2 cases of 2 subjects, and in the end on 6 cases. On 2 new subjects" in words
+    held_out = words[words.index("On 4 held-out subjects") :]
+    assert "Held-out figures are of the one before." in held_out, "those of new brains are not"
+    assert words.count("Held-out figures are of the one before.") == 1
     assert "On 4 held-out subjects the mean Dice is 0.750" in words
     assert "Learning rate" in words
     assert "abc123" in words  # of the run's hashes

@@ -27,6 +27,7 @@ def write(path: Path, run: Path, scores: Path) -> Path:
     head = evaluation.headline(new.summary, new.cases)
     earlier = evaluation.headline(held_out.summary, held_out.cases)
     sentences = evaluation.verdict(head, "new subject")
+    of_held_out = evaluation.verdict(earlier, "held-out subject")
     html = page.render(
         "Demo: synthetic brains, from scans to figures",
         [
@@ -34,7 +35,7 @@ def write(path: Path, run: Path, scores: Path) -> Path:
             (
                 "Held out of training",
                 join(
-                    block("text", " ".join(evaluation.verdict(earlier, "held-out subject"))),
+                    block("text", " ".join([*of_held_out, *training.last_fit(held_out)])),
                     block("pictures", held_out.pictures, False),
                 ),
             ),

@@ -54,7 +54,7 @@ def write(path: Path, run: Path, show: Callable[[RunFolder], Results]) -> Path:
         name,
         [*results, *sections(folder)],
         kind="training report",
-        verdict=verdict(folder, sentences),
+        verdict=verdict(folder, [*sentences, *last_fit(folder)]),
         lead=lead,
     )
     return page.write(path, html)
@@ -83,6 +83,8 @@ def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
     others, subjects = _part(folder, "unlabelled")
     if others:
         start += f", and {plural(others, 'unlabelled case')} of {plural(subjects, 'subject')}"
+    if in_the_end := as_dict(run.get("last_fit")).get("cases"):
+        start += f", and in the end on {plural(in_the_end, 'case')}"
     sentences = [f"{start}.", *figures]
     if folder.split.get("leaky"):
         sentences.append(_LEAKY)
@@ -91,8 +93,6 @@ def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
     scored = as_dict(run.get("scored"))
     if scored.get("cases") and scored["cases"] < scored.get("of", 0):
         sentences.append(f"The figures are of {scored['cases']} of {scored['of']} held-out cases.")
-    if last_fit := plain(as_dict(run.get("last_fit")).get("sentence")):
-        sentences.append(last_fit)
     used, budget = duration(run.get("seconds")), duration(run.get("budget_seconds"))
     if used:
         sentences.append(f"It took {used}" + (f" of a budget of {budget}." if budget else "."))
@@ -100,6 +100,11 @@ def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
     if status and str(status).lower() not in _DONE:
         sentences.append(f"The run's state is “{status}”, so these figures may not be its last.")
     return " ".join(sentences)
+
+
+def last_fit(folder: RunFolder) -> list[str]:
+    """Which model the figures of held-out subjects are of, where the run's own went on learning."""
+    return [words] if (words := plain(as_dict(folder.run.get("last_fit")).get("sentence"))) else []
 
 
 def _curves(folder: RunFolder) -> Markup:
