@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate, last_steps
 from delineate.methods._plan import Plan, Stage
 from delineate.phantoms.generate import generate
+from delineate.preprocess.presets import Preparation
 from delineate.provenance import lineage
 from delineate.settings import RunConfig
 from delineate.tasks.evaluate import evaluate
@@ -33,6 +35,8 @@ from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 from delineate.training import last_fit
 from delineate.training.choosing import Chooser
+from delineate.training.model_document import after_last_fit
+from delineate.training.preparing import prepare_cohort
 
 TINY = "width: 4\npatch: [16, 16, 16]\nbatch: 2\nholdout: 0.3\nvalidation: 0.2\n"
 #: The last half of forty steps.
@@ -147,6 +151,23 @@ def test_report_card_and_summary_say_which_model_the_figures_are_of(
     assert words in (whole / "report.html").read_text()
     assert model_file.load(model(whole)).document["card"]["figures"] == words
     assert "figures" not in model_file.load(earlier(whole)).document["card"]
+
+
+def test_a_structure_that_its_cases_show_is_no_longer_one_that_the_model_does_not_find(
+    brains: Path, command: dict[str, Any], whole: Path
+) -> None:
+    before = model_file.load(earlier(whole)).document
+    cohort, shown = Cohort.open(brains), before["schema"]["labels"][1]["name"]
+    before |= {"unlearnt": [shown, "cyst"], "card": {**before["card"], "does_not_find": shown}}
+    recipe = Preparation.from_dict(before["preparation"])
+    cases = prepare_cohort(cohort, recipe, command["cache"])
+    settings: Any = SimpleNamespace(to_dict=dict)
+    after = after_last_fit(
+        before, settings, cohort, record(whole), cases=cases, unlabelled=[], subjects={},
+        figures="", parts={},
+    )  # fmt: skip
+    assert after["unlearnt"] == ["cyst"]
+    assert after["card"]["does_not_find"] == "cyst"
 
 
 def test_where_the_data_declare_who_tests_it_they_are_never_learnt_from(
