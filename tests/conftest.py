@@ -12,6 +12,7 @@ import pytest
 
 from delineate.core import catalog
 from delineate.data import site_key
+from delineate.networks import _precision
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -27,6 +28,20 @@ def real_data() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def thirty_two_bits() -> Iterator[None]:
+    """Tests compute alike on every processor; those of 16 bits ask for ``sixteen_bits``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_precision, "measured", lambda: False)
+        yield
+
+
+@pytest.fixture
+def sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor that is faster with them, whatever this one is."""
+    monkeypatch.setattr(_precision, "measured", lambda: True)
 
 
 @pytest.fixture(scope="session", autouse=True)

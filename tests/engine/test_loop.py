@@ -28,6 +28,7 @@ from delineate.engine.loop import Loop, Settings
 from delineate.methods import adversarial, supervised
 from delineate.methods._plan import Plan, Stage
 from delineate.networks import unet
+from delineate.training import devices
 
 SCHEMA = Schema((Label("a", 1), Label("b", 2)))
 CONTEXT = Context(2, 1, 3, SCHEMA)
@@ -91,6 +92,23 @@ def test_a_stopped_run_goes_on_bit_exactly(tmp_path: Path, method: str, at: int)
     assert [x["step"] for x in lines] == list(range(1, 9))
     ours = [json.loads(x) for x in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert [x["loss"] for x in ours] == [x["loss"] for x in lines]
+
+
+def test_with_channels_last_a_stopped_run_goes_on_bit_exactly_too(tmp_path: Path) -> None:
+    """Fused steps do not look at the order of memory: averages must have that of the weights."""
+
+    def plan() -> Plan:
+        made = make("supervised")
+        devices.place(made, Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"))
+        return made
+
+    first = loop(plan(), tmp_path / "part", 6, "bf16-mixed")
+    first.stop = lambda: first.pace.step >= 3
+    first.run()
+    second = loop(plan(), tmp_path / "part", 6, "bf16-mixed").run()
+    whole = loop(plan(), tmp_path / "whole", 6, "bf16-mixed").run()
+    assert any(not p.is_contiguous() for p in whole.predictor.parameters())
+    assert torch.equal(weights(whole.predictor), weights(second.predictor))
 
 
 def test_a_part_that_diverged_does_not_cost_the_model(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from delineate.core.image import Grid, Image
 from delineate.core.quantities import parse_bytes
 from delineate.core.schema import Label, Schema
 from delineate.inference.outlines import outline
-from delineate.inference.runtimes.torch import choose_device, runtime
+from delineate.inference.runtimes.torch import choose_device, load, runtime
 from delineate.inference.session import Session
-from delineate.networks import unet
+from delineate.networks import _precision, unet
 from delineate.preprocess.presets import Channel, Preparation
 
 SCHEMA = Schema(labels=(Label("organ", 4), Label("lesion", 255)))
@@ -334,3 +334,13 @@ def test_fault_of_the_network_is_not_taken_for_a_memory_fault(path: Path) -> Non
     session = with_network(Session.open(path, "cpu"), Failing("shapes"))
     with pytest.raises(RuntimeError, match="shapes"):
         outline(session, scan())
+
+
+def test_sixteen_bits_give_nearly_the_same_probabilities(path: Path, sixteen_bits: None) -> None:
+    windows = np.random.default_rng(0).normal(size=(2, 1, 8, 8, 8)).astype(np.float32)
+    half = load(path, "cpu").infer(windows)["probabilities"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_precision, "measured", lambda: False)
+        whole = load(path, "cpu").infer(windows)["probabilities"]
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - whole).max() < 0.02

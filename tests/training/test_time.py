@@ -24,6 +24,7 @@ from delineate.data.opening import Opening
 from delineate.engine.allowance import Clock, Costs
 from delineate.engine.budget import Candidate
 from delineate.inference import sliding_window
+from delineate.networks import _precision
 from delineate.phantoms.generate import generate
 from delineate.targets import _sizes
 from delineate.tasks.predict import predict
@@ -198,10 +199,10 @@ def test_sixteen_bits_are_taken_on_a_processor_only_where_they_are_clearly_faste
 
         return seconds
 
-    assert devices.faster_in_half(processor(0.2))
-    assert not devices.faster_in_half(processor(0.9)), "repeated runs do not waver"
+    assert _precision.faster_in_half(processor(0.2))
+    assert not _precision.faster_in_half(processor(0.9)), "repeated runs do not waver"
     tried.clear()
-    assert not devices.faster_in_half(processor(1000.0))
+    assert not _precision.faster_in_half(processor(1000.0))
     assert tried.count(torch.bfloat16) == 1, "emulation is not waited for twice"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError, ResourceError, TrainingError
@@ -25,7 +26,6 @@ from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.engine import checkpoint
 from delineate.engine.budget import Pace
 from delineate.engine.log import Log, trim
-from delineate.engine.placement import place, restore
 from delineate.engine.settings import Settings
 from delineate.engine.update import EngineUpdate, NotFiniteError
 from delineate.methods._plan import Part, Plan, Stage
@@ -86,8 +86,8 @@ class Loop:
         self.validate, self.say, self.bars, self.stop = validate, say, progress, stop
         for stage in plan.stages:
             for module in stage.modules.values():
-                place(module, fabric)
-        place(plan.predictor, fabric)
+                module.to(fabric.device)
+        plan.predictor.to(fabric.device)
         self.averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
         self.rate, self.split = 1.0, 1
         self.skipped = self.rolled = 0
@@ -147,9 +147,8 @@ class Loop:
         self._save()
         predictor = self.averaged if self.settings.ema > 0 else self.plan.predictor
         keeps = self._keeps()
-        restore(predictor)
         return Outcome(
-            predictor.eval(), self.pace.step, self.pace.spent,
+            predictor.cpu().eval(), self.pace.step, self.pace.spent,
             1.0 if self.pace.done else self.pace.progress, status, tuple(self.events),
             keeps,
         )  # fmt: skip
@@ -158,8 +157,7 @@ class Loop:
         """The parts that travel with the model; never one that would spoil the file."""
         keeps = {}
         for name, part in self.plan.keeps.items():
-            restore(part.module.eval())
-            if checkpoint.all_finite(part.module.state_dict()):
+            if checkpoint.all_finite(part.module.cpu().eval().state_dict()):
                 keeps[name] = part
             else:
                 self._note(f"{name}: weights not finite, it is not in the model")
@@ -258,17 +256,21 @@ class Loop:
     def _average(self) -> None:
         """Exponential moving average of the predictor, quicker at the start."""
         decay = min(self.settings.ema, (1 + self.pace.step) / (10 + self.pace.step))
-        with torch.no_grad():
-            pairs = zip(
+        pairs = list(
+            zip(
                 self.averaged.state_dict().values(),
                 self.plan.predictor.state_dict().values(),
                 strict=True,
             )
-            for mean, now in pairs:
-                if mean.is_floating_point():
-                    mean.lerp_(now, 1 - decay)
-                else:
-                    mean.copy_(now)
+        )
+        means = [mean for mean, _ in pairs if mean.is_floating_point()]
+        now = [value for _, value in pairs if value.is_floating_point()]
+        with torch.no_grad():
+            if means:
+                torch._foreach_lerp_(means, now, 1 - decay)
+            for mean, value in pairs:
+                if not mean.is_floating_point():
+                    mean.copy_(value)
 
     @staticmethod
     def _buffers(stage: Stage) -> Iterator[tuple[str, Tensor]]:
@@ -369,6 +371,7 @@ class Loop:
                 module.load_state_dict(state["modules"][stage.name][name])
             for name, optimiser in stage.optimisers.items():
                 optimiser.load_state_dict(state["optimisers"][stage.name][name])
+                _lay_out_like_weights(optimiser)
         self.averaged.load_state_dict(state["averaged"])
         self.pace.load(state["pace"])
         self.rate, self.split = float(state["rate"]), int(state["split"])
@@ -380,6 +383,14 @@ class Loop:
                 f"going on from step {self.pace.step} of {self.pace.steps}: {share:.0f} % of the "
                 "plan is trained"
             )
+
+
+def _lay_out_like_weights(optimiser: Optimizer) -> None:
+    """Order averages of gradients in memory as their weights are: fused steps rely on it."""
+    for weight, values in optimiser.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _figures(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -10,57 +10,21 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from delineate.methods._plan import Plan
+from delineate.networks._precision import half_is_faster, put_channels_last
+
 #: Fewer threads are taken if they need less than this share of the time.
 _CLEARLY = 0.75
 #: Pieces of work that threads are timed with.
 _TRIES = 12
-#: Times that a number format is tried; one that takes so many times as long at first, only once.
-_ROUNDS, _HOPELESS = 3, 20
 
 
 def precision(requested: str, device: torch.device) -> str:
     """bf16 where the device gains by it, which is measured on a processor."""
     if requested != "auto":
         return requested
-    if device.type == "cuda":
-        gains = torch.cuda.is_bf16_supported()
-    else:
-        gains = device.type == "cpu" and faster_in_half(_seconds_of_convolution)
+    gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else half_is_faster(device)
     return "bf16-mixed" if gains else "32-true"
-
-
-def faster_in_half(seconds: Callable[[torch.dtype], float]) -> bool:
-    """Whether convolutions with 16 bits clearly take less time.
-
-    Processors with matrix units for bf16 (AMX) are some five times as fast with it; others emulate
-    it, up to a thousand times more slowly: they are found out at the first try.
-
-    Args:
-        seconds: That a piece of work takes with a number format.
-    """
-    seconds(torch.float32)  # the first warms up
-    usual = min(seconds(torch.float32) for _ in range(_ROUNDS))
-    if seconds(torch.bfloat16) > _HOPELESS * usual:
-        return False
-    return min(seconds(torch.bfloat16) for _ in range(_ROUNDS)) < _CLEARLY * usual
-
-
-def _seconds_of_convolution(dtype: torch.dtype) -> float:
-    """Of one convolution of small volumes, forward and backward, on one core.
-
-    Of 16, for PyTorch computes fewer another way where there is one thread.
-    """
-    image = torch.zeros(16, 32, 8, 8, 8, dtype=dtype, requires_grad=True)
-    weight = torch.zeros(32, 32, 3, 3, 3, dtype=dtype, requires_grad=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # other programs' work disturbs one thread least
-    try:
-        started = time.perf_counter()
-        output = torch.conv3d(image, weight, padding=1)
-        torch.autograd.grad(output, (image, weight), torch.zeros_like(output))
-        return time.perf_counter() - started
-    finally:
-        torch.set_num_threads(threads)
 
 
 def fabric(device: torch.device, precision: Any) -> Fabric:
@@ -69,6 +33,25 @@ def fabric(device: torch.device, precision: Any) -> Fabric:
     if device.type == "cuda":
         return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)
     return Fabric(accelerator=device.type, devices=1, precision=precision)
+
+
+def place(plan: Plan, fabric: Fabric) -> None:
+    """Move the modules of a plan to the device, in the order of memory that is fastest there.
+
+    With 32 bits on a processor there was nothing to gain by another order (docs/LOG.md). Adam and
+    AdamW step in one call for all weights.
+    """
+    for optimiser in (o for stage in plan.stages for o in stage.optimisers.values()):
+        if isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW):
+            for group in optimiser.param_groups:
+                group |= {"fused": True, "foreach": False}
+    with fabric.autocast():
+        in_half = torch.is_autocast_enabled("cpu")
+    modules = {id(m): m for stage in plan.stages for m in stage.modules.values()}
+    for module in {**modules, id(plan.predictor): plan.predictor}.values():
+        module.to(fabric.device)
+        if in_half and fabric.device.type == "cpu":
+            put_channels_last(module)
 
 
 def fastest(counts: Sequence[int], seconds: Callable[[int], float]) -> int:

@@ -23,8 +23,8 @@ from delineate.core.errors import ConfigError, ResourceError
 from delineate.data.cache import PreparedCase
 from delineate.engine.budget import Candidate
 from delineate.engine.loop import is_memory
-from delineate.engine.placement import place
 from delineate.engine.update import EngineUpdate
+from delineate.inference.runtimes.torch import fastest_precision
 from delineate.inference.sliding_window import windows_at_once
 from delineate.methods._plan import Plan, Stage
 from delineate.networks._blocks import per_axis
@@ -33,7 +33,7 @@ from delineate.networks._transfer import Transfer, Weights, freeze
 from delineate.preprocess.presets import Preparation
 from delineate.settings import RunConfig
 from delineate.targets import Feed, Learning, _sizes
-from delineate.training import initial_weights, resolving
+from delineate.training import devices, initial_weights, resolving
 
 #: Steps timed of a candidate; the first warms up.
 _TIMED = 4
@@ -183,6 +183,7 @@ class Bench:
         plan = self._plan(network)
         shape = (self.channels, *candidate.patch)
         initial_weights.adjust(plan, network, self.chosen.layer_rate, shape)
+        devices.place(plan, self.fabric)
         return plan
 
     def check(self) -> None:
@@ -259,13 +260,13 @@ class Bench:
 
     def network_seconds(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
         """Seconds that a typical prepared case takes to be outlined, or given its class."""
-        network = self._network(candidate)[0].to(self.device).eval()
+        network = self.build(candidate).predictor.eval()
         windows = self.windows(candidate, cases)
         batch = max(1, min(round(windows), windows_at_once(candidate.patch, self.device)))
         shape = (batch, self.channels, *candidate.patch)
 
         def once() -> None:
-            with torch.inference_mode():
+            with torch.inference_mode(), fastest_precision(self.device):
                 network(torch.zeros(shape, device=self.device))
 
         return min(self._timed(once) for _ in range(2)) * windows / batch  # the first warms up
@@ -307,10 +308,6 @@ class Bench:
         plan, feed = self.build(candidate), self.feed(candidate, cases)
         if compiled:
             plan.predictor.compile()
-        for stage in plan.stages:
-            for module in stage.modules.values():
-                place(module, self.fabric)
-        place(plan.predictor, self.fabric)
         averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
         update = EngineUpdate(self.fabric, averaged, 1, self.chosen.loop.clip, progress=0.5)
 

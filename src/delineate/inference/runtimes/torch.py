@@ -18,6 +18,7 @@ from delineate.core.model_output import IMAGE, output
 from delineate.inference._loading import Critic, build, critic, fill
 from delineate.inference.runtimes import ATTENTION, LOGITS, PROBABILITIES, Infer, Runtime
 from delineate.networks._critics import score_map
+from delineate.networks._precision import half_is_faster, put_channels_last
 
 #: From what the last layer gives to the map of that name.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -53,6 +54,8 @@ def load(path: str | os.PathLike[str], device: str = "auto", parts: Sequence[str
         raise
     for part in critics.values():
         part.network.to(where).eval()
+    if half_is_faster(where):
+        put_channels_last(network)
     return runtime(file.document, network.to(where), where, critics)
 
 
@@ -103,7 +106,8 @@ def segmenter(
 
     def infer(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         inputs = _tensor(windows, device)
-        logits = network(inputs)
+        with fastest_precision(device):
+            logits = network(inputs)
         outputs = {own: _activated(own, logits)}
         for name, part in critics.items():
             scores = score_map(part.network, part.sees, inputs, logits.float())
@@ -119,8 +123,10 @@ def classifier(network: nn.Module, device: torch.device | str, *, attention: boo
 
     def infer(pictures: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         inputs = _tensor(pictures, device)
-        outputs = {LOGITS: _activated(LOGITS, network(inputs))}
+        with fastest_precision(device):
+            logits = network(inputs)
         weights = None if weigh is None else weigh(inputs)
+        outputs = {LOGITS: _activated(LOGITS, logits)}
         return outputs if weights is None else {**outputs, ATTENTION: weights.float().cpu().numpy()}
 
     return _ready(network, infer)
@@ -146,6 +152,12 @@ def choose_device(name: str = "auto") -> torch.device:
             code="device",
         ) from error
     return device
+
+
+def fastest_precision(device: torch.device | str) -> torch.autocast:
+    """Convolutions with 16 bits where a processor is measured to be clearly faster with them."""
+    half = half_is_faster(torch.device(device))
+    return torch.autocast("cpu", torch.bfloat16, enabled=half)
 
 
 def _ready(network: nn.Module, infer: Infer) -> Infer:
