@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from delineate.core import catalog
 from delineate.data import site_key
@@ -36,6 +37,14 @@ def thirty_two_bits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_precision, "measured", lambda: False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Runs choose their threads for the whole process; another number adds in another order."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ def own_site_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_key_of_another_test(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keys are looked for in all folders above the data, which tests share."""
-    for folder in (tmp_path_factory.getbasetemp(), tmp_path_factory.getbasetemp().parent):
+    for folder in tmp_path_factory.getbasetemp().joinpath("data").parents:
         (folder / site_key.NAME).unlink(missing_ok=True)
 
 

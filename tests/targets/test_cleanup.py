@@ -5,6 +5,7 @@ import pytest
 
 from delineate.core.errors import GeometryError
 from delineate.core.schema import Label, Schema
+from delineate.inference.postprocess import TOGETHER, keep_largest_components
 from delineate.targets._cleanup import choose_rules
 
 SCHEMA = Schema(labels=(Label("organ", 5), Label("lesion", 9)))
@@ -32,7 +33,23 @@ def test_mean_over_cases_decides_and_empty_cases_do_not_count() -> None:
     empty = np.zeros((6, 6), int)
     rules = choose_rules([truth, predicted, empty], [truth, stray, empty], SCHEMA)
     assert rules["keep_largest"] == []
-    assert rules["gains"] == {"organ": pytest.approx(((2 / 3 - 1) + (1 - 6 / 7)) / 2)}
+    gain = pytest.approx(((2 / 3 - 1) + (1 - 6 / 7)) / 2)
+    assert rules["gains"] == {"organ": gain, TOGETHER: gain}
+
+
+def test_an_island_larger_than_the_structure_goes_where_structures_touch() -> None:
+    truth = np.zeros((12, 12), int)
+    truth[1:6, 1:6] = 1
+    truth[2:4, 2:4] = 2  # within the organ
+    prediction = truth.copy()
+    prediction[9:12, 9:12] = 2
+    rules = choose_rules([prediction], [truth], SCHEMA)
+    assert rules["keep_largest"] == [TOGETHER]
+    assert rules["gains"][TOGETHER] == pytest.approx((0 + 1 - 8 / 17) / 2)
+    assert rules["gains"]["lesion"] == 0, "of what is left"
+    np.testing.assert_array_equal(keep_largest_components(prediction, (), True), truth)
+    alone = keep_largest_components(prediction, (2,))
+    assert (alone[2:4, 2:4] == 0).all(), "by itself the rule keeps the island"
 
 
 def test_equal_scores_do_not_count_as_a_gain() -> None:

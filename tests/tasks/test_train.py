@@ -127,7 +127,8 @@ def test_kill_nine_then_the_same_command_ends_with_the_same_model(
     brains: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "tiny.yaml"
-    config.write_text(TINY + "loop: {checkpoint_seconds: 0.1}\n")
+    # processes of their own would measure whether 16 bits are faster
+    config.write_text(TINY + "loop: {checkpoint_seconds: 0.1}\nprecision: 32-true\n")
     child = start(brains, config, tmp_path / "killed", 60)
     child.send_signal(signal.SIGKILL)
     child.communicate()

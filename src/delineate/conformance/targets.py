@@ -250,7 +250,8 @@ def goes_the_whole_way(subject: Subject) -> None:
         out, asked = Path(home) / "run", Path(home) / "asked.yaml"
         atomic_write_text(asked, config.dump(dataclasses.replace(chosen, steps=STEPS)))
         with Stop(silent) as stop:
-            call = Invocation(data, Opening(), time.monotonic(), silent, QUIET, stop)
+            opening = Opening(site_key=Path(home) / "site-key")  # leaves nothing behind
+            call = Invocation(data, opening, time.monotonic(), silent, QUIET, stop)
             train(options, asked, call, out=out, cache=None, audit=False, finish=False)
         document = model_file.load(out / "model.safetensors").document
         named = model_output.target(document)["name"]

@@ -15,7 +15,7 @@ from delineate.core.case import Prediction
 from delineate.core.image import Grid, Image
 from delineate.inference._facts import peak_memory, sizes
 from delineate.inference._requirements import memory_faults, require, require_fit
-from delineate.inference.postprocess import keep_largest_components
+from delineate.inference.postprocess import TOGETHER, keep_largest_components
 from delineate.inference.runtimes import PROBABILITIES
 from delineate.inference.session import Request
 from delineate.inference.sliding_window import Tick
@@ -82,7 +82,7 @@ def outline(
             home.add(rows)
         index = {label.name: i for i, label in enumerate(session.schema.labels, start=1)}
         rules = [index[name] for name in session.keep_largest if name in index]
-        indices = keep_largest_components(home.labels, rules)
+        indices = keep_largest_components(home.labels, rules, TOGETHER in session.keep_largest)
         seconds["home"] = time.perf_counter() - started - sum(seconds.values())
         facts: dict[str, Any] = {
             "seconds": {step: round(took, 3) for step, took in seconds.items()},

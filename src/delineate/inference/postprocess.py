@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+#: Name of the rule that looks at all labels as one, for structures that touch.
+TOGETHER = "all structures together"
 #: Voxels that are counted at once: NumPy makes eight bytes of each.
 _COUNTED = 1 << 16
 
@@ -30,18 +32,23 @@ def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return largest
 
 
-def keep_largest_components(labels: NDArray[Any], rules: Sequence[int]) -> NDArray[Any]:
+def keep_largest_components(
+    labels: NDArray[Any], rules: Sequence[int], together: bool = False
+) -> NDArray[Any]:
     """Set every voxel outside the largest component of its label to background.
 
     Args:
         labels: ``(*S)`` label indices, 0 is background.
         rules: Label indices to which this applies.
+        together: First, what is outside the largest component of all labels becomes background.
 
     Returns:
         ``(*S)`` of the same type; the input itself is not changed.
     """
     cleaned = labels.copy()
+    if together:
+        cleaned[~keep_largest(labels > 0)] = 0
     for index in rules:
-        mask = labels == index
+        mask = cleaned == index
         cleaned[mask & ~keep_largest(mask)] = 0
     return cleaned

@@ -184,7 +184,7 @@ class Session:
 
     @property
     def keep_largest(self) -> tuple[str, ...]:
-        """Labels of which the largest component alone is kept."""
+        """Labels of which the largest component alone is kept; ``TOGETHER`` of all as one."""
         return tuple(self.document.get("postprocess", {}).get("keep_largest", ()))
 
     def rows(self, image: Image, request: Request, seconds: dict[str, float]) -> Iterator[Rows]:
