@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError, ResourceError, TrainingError
@@ -371,7 +370,6 @@ class Loop:
                 module.load_state_dict(state["modules"][stage.name][name])
             for name, optimiser in stage.optimisers.items():
                 optimiser.load_state_dict(state["optimisers"][stage.name][name])
-                _lay_out_like_weights(optimiser)
         self.averaged.load_state_dict(state["averaged"])
         self.pace.load(state["pace"])
         self.rate, self.split = float(state["rate"]), int(state["split"])
@@ -383,14 +381,6 @@ class Loop:
                 f"going on from step {self.pace.step} of {self.pace.steps}: {share:.0f} % of the "
                 "plan is trained"
             )
-
-
-def _lay_out_like_weights(optimiser: Optimizer) -> None:
-    """Order averages of gradients in memory as their weights are: fused steps rely on it."""
-    for weight, values in optimiser.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _figures(numbers: Mapping[str, float]) -> dict[str, float]:

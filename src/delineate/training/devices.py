@@ -45,6 +45,7 @@ def place(plan: Plan, fabric: Fabric) -> None:
         if isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW):
             for group in optimiser.param_groups:
                 group |= {"fused": True, "foreach": False}
+            optimiser.register_load_state_dict_post_hook(_order_like_weights)
     with fabric.autocast():
         in_half = torch.is_autocast_enabled("cpu")
     modules = {id(m): m for stage in plan.stages for m in stage.modules.values()}
@@ -52,6 +53,17 @@ def place(plan: Plan, fabric: Fabric) -> None:
         module.to(fabric.device)
         if in_half and fabric.device.type == "cpu":
             put_channels_last(module)
+
+
+def _order_like_weights(optimiser: torch.optim.Optimizer) -> None:
+    """Order averages of gradients in memory as their weights are: fused steps rely on it.
+
+    A checkpoint has them in the usual order.
+    """
+    for weight, values in optimiser.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def fastest(counts: Sequence[int], seconds: Callable[[int], float]) -> int:
