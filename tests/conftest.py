@@ -64,13 +64,9 @@ def signals_as_in_a_terminal() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_site_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A key that tests may make where data cannot be written, and not in the home of who tests.
-
-    Nor is a key taken that whoever tests has above the folder of the tests.
-    """
+    """A key that tests may make where data cannot be written, and not in the home of who tests."""
     home = tmp_path_factory.mktemp("home") / "site-key"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(site_key, "NAME", f"{site_key.NAME}-of-tests")
         patch.setattr(site_key, "_home_file", lambda: home)
         yield
 
@@ -78,7 +74,7 @@ def own_site_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_key_of_another_test(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keys are looked for in all folders above the data, which tests share."""
-    for folder in tmp_path_factory.getbasetemp().joinpath("data").parents:
+    for folder in (tmp_path_factory.getbasetemp(), tmp_path_factory.getbasetemp().parent):
         (folder / site_key.NAME).unlink(missing_ok=True)
 
 

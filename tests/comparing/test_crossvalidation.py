@@ -107,7 +107,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> dict[str, Any]:
     config = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    config.write_text(TINY)
+    config.write_text(TINY + "precision: 32-true\n")  # processes of their own would measure it
     return {"data": scans, "config": config, "subject_pattern": r"(p\d)", "folds": 2, "steps": 2,
             "audit": False}  # fmt: skip
 

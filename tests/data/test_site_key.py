@@ -18,6 +18,12 @@ from delineate.data.opening import Opening
 from delineate.data.site_key import existing, find
 
 
+@pytest.fixture(autouse=True)
+def name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that whoever tests has above the folder of the tests is not taken for theirs."""
+    monkeypatch.setattr(site_key, "NAME", f"{site_key.NAME}-of-tests")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "home/config/site-key"
