@@ -18,6 +18,7 @@ from torch import nn
 from delineate.comparing import planning
 from delineate.comparing.suites import load
 from delineate.core import model_file
+from delineate.core.case import Batch
 from delineate.core.config import read
 from delineate.core.progress import QUIET
 from delineate.data import site_key
@@ -321,10 +322,7 @@ def test_a_stage_goes_on_at_the_end_of_its_ramps_but_not_one_that_ends_in_a_find
     assert float(net.weight.detach()) == 3.0
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.4 * last_fit.RATE)
 
-    class Told:
-        progress = 0.0
-
-    plan.stages[0].step(None, Told())  # type: ignore[arg-type]
+    plan.stages[0].step(Batch(torch.zeros(1), torch.zeros(1)), SimpleNamespace(progress=0.0))
     assert steps == [1.0]
     assert last_fit.obstacle(plan) == ""
     finding = Stage("collect", 1.0, {"net": net}, {}, step, end=lambda say: {})
