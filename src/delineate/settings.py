@@ -78,6 +78,10 @@ class RunConfig:
     width: int | None = field(default=None, metadata={"help": "channels at full resolution"})
     patch: tuple[int, ...] | None = field(default=None, metadata={"help": "size of a patch"})
     batch: int | None = field(default=None, metadata={"help": "patches a step"})
+    dimensions: Literal["auto", 2, 3] = field(
+        default="auto",
+        metadata={"help": "of what a network sees of volumes: 3, or 2, slices; auto: by the data"},
+    )
     neighbours: int | None = field(
         default=None, metadata={"help": "2D on volumes: slices to each side joined as channels"}
     )
@@ -136,6 +140,11 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"expected {name} of {least} or more, got {value}")
+        if self.dimensions == 3 and self.neighbours:
+            raise ConfigError(
+                f"expected neighbours of slices alone, got {self.neighbours} where dimensions is 3",
+                fix="leave one of the two out",
+            )
         if self.patch is not None and (len(self.patch) not in (2, 3) or min(self.patch) < 1):
             raise ConfigError(f"expected a patch of 2 or 3 sizes, got {list(self.patch)}")
         for name in ("foreground", "drop_sequence"):

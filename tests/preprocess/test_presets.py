@@ -87,6 +87,33 @@ def test_stacks_and_flat_images_of_unknown_size_are_2d_and_never_resampled() -> 
     assert (flat.ndim, flat.slice_axis, flat.spacing_mm) == (2, None, None)
 
 
+def test_dimensions_that_are_asked_for_win() -> None:
+    thick, even = [grid((256, 10, 256), (0.5, 6.0, 0.5))], [grid((60, 60, 60), (1, 1, 1))]
+    unknown = [flat_grid((256, 256, 20))]
+    for grids, spacing in ((thick, (0.5, 6, 0.5)), (even, (1, 1, 1)), (unknown, None)):
+        plan = presets.plan(grids, ["MR"], dimensions=3)
+        assert (plan.ndim, plan.slice_axis, plan.spacing_mm) == (3, None, spacing)
+    for grids, axis, kept in ((thick, 1, (0.5, None, 0.5)), (even, 2, (1, 1, None))):
+        plan = presets.plan(grids, ["MR"], dimensions=2)
+        assert (plan.ndim, plan.slice_axis, plan.spacing_mm) == (2, axis, kept)
+        assert plan.reasons[0] == "2D, slice by slice, as was asked for"
+    assert presets.plan(unknown, ["MR"], dimensions=2).slice_axis == 2
+    assert presets.plan([flat_grid((28, 28))], ["XR"], dimensions=2).ndim == 2
+
+
+@pytest.mark.parametrize(
+    ("grids", "found"),
+    [
+        ([flat_grid((28, 28))], "flat images"),
+        ([grid((64, 64, 1), (1, 1, 3))] * 2 + [grid((64, 64, 9), (1, 1, 3))], "in 2 of 3 cases"),
+    ],
+)
+def test_pictures_are_never_3d(grids: list[Grid], found: str) -> None:
+    with pytest.raises(ConfigError, match=f"volumes where dimensions is 3, got .*{found}") as at:
+        presets.plan(grids, ["MR"], dimensions=3)
+    assert (at.value.code, at.value.where) == ("dimensions", "dimensions")
+
+
 def test_mixed_and_empty_cohorts_are_refused() -> None:
     with pytest.raises(GeometryError, match="got both"):
         presets.plan([flat_grid((28, 28)), flat_grid((28, 28, 9))], ["XR"])

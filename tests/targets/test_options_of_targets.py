@@ -23,7 +23,9 @@ SCHEMA = Schema(labels=(Label("x", 1),), classes=("a", "b"))
 
 
 @pytest.mark.parametrize("target", ["class", "presence"])
-@pytest.mark.parametrize("given", [{"crf": True}, {"neighbours": 1}, {"foreground": 0.5}])
+@pytest.mark.parametrize(
+    "given", [{"crf": True}, {"neighbours": 1}, {"foreground": 0.5}, {"dimensions": 3}]
+)
 def test_a_classifier_is_given_no_settings_of_outlines(target: Any, given: dict[str, Any]) -> None:
     cohort = Cohort(Path("/data"), "table", (), SCHEMA)
     with pytest.raises(ConfigError, match=next(iter(given))) as caught:

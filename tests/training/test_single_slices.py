@@ -9,7 +9,7 @@ import pytest
 
 from delineate.core import model_file
 from delineate.core.errors import InputError
-from delineate.core.image import Grid, Image
+from delineate.core.image import Grid, Image, flat_grid
 from delineate.data import readers
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
@@ -25,7 +25,7 @@ def cohort(root: Path, suffix: str, *shapes: tuple[int, ...]) -> Path:
         away = np.indices(shape) - np.array(centre).reshape(3, 1, 1, 1)
         inside = np.linalg.norm(away, axis=0) < 7
         array = inside * 100 + generator.normal(0, 10, shape)
-        grid = Grid(shape, AFFINE)
+        grid = flat_grid(shape) if suffix == ".tif" else Grid(shape, AFFINE)
         for folder, image in (("images", array.astype(np.float32)), ("masks", inside)):
             (root / folder).mkdir(parents=True, exist_ok=True)
             readers.write(root / folder / f"p{number}{suffix}", Image(image[None], grid))

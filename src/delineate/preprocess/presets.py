@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from delineate.core.errors import GeometryError, InputError
+from delineate.core.errors import ConfigError, GeometryError, InputError
 from delineate.core.image import Grid, Image
 from delineate.preprocess import crop, derive, normalise, orient, resample, restore
 from delineate.preprocess.geometry import (
@@ -52,6 +53,7 @@ def plan(
     bias_correction: bool = False,
     denoise: str = "none",
     target: str | None = None,
+    dimensions: Literal["auto", 2, 3] = "auto",
 ) -> Preparation:
     """Decide how a cohort is prepared, and say why.
 
@@ -70,10 +72,11 @@ def plan(
         bias_correction: Take the shading of MR off (N4).
         denoise: Member of ``restore.NAMES``; the autoencoder has to be learned first.
         target: Name of the channel that a model is to give instead of being shown it.
+        dimensions: That a network is to see; ``auto``: the data decide.
 
     Raises:
-        ConfigError: Nothing that can be derived or take noise off is called so, or N4 for
-            anything but MR.
+        ConfigError: Nothing that can be derived or take noise off is called so, N4 for anything but
+            MR, or three dimensions of flat images or single slices.
         GeometryError: Flat images and volumes in one cohort, or no case at all.
     """
     flat = {grid.ndim for grid in grids}
@@ -96,7 +99,7 @@ def plan(
             channels.append(channel)
         reasons.append(reason)
     single, _ = _single_slices(ras)
-    ndim, slice_axis, spacing, geometry_reasons = _geometry(ras)
+    ndim, slice_axis, spacing, geometry_reasons = _geometry(ras, dimensions)
     if bias_correction:
         reasons.append("shading of the coils taken off by N4, as was asked for")
     if denoise != "none":
@@ -158,7 +161,7 @@ def _channel(
 
 
 def _geometry(
-    grids: Sequence[Grid],
+    grids: Sequence[Grid], dimensions: Literal["auto", 2, 3]
 ) -> tuple[int, int | None, tuple[float | None, ...] | None, list[str]]:
     """Dimension, slice axis, target spacing and the reasons for them."""
     ndim = grids[0].ndim
@@ -166,32 +169,13 @@ def _geometry(
     spacings = np.array([grid.spacing_mm for grid in grids])
     target = np.median(spacings, axis=0)
     sizes = np.median([grid.shape for grid in grids], axis=0)
+    slice_axis, reason = _slicing(grids, target, sizes, dimensions)
     coarse = int(np.argmax(target))
     others = np.delete(target, coarse)
-    ratio = float(target[coarse] / others.max())
-    single, n_single = _single_slices(grids)
-    if ndim == 2:
-        slice_axis, reason = None, "2D: the images are flat"
-    elif single is not None:
-        slice_axis = single
-        reason = f"2D, slice by slice: {n_single} of {len(grids)} cases are a single slice"
-    elif not known:
-        slice_axis = 2
-        reason = "2D, slice by slice: the distance between slices is not known"
-    elif ratio > resample.ANISOTROPIC and sizes[coarse] < FEW_SLICES:
-        slice_axis = coarse
-        reason = (
-            f"2D, slice by slice: {sizes[coarse]:.0f} slices of {target[coarse]:.3g} mm, "
-            f"{ratio:.1f} times the pixel size"
-        )
-    else:
-        slice_axis = None
-        reason = (
-            f"3D: {ratio:.1f} times as coarse along the coarsest axis, {sizes[coarse]:.0f} slices"
-        )
     reasons = [reason]
     thin = sizes[coarse] * 3 < np.delete(sizes, coarse).min()
-    if ndim == 3 and ratio > resample.ANISOTROPIC and thin:
+    anisotropic = target[coarse] / others.max() > resample.ANISOTROPIC
+    if ndim == 3 and slice_axis is None and anisotropic and thin:
         target[coarse] = max(float(np.percentile(spacings[:, coarse], 10)), others.max())
         reasons.append("the finer tenth of the cohort decides the distance between slices")
     # Four digits, so that the hair's breadth between two splits of a cohort makes no difference.
@@ -219,6 +203,57 @@ def _geometry(
     else:
         reasons.append(f"resampled to {spacing_in_words}; the cohort has {_ranges(spacings)} mm")
     return ndim, slice_axis, tuple(spacing), reasons
+
+
+def _slicing(
+    grids: Sequence[Grid],
+    spacing: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    dimensions: Literal["auto", 2, 3],
+) -> tuple[int | None, str]:
+    """Axis along which volumes are cut into slices, None for 3D and flat images; and the reason.
+
+    Args:
+        grids: Of the cases, in RAS+ where that is known.
+        spacing: Their median by axis, mm.
+        sizes: Their median by axis, voxels.
+        dimensions: That a network is to see.
+
+    Raises:
+        ConfigError: Three dimensions of flat images or single slices.
+    """
+    single, n_single = _single_slices(grids)
+    flat = grids[0].ndim == 2
+    if dimensions == 3 and (flat or single is not None):
+        images = "flat images" if flat else f"single slices in {n_single} of {len(grids)} cases"
+        raise ConfigError(
+            f"expected volumes where dimensions is 3, got {images}",
+            where="dimensions",
+            fix="leave dimensions out",
+            code="dimensions",
+        )
+    if flat:
+        return None, "2D: the images are flat"
+    if single is not None:
+        return single, f"2D, slice by slice: {n_single} of {len(grids)} cases are a single slice"
+    if dimensions == 3:
+        return None, "3D, as was asked for"
+    known = all(grid.spacing_known for grid in grids)
+    coarse = int(np.argmax(spacing))
+    ratio = float(spacing[coarse] / np.delete(spacing, coarse).max())
+    if dimensions == 2:
+        thick = known and ratio > 1 + resample.SAME_SPACING
+        return coarse if thick else 2, "2D, slice by slice, as was asked for"
+    if not known:
+        return 2, "2D, slice by slice: the distance between slices is not known"
+    if ratio > resample.ANISOTROPIC and sizes[coarse] < FEW_SLICES:
+        return coarse, (
+            f"2D, slice by slice: {sizes[coarse]:.0f} slices of {spacing[coarse]:.3g} mm, "
+            f"{ratio:.1f} times the pixel size"
+        )
+    return None, (
+        f"3D: {ratio:.1f} times as coarse along the coarsest axis, {sizes[coarse]:.0f} slices"
+    )
 
 
 def _single_slices(grids: Sequence[Grid]) -> tuple[int | None, int]:

@@ -162,7 +162,7 @@ class Images:
     trains = "translator"
     method = "translate"
     network = "unet"
-    settings = ("neighbours",)
+    settings = ("dimensions", "neighbours")
     automatic = None
     answers = ImageAnswers()
     comparison = ImageComparison()

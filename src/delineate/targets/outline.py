@@ -41,7 +41,7 @@ class Outlines:
     gives = None
     method = "supervised"
     network = "unet"
-    settings = ("crf", "neighbours", "foreground")
+    settings = ("crf", "dimensions", "neighbours", "foreground")
     automatic = 0
     answers = OutlineAnswers()
     format = "delineate-evaluation"

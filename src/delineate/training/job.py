@@ -214,7 +214,7 @@ class Job:
         plan = plan_preparation(
             training, judged=judged, derived=chosen.derived, clusters=chosen.clusters,
             bias_correction=chosen.bias_correction, denoise=chosen.denoise,
-            target=targets.of(chosen).gives,
+            target=targets.of(chosen).gives, dimensions=chosen.dimensions,
         )  # fmt: skip
         self.record["preparation"] = plan.to_dict()
         for reason in plan.reasons:

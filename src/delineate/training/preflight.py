@@ -208,6 +208,7 @@ def estimate(
         bias_correction=chosen.bias_correction,
         denoise="none" if chosen.denoise == "autoencoder" else chosen.denoise,
         target=target.gives,
+        dimensions=chosen.dimensions,
     )
     lap()
     with tempfile.TemporaryDirectory(dir=folder, prefix=_TRIAL) as scratch:

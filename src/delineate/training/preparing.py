@@ -49,6 +49,7 @@ def plan_preparation(
     bias_correction: bool = False,
     denoise: str = "none",
     target: str | None = None,
+    dimensions: Literal["auto", 2, 3] = "auto",
 ) -> Preparation:
     """Look at every case's header, and at some images where something is measured, and plan.
 
@@ -62,10 +63,11 @@ def plan_preparation(
         bias_correction: Take the shading of MR off.
         denoise: Member of ``preprocess.restore.NAMES``.
         target: The channel that the model is to give; it is not among those that it sees.
+        dimensions: That a network is to see; ``auto``: the data decide.
 
     Raises:
-        ConfigError: Nothing that can be derived or take noise off is called so, or N4 for
-            anything but MR.
+        ConfigError: Nothing that can be derived or take noise off is called so, N4 for anything but
+            MR, or three dimensions of flat images or single slices.
         PartialError: Headers that cannot be read; all are listed.
         InputError: Cases with different channels; nothing for the autoencoder or the elbow to
             learn from.
@@ -94,6 +96,7 @@ def plan_preparation(
         bias_correction=bias_correction,
         denoise="none" if denoise == "autoencoder" else denoise,
         target=target,
+        dimensions=dimensions,
     )
     names = [channel.name for channel in plan.channels]
     sample = _sample(cohort, _LEARNED)

@@ -329,6 +329,7 @@ class Resolved:
         """
         chosen, prepared, learning = bench.chosen, bench.preparation, bench.learning
         candidate = Candidate(plan["width"], tuple(plan["patch"]), plan["batch"])
+        own = targets.of(chosen).settings
         done = dataclasses.replace(
             chosen,
             budget=None,
@@ -338,6 +339,7 @@ class Resolved:
             width=candidate.width,
             patch=candidate.patch,
             batch=candidate.batch,
+            dimensions=cast(Any, prepared.ndim) if "dimensions" in own else "auto",
             neighbours=learning.neighbours,
             bias_correction=prepared.bias_correction,
             denoise=cast(Any, prepared.denoise),
