@@ -68,6 +68,17 @@ def test_a_patch_is_a_multiple_of_what_its_network_asks_for(
     assert all(n // step >= 3 for n, step in zip(patch, steps, strict=True))
 
 
+def test_an_accelerator_may_take_wider_networks_and_larger_batches() -> None:
+    options = _sizes.candidates((96, 96, 96), 3)
+    more = _sizes.accelerated(options)
+    assert {c.width for c in more} == {*(c.width for c in options), 64}
+    assert {c.batch for c in more} == {2, 4, 8, 16}
+    assert [c for c in more if c in options] == options  # in their order
+    assert len({*more}) == len(more)
+    given = _sizes.accelerated(options, width=16, batch=3)
+    assert given == options
+
+
 def test_a_side_that_is_odd_is_left_for_the_network_to_refuse() -> None:
     assert _sizes.strides_and_kernels((101, 101, 20), ()) == ((), ())
     strides, _ = _sizes.strides_and_kernels((100, 100, 10), ())

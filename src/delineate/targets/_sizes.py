@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from delineate.core.errors import ConfigError
 from delineate.core.schema import Schema
@@ -206,6 +207,26 @@ def smaller(
         (candidate for candidate in listed if candidate.work < first.work),
         key=lambda candidate: candidate.work,
     )
+
+
+def accelerated(
+    options: Sequence[Candidate], *, width: int | None = None, batch: int | None = None
+) -> list[Candidate]:
+    """The options with more for an accelerator, which takes wider and more at once: it is measured.
+
+    Args:
+        options: From modest to ambitious.
+        width: Where the user fixed it.
+        batch: Where the user fixed it.
+    """
+    last = options[-1]
+    if width is None:
+        options = [*options, replace(last, width=2 * last.width)]
+    listed: list[Candidate] = []
+    for option in options:
+        larger = [] if batch else [replace(option, batch=n * option.batch) for n in (2, 4)]
+        listed += [candidate for candidate in (option, *larger) if candidate not in listed]
+    return listed
 
 
 def sized(

@@ -77,6 +77,9 @@ class Chooser:
 
             steps = self.bench.chosen.steps
             if steps is None:
+                if self.bench.device.type != "cpu":
+                    chosen = self.bench.chosen
+                    options = _sizes.accelerated(options, width=chosen.width, batch=chosen.batch)
                 smaller = self.bench.smaller(options[0], self.cases)
                 try:
                     choice = choose(
