@@ -105,16 +105,20 @@ def _apply_one(name: str, strength: float, x: Tensor, generator: torch.Generator
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian with reflected edges, ``(C, *S)``."""
+    """Separable Gaussian with reflected edges, ``(C, *S)``.
+
+    As a sum of shifted images: PyTorch's convolution of one channel takes four times as long.
+    """
     radius = max(1, round(3 * sigma))
     place = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-0.5 * (place / sigma) ** 2)
-    kernel = kernel / kernel.sum()
+    weights = (kernel / kernel.sum()).tolist()
     for axis in range(1, x.ndim):
-        if x.shape[axis] > radius:
-            y = x.movedim(axis, -1)
-            shape = y.shape
-            padded = F.pad(y.reshape(-1, 1, shape[-1]), (radius, radius), mode="reflect")
-            y = F.conv1d(padded, kernel.view(1, 1, -1)).view(shape)
-            x = y.movedim(-1, axis)
+        n = x.shape[axis]
+        if n > radius:
+            places = torch.arange(-radius, n + radius, device=x.device).abs()
+            padded = x.index_select(axis, n - 1 - (n - 1 - places).abs())
+            x = padded.narrow(axis, 0, n) * weights[0]
+            for shift, weight in enumerate(weights[1:], 1):
+                x.add_(padded.narrow(axis, shift, n), alpha=weight)
     return x

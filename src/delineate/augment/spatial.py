@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -57,19 +58,23 @@ def draw(
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)
 
+    def chance() -> float:
+        return torch.rand(1, generator=generator).item()
+
     size = torch.diag(torch.tensor([float(s) for s in spacing]))
+    inverse = size.inverse()
     limit = math.radians(config.rotation_degrees)
     matrices = []
     for _ in range(batch):
         turn, zoom, flip = torch.eye(nd), 1.0, torch.ones(nd)
-        if float(uniform(0, 1, 1)) < config.probability:
+        if chance() < config.probability:
             turn = _rotation(uniform(-limit, limit, 3), nd)
-        if float(uniform(0, 1, 1)) < config.probability:
+        if chance() < config.probability:
             zoom = math.exp(float(uniform(math.log(config.scale[0]), math.log(config.scale[1]), 1)))
         for axis in mirror_axes:
-            if float(uniform(0, 1, 1)) < 0.5:
+            if chance() < 0.5:
                 flip[axis] = -1
-        matrix = size.inverse() @ turn @ size @ torch.diag(flip) / zoom
+        matrix = inverse @ turn @ size @ torch.diag(flip) / zoom
         shift = uniform(-config.shift, config.shift, nd)
         matrices.append(torch.cat([matrix, shift[:, None]], 1))
     return torch.stack(matrices)
@@ -106,10 +111,8 @@ def apply(
     """
     nd = len(patch)
     region = torch.tensor(image.shape[2:], dtype=torch.float32)
-    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in patch]
-    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     shift = (matrices[:, :, nd] * torch.tensor(patch, dtype=torch.float32)).round()
-    points = torch.einsum("bij,...j->b...i", matrices[:, :, :nd], offsets)
+    points = torch.einsum("bij,...j->b...i", matrices[:, :, :nd], _offsets(tuple(patch)))
     points = points + shift.view(-1, *(1,) * nd, nd)
     # grid_sample wants the last axis first, in units of half the region
     grid = (points / ((region - 1) / 2).clamp_min(0.5)).flip(-1).to(image.device)
@@ -117,6 +120,13 @@ def apply(
     mask = label.unsqueeze(1).to(image.dtype)
     mask = F.grid_sample(mask, grid, mode="nearest", align_corners=True)
     return moved, mask[:, 0].to(label.dtype)
+
+
+@lru_cache(maxsize=2)
+def _offsets(patch: tuple[int, ...]) -> Tensor:
+    """Of each voxel of a patch from its middle, ``(*S, nd)``; never changed."""
+    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in patch]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
 def crop_centre(image: Tensor, label: Tensor, patch: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -130,20 +130,22 @@ class Feed:
         slices = 2 * self.neighbours + 1
         batch, size = image.shape[0], image.shape[2:]
         by_sequence = image.view(batch, slices, -1, *size).transpose(1, 2)
-        shape = by_sequence.shape
         sources = [source for source in self.preparation.sources if source is not None]
         n_channels = len(self.preparation.channels)
         dropped = torch.rand((batch, n_channels), generator=generator) < self.chosen.drop_sequence
         dropped[dropped.all(1)] = False
         dropped = dropped[:, sources]  # what shows a lost sequence is lost with it
         n_shown = len(sources)
-        sequences = by_sequence[:, :n_shown].masked_fill(
-            dropped.view(*dropped.shape, *(1,) * (len(shape) - 2)), 0.0
-        )
+        sequences, beside = by_sequence[:, :n_shown], by_sequence[:, n_shown:]
+        if dropped.any():
+            where = dropped.view(*dropped.shape, *(1,) * (image.ndim - 1))
+            sequences = sequences.masked_fill(where, 0.0)
         kinds = intensity.Config() if self.scale is None else _ALIKE
         actions = intensity.draw(kinds, batch * n_shown, generator)
         repainted = intensity.apply(actions, sequences.reshape(-1, slices, *size), generator)
-        repainted = torch.cat([repainted.view(sequences.shape), by_sequence[:, n_shown:]], 1)
+        repainted = repainted.view(sequences.shape)
+        if beside.shape[1]:
+            repainted = torch.cat([repainted, beside], 1)
         return repainted.transpose(1, 2).reshape(image.shape)
 
 
