@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from delineate.core.errors import ConfigError
+from delineate.core.errors import ConfigError, ResourceError
 from delineate.engine.allowance import Clock, Costs, allot, grace, share_validations
 from delineate.engine.budget import Candidate, choose
 
@@ -62,6 +62,39 @@ def test_where_there_is_time_the_small_ones_change_nothing() -> None:
         plain = choose(LADDER, lambda m=without: m.budget - m.now, without.measure)  # type: ignore[misc]
         assert with_small.choose() == plain.candidate
         assert with_small.tried == [SMALL[0], *without.tried]
+
+
+@pytest.mark.parametrize("budget", [50.0, 30.0, 12.0, 6.0])
+@pytest.mark.parametrize(("dearer", "width"), [(1.0, 16), (1.2, 16), (1.3, 8), (2.0, 8)])
+def test_a_wider_network_that_costs_hardly_more_is_taken(
+    budget: float, dearer: float, width: int
+) -> None:
+    # For fewer than 900 steps of 0.06 s, at last for those of smaller patches alone.
+    def cost(candidate: Candidate) -> float:
+        return (
+            0.06
+            * candidate.work
+            / LADDER[0].work
+            / (candidate.width / 8)
+            * (dearer if candidate.width == 16 else 1)
+        )
+
+    taken = choose(LADDER, lambda: budget, cost, smaller=SMALL)
+    assert taken.candidate.width == width
+    assert taken.steps == int(budget / cost(taken.candidate))
+    assert choose(LADDER[:1], lambda: budget, cost, smaller=SMALL).candidate.width == 8
+
+
+def test_there_is_no_wider_one_without_memory_or_time_to_measure_it() -> None:
+    def cost(candidate: Candidate) -> float:
+        if candidate.width > 8:
+            raise ResourceError("no memory")
+        return 0.06
+
+    assert choose(LADDER, lambda: 50.0, cost).candidate == LADDER[0]
+    tried: list[Candidate] = []
+    choose(LADDER, lambda: 50.0, lambda c: tried.append(c) or 0.06, spare=lambda: 0.1)  # type: ignore[func-returns-value]
+    assert tried == LADDER[:1]
 
 
 def test_a_budget_for_no_ten_steps_of_the_smallest_is_refused() -> None:

@@ -6,10 +6,11 @@ from the smallest up, and the largest candidate that still sees enough patches i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delineate.core.errors import ConfigError, ResourceError
 
@@ -19,6 +20,8 @@ from delineate.core.errors import ConfigError, ResourceError
 ENOUGH_PATCHES_PER_CHANNEL = 250
 #: ... in at least so many optimiser steps.
 ENOUGH_STEPS = 900
+#: ... or it costs hardly more, as where matrix units compute 16 channels as quickly as 8.
+HARDLY_MORE = 1.25
 #: The first candidate is taken, instead of one below it, if so many of its steps fit.
 MODEST_STEPS = 100
 #: Fewer steps are not worth starting with.
@@ -76,6 +79,8 @@ def choose(
 ) -> Choice:
     """Take the most ambitious candidate that still gets enough patches and steps.
 
+    Nor is the narrowest network taken where the next wider costs hardly more.
+
     Args:
         candidates: From modest to ambitious.
         seconds: What is left for training now; measuring uses it up.
@@ -127,6 +132,15 @@ def choose(
         rate, best_rate = candidate.batch / cost, best[0].batch / best[1]
         if wider or (rate > 1.1 * best_rate and steps >= ENOUGH_STEPS):
             best = (candidate, cost)
+    widths = sorted({candidate.width for candidate in candidates})
+    if best[0].width == widths[0] < widths[-1]:
+        wide = replace(best[0], width=widths[1])
+        if wide not in dict(tried) and 2 * expected(wide) <= spare():
+            with contextlib.suppress(ResourceError):
+                tried.append((wide, measure(wide)))
+        cost = dict(tried).get(wide, math.inf)
+        if cost < HARDLY_MORE * best[1]:
+            best = (wide, cost)
     return Choice(*best, max(LEAST_STEPS, int(seconds() / best[1])), tuple(tried))
 
 
