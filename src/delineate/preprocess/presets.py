@@ -9,16 +9,15 @@ Intensities are scaled before resampling, while a constant background is still c
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from delineate.core.errors import ConfigError, GeometryError, InputError
+from delineate.core.errors import GeometryError, InputError
 from delineate.core.image import Grid, Image
-from delineate.preprocess import crop, derive, normalise, orient, resample, restore
+from delineate.preprocess import crop, derive, normalise, orient, resample, restore, slicing
 from delineate.preprocess.geometry import (
     apply_image,
     apply_label,
@@ -27,6 +26,7 @@ from delineate.preprocess.geometry import (
 )
 from delineate.preprocess.inverse import Inverse
 from delineate.preprocess.preparation import Channel, Preparation
+from delineate.preprocess.thickness import Thickness
 
 __all__ = [
     "Channel", "Inverse", "Preparation", "apply", "apply_image", "apply_label", "cropped_away",
@@ -35,8 +35,6 @@ __all__ = [
 
 #: Goes up when the same preparation would give other numbers.
 ARITHMETIC = 1
-#: Stacks with fewer slices than this and thick slices are treated slice by slice.
-FEW_SLICES = 16
 
 
 # ---------------------------------------------------------------------------------- planning
@@ -54,6 +52,7 @@ def plan(
     denoise: str = "none",
     target: str | None = None,
     dimensions: Literal["auto", 2, 3] = "auto",
+    thickness: Thickness | None = None,
 ) -> Preparation:
     """Decide how a cohort is prepared, and say why.
 
@@ -73,6 +72,7 @@ def plan(
         denoise: Member of ``restore.NAMES``; the autoencoder has to be learned first.
         target: Name of the channel that a model is to give instead of being shown it.
         dimensions: That a network is to see; ``auto``: the data decide.
+        thickness: Of slices by the labels, where that was measured.
 
     Raises:
         ConfigError: Nothing that can be derived or take noise off is called so, N4 for anything but
@@ -98,8 +98,8 @@ def plan(
             channel, reason = _channel(name, modality, (statistics or {}).get(i))
             channels.append(channel)
         reasons.append(reason)
-    single, _ = _single_slices(ras)
-    ndim, slice_axis, spacing, geometry_reasons = _geometry(ras, dimensions)
+    cut = slicing.decide(ras, dimensions, thickness)
+    spacing, geometry_reasons = _geometry(ras, cut.axis)
     if bias_correction:
         reasons.append("shading of the coils taken off by N4, as was asked for")
     if denoise != "none":
@@ -108,16 +108,17 @@ def plan(
         reasons.append(f"channels derived from these: {', '.join(derived)}, as was asked for")
     return Preparation(
         channels=tuple(channels),
-        ndim=ndim,
+        ndim=2 if cut.axis is not None else ras[0].ndim,
         spacing_mm=spacing,
-        slice_axis=slice_axis,
+        slice_axis=cut.axis,
         orient=oriented,
-        reasons=(*geometry_reasons, *reasons),
+        reasons=(cut.reason, *geometry_reasons, *reasons),
         derived=tuple(derived),
         clusters=clusters,
         bias_correction=bias_correction,
         denoise=denoise,
-        single_slices=single is not None,
+        single_slices=cut.single,
+        neighbours=cut.neighbours,
         target=target_channel,
     )
 
@@ -161,35 +162,32 @@ def _channel(
 
 
 def _geometry(
-    grids: Sequence[Grid], dimensions: Literal["auto", 2, 3]
-) -> tuple[int, int | None, tuple[float | None, ...] | None, list[str]]:
-    """Dimension, slice axis, target spacing and the reasons for them."""
-    ndim = grids[0].ndim
+    grids: Sequence[Grid], slice_axis: int | None
+) -> tuple[tuple[float | None, ...] | None, list[str]]:
+    """Target spacing, and the reasons for it."""
     known = all(grid.spacing_known for grid in grids)
     spacings = np.array([grid.spacing_mm for grid in grids])
     target = np.median(spacings, axis=0)
     sizes = np.median([grid.shape for grid in grids], axis=0)
-    slice_axis, reason = _slicing(grids, target, sizes, dimensions)
     coarse = int(np.argmax(target))
     others = np.delete(target, coarse)
-    reasons = [reason]
+    reasons = list[str]()
     thin = sizes[coarse] * 3 < np.delete(sizes, coarse).min()
     anisotropic = target[coarse] / others.max() > resample.ANISOTROPIC
-    if ndim == 3 and slice_axis is None and anisotropic and thin:
+    if len(target) == 3 and slice_axis is None and anisotropic and thin:
         target[coarse] = max(float(np.percentile(spacings[:, coarse], 10)), others.max())
         reasons.append("the finer tenth of the cohort decides the distance between slices")
     # Four digits, so that the hair's breadth between two splits of a cohort makes no difference.
     spacing: list[float | None] = [float(f"{mm:.4g}") for mm in target]
     if slice_axis is not None:
         spacing[slice_axis] = None
-    ndim = 2 if slice_axis is not None else ndim
     spacing_in_words = " × ".join("kept" if mm is None else f"{mm:.3g}" for mm in spacing) + " mm"
     same_spacing = all(
         to is None or np.all(np.abs(spacings[:, a] / to - 1) <= resample.SAME_SPACING)
         for a, to in enumerate(spacing)
     )
     if not known:
-        return ndim, slice_axis, None, [*reasons, "not resampled: the voxel size is not known"]
+        return None, [*reasons, "not resampled: the voxel size is not known"]
     if same_spacing and slice_axis is not None:
         within = " × ".join(f"{mm:.3g}" for mm in spacing if mm is not None)
         reasons.append(
@@ -202,80 +200,7 @@ def _geometry(
         )
     else:
         reasons.append(f"resampled to {spacing_in_words}; the cohort has {_ranges(spacings)} mm")
-    return ndim, slice_axis, tuple(spacing), reasons
-
-
-def _slicing(
-    grids: Sequence[Grid],
-    spacing: NDArray[np.float64],
-    sizes: NDArray[np.float64],
-    dimensions: Literal["auto", 2, 3],
-) -> tuple[int | None, str]:
-    """Axis along which volumes are cut into slices, None for 3D and flat images; and the reason.
-
-    Args:
-        grids: Of the cases, in RAS+ where that is known.
-        spacing: Their median by axis, mm.
-        sizes: Their median by axis, voxels.
-        dimensions: That a network is to see.
-
-    Raises:
-        ConfigError: Three dimensions of flat images or single slices.
-    """
-    single, n_single = _single_slices(grids)
-    flat = grids[0].ndim == 2
-    if dimensions == 3 and (flat or single is not None):
-        images = "flat images" if flat else f"single slices in {n_single} of {len(grids)} cases"
-        raise ConfigError(
-            f"expected volumes where dimensions is 3, got {images}",
-            where="dimensions",
-            fix="leave dimensions out",
-            code="dimensions",
-        )
-    if flat:
-        return None, "2D: the images are flat"
-    if single is not None:
-        return single, f"2D, slice by slice: {n_single} of {len(grids)} cases are a single slice"
-    if dimensions == 3:
-        return None, "3D, as was asked for"
-    known = all(grid.spacing_known for grid in grids)
-    coarse = int(np.argmax(spacing))
-    ratio = float(spacing[coarse] / np.delete(spacing, coarse).max())
-    if dimensions == 2:
-        thick = known and ratio > 1 + resample.SAME_SPACING
-        return coarse if thick else 2, "2D, slice by slice, as was asked for"
-    if not known:
-        return 2, "2D, slice by slice: the distance between slices is not known"
-    if ratio > resample.ANISOTROPIC and sizes[coarse] < FEW_SLICES:
-        return coarse, (
-            f"2D, slice by slice: {sizes[coarse]:.0f} slices of {spacing[coarse]:.3g} mm, "
-            f"{ratio:.1f} times the pixel size"
-        )
-    return None, (
-        f"3D: {ratio:.1f} times as coarse along the coarsest axis, {sizes[coarse]:.0f} slices"
-    )
-
-
-def _single_slices(grids: Sequence[Grid]) -> tuple[int | None, int]:
-    """Axis along which at least half of the volumes are one slice thick, and how many are so.
-
-    Raises:
-        GeometryError: They are, but not along one axis.
-    """
-    thin = [[a for a, n in enumerate(grid.shape) if n == 1] for grid in grids if grid.ndim == 3]
-    single = [axes for axes in thin if axes]
-    if 2 * len(single) < len(grids) or not single:
-        return None, len(single)
-    common = set(single[0]).intersection(*single[1:])
-    if not common:
-        count = Counter(axes[0] for axes in single)
-        counts = ", ".join(f"{n} across axis {a}" for a, n in sorted(count.items()))
-        raise GeometryError(
-            f"expected single slices that are cut the same way, got {counts}",
-            fix="give each kind a cohort of its own",
-            code="slices-mixed",
-        )
-    return max(common), len(single)
+    return tuple(spacing), reasons
 
 
 def _ranges(spacings: NDArray[np.float64]) -> str:

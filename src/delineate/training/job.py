@@ -257,13 +257,15 @@ class Job:
     def _announce(self, choice: Choice, compiled: bool, parameters: int, shares: Allotment) -> None:
         candidate = choice.candidate
         patch = "x".join(map(str, candidate.patch))
+        if neighbours := self.bench.learning.neighbours:
+            patch += f" with {neighbours} slice{'s' if neighbours > 1 else ''} to each side"
         self.record["plan"] = {
             "network": catalog.title(self.chosen.network),
             "parameters": parameters,
             "width": candidate.width,
             "patch": list(candidate.patch),
             "batch": candidate.batch,
-            "neighbours": self.bench.learning.neighbours,
+            "neighbours": neighbours,
             "steps": choice.steps,
             "last_fit": choice.last,
             "seconds_per_step": round(choice.seconds_per_step, 4),

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,11 @@ from delineate.data.channels import holds, read_channels
 from delineate.data.cohort import Cohort
 from delineate.data.labels import read_indices
 from delineate.inference import _contract
-from delineate.preprocess import presets, rescale
+from delineate.preprocess import orient, presets, rescale, thickness
 from delineate.preprocess.presets import Preparation
 from delineate.training import learned_preparation
+
+T = TypeVar("T")
 
 #: Modalities whose rule depends on the cohort's own values, so that some cases are read to plan.
 _MEASURED = ("CT", "PET", "RGB")
@@ -51,7 +53,7 @@ def plan_preparation(
     target: str | None = None,
     dimensions: Literal["auto", 2, 3] = "auto",
 ) -> Preparation:
-    """Look at every case's header, and at some images where something is measured, and plan.
+    """Look at every case's header, and at some labels and images to measure, and plan.
 
     Args:
         cohort: The training cases alone: what is measured here becomes part of the model.
@@ -84,8 +86,9 @@ def plan_preparation(
         names_of_channel = cohort.cases[0].channel_names(channel, n)
         names += names_of_channel
         modalities += [cohort.modality(name, channel) for name in names_of_channel]
+    grids = [next(iter(probe.values()))[0] for probe in probes]
     plan = presets.plan(
-        [next(iter(probe.values()))[0] for probe in probes],
+        grids,
         modalities,
         names=names,
         statistics=_statistics(cohort, names, modalities)
@@ -97,9 +100,10 @@ def plan_preparation(
         denoise="none" if denoise == "autoencoder" else denoise,
         target=target,
         dimensions=dimensions,
+        thickness=None if dimensions == 3 else _thickness(cohort, grids),
     )
     names = [channel.name for channel in plan.channels]
-    sample = _sample(cohort, _LEARNED)
+    sample = _sample(cohort.cases, _LEARNED)
     return learned_preparation.complete(
         plan, lambda: (read_channels(case, names) for case in sample), len(sample),
         autoencode=denoise == "autoencoder", clusters=clusters,
@@ -200,18 +204,46 @@ def _split(image: Image, inputs: int) -> tuple[Image, NDArray[Any]]:
     return dataclasses.replace(image, array=image.array[:inputs], meta=meta), image.array[inputs:]
 
 
-def _sample(cohort: Cohort, largest: int) -> Sequence[Case]:
+def _sample(cases: Sequence[T], largest: int) -> Sequence[T]:
     """Cases, evenly spread, in which something is measured."""
-    count = min(largest, len(cohort))
-    return [cohort.cases[i * len(cohort) // count] for i in range(count)]
+    count = min(largest, len(cases))
+    return [cases[i * len(cases) // count] for i in range(count)]
 
 
 def recipe_key(preparation: Preparation, schema: Schema) -> str:
     """Everything but the files that decides what a prepared case looks like."""
     recipe = {**preparation.to_dict(), "reasons": None, "elbow": None}
+    del recipe["neighbours"]
     labels = [(label.name, label.value) for label in schema.labels]
     facts = [presets.ARITHMETIC, recipe, labels, schema.ignore, schema.named]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _thickness(cohort: Cohort, grids: Sequence[Grid]) -> thickness.Thickness | None:
+    """Of slices, by the labels of some cases; None where no volume is labelled.
+
+    Labels that cannot be read are told when their case is prepared.
+    """
+    oriented = all(grid.oriented for grid in grids)
+    labelled = [
+        (case, grid)
+        for case, grid in zip(cohort.cases, grids, strict=True)
+        if case.label is not None and grid.ndim == 3 and min(grid.shape) > 1
+    ]
+
+    def measure(labelled_case: tuple[Case, Grid]) -> thickness.Thickness | None:
+        case, grid = labelled_case
+        try:
+            label = read_indices(case, cohort.schema, grid)
+        except Exception:
+            return None
+        if label.grid.shape != grid.shape:
+            return None
+        return thickness.of_label((orient.to_ras(label) if oriented else label).array[0])
+
+    with threads.pool(capacity.threads(cohort, _COPIES)) as pool:
+        measured = list(pool.map(measure, _sample(labelled, _CASES)))
+    return thickness.median([case for case in measured if case is not None])
 
 
 def _probe_all(cohort: Cohort, workers: int) -> list[dict[str, tuple[Grid, int]]]:
@@ -281,7 +313,7 @@ def _statistics(
     if not set(modalities) & set(_MEASURED):
         return {}
     samples: list[Any] = []
-    for seed, case in enumerate(_sample(cohort, _CASES)):
+    for seed, case in enumerate(_sample(cohort.cases, _CASES)):
         image = read_channels(case, names)
         values = image.array.reshape(image.channels, -1)
         inside = np.arange(values.shape[1])
