@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from delineate.core.case import Batch
+from delineate.methods._plan import Plan
 
 
 @dataclass
@@ -20,6 +22,14 @@ class Engine:
     progress: float = 0.9
     moves: tuple[Optimizer, ...] | None = None
     losses: list[float] = field(default_factory=list)
+    averaged: nn.Module = field(default_factory=nn.Identity)
+    last: bool = True
+
+    @classmethod
+    def lending(cls, network: nn.Module | Plan, progress: float = 0.9) -> Engine:
+        """With a teacher that does not move, a copy of a network or of a plan's predictor."""
+        teacher = network.predictor if isinstance(network, Plan) else network
+        return cls(progress, averaged=copy.deepcopy(teacher).eval().requires_grad_(False))
 
     def __call__(self, optimiser: Optimizer, loss: Tensor) -> None:
         self.losses.append(loss.item())
@@ -34,6 +44,11 @@ class Engine:
 @pytest.fixture
 def engine() -> Callable[..., Engine]:
     return Engine
+
+
+@pytest.fixture
+def lending() -> Callable[..., Engine]:
+    return Engine.lending
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""Bricks of methods that learn from cases without labels: what a guess teaches another guess.
+
+Masks of guesses are taught by the same weighted sum of losses as those of experts, so that any of
+its members serves; where a guess is not sure enough it is ``IGNORED`` and teaches nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from delineate.core.case import Batch
+from delineate.core.errors import ConfigError
+from delineate.core.schema import IGNORED
+from delineate.losses import _sum
+from delineate.methods._plan import require_rates
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Settings that all of them share."""
+
+    losses: _sum.Losses = field(
+        default_factory=lambda: dict(_sum.DEFAULT),
+        metadata={
+            "room": "losses",
+            "help": "of labelled samples: files of losses/ with their weights",
+        },
+    )
+    consistency: float = field(
+        default=1.0, metadata={"help": "weight of what guesses teach, after its ramp"}
+    )
+    ramp: float = field(default=0.4, metadata={"help": "share of training over which it rises"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "peak, AdamW"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW"})
+
+    def __post_init__(self) -> None:
+        if self.consistency < 0 or not 0 <= self.ramp <= 1:
+            raise ConfigError(
+                "expected a consistency of 0 or more and a ramp from 0 to 1, "
+                f"got {self.consistency} and {self.ramp}"
+            )
+        require_rates(self)
+        _sum.build(self.losses)
+
+    def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
+        """AdamW of all of a network."""
+        return torch.optim.AdamW(
+            network.parameters(), self.learning_rate, weight_decay=self.weight_decay
+        )
+
+    def weight_at(self, progress: float) -> float:
+        """Of what guesses teach, at a progress of 0 to 1."""
+        return self.consistency * rampup(progress, self.ramp)
+
+
+def rampup(progress: float, ramp: float) -> float:
+    """``exp(-5 (1 - t)^2)`` with t rising from 0 to 1 over ``ramp``."""
+    t = min(1.0, progress / ramp) if ramp else 1.0
+    return math.exp(-5 * (1 - t) ** 2)
+
+
+def noisy(image: Tensor, spread: float) -> Tensor:
+    """The image with Gaussian noise, at most two spreads of it."""
+    return image + (spread * torch.randn_like(image)).clamp(-2 * spread, 2 * spread)
+
+
+def probabilities(logits: Tensor | Sequence[Tensor]) -> Tensor:
+    """``(B, outputs, *S)`` of logits, or of the finest of several; 32 bits."""
+    fine = logits if isinstance(logits, Tensor) else logits[0]
+    return fine.float().softmax(1)
+
+
+def disagreement(
+    student: Tensor | Sequence[Tensor], teacher: Tensor, counts: Tensor | None = None
+) -> Tensor:
+    """Squared difference of probabilities, mean over structures and voxels; of the finest output.
+
+    The background is left out: it is what remains, and would count every difference twice.
+
+    Args:
+        student: Logits ``(B, outputs, *S)``, or those of deep supervision, finest first.
+        teacher: Probabilities ``(B, outputs, *S)``.
+        counts: ``(B, *S)`` bool, the voxels of which the mean is; by default all. Of none it is 0.
+    """
+    gap = (probabilities(student) - teacher)[:, 1:].square().mean(1)
+    if counts is None:
+        return gap.mean()
+    return (gap * counts).sum() / counts.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def pseudo_labels(logits: Tensor | Sequence[Tensor], threshold: float = 0.0) -> Tensor:
+    """``(B, *S)`` uint8: the likeliest output; ``IGNORED`` where it is less likely than asked.
+
+    Args:
+        logits: ``(B, outputs, *S)``, or several with the finest first.
+        threshold: Least probability.
+    """
+    confidence, label = probabilities(logits).max(1)
+    return label.to(torch.uint8).masked_fill(confidence < threshold, IGNORED)
+
+
+def of_unlabelled(label: Tensor, batch: Batch) -> Tensor:
+    """Guessed labels ``(B, *S)`` of samples that nobody has labelled; ``IGNORED`` of the others."""
+    return label.masked_fill(batch.labelled.view(-1, *(1,) * (label.ndim - 1)), IGNORED)
