@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from delineate.core import memory
 from delineate.methods._plan import Plan
 from delineate.networks._precision import half_is_faster, put_channels_last
 
@@ -39,8 +40,11 @@ def place(plan: Plan, fabric: Fabric) -> None:
     """Move the modules of a plan to the device, in the order of memory that is fastest there.
 
     With 32 bits on a processor there was nothing to gain by another order (docs/LOG.md). Adam and
-    AdamW step in one call for all weights.
+    AdamW step in one call for all weights. On a processor this process keeps the memory that steps
+    free.
     """
+    if fabric.device.type == "cpu":
+        memory.keep_freed()
     for optimiser in (o for stage in plan.stages for o in stage.optimisers.values()):
         if isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW):
             for group in optimiser.param_groups:
