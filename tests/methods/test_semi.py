@@ -60,3 +60,39 @@ def test_guesses_of_labelled_samples_teach_nothing() -> None:
     image, label = torch.zeros(2, 1, 1, 2), torch.tensor([[[0, 1]], [[1, 1]]], dtype=torch.uint8)
     batch = Batch(image, label, labelled=torch.tensor([True, False]))
     assert _semi.of_unlabelled(label, batch).tolist() == [[[IGNORED, IGNORED]], [[1, 1]]]
+
+
+def test_boxes_have_sides_within_their_range_and_a_chance_of_being_there() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(20, 2, 10, 20, 10)
+    inside = _semi.boxes(image, (0.3, 0.5))
+    assert inside.shape == (20, 10, 20, 10)
+    for case in inside:
+        sides = [int(case.any(-1).any(-1).sum()), int(case.any(-1).any(0).sum())]
+        sides.append(int(case.any(0).any(0).sum()))
+        assert int(case.sum()) == math.prod(sides), "not a box"
+        assert 3 <= sides[0] <= 5
+        assert 6 <= sides[1] <= 10
+        assert 3 <= sides[2] <= 5
+    assert len({tuple(case.flatten().tolist()) for case in inside}) > 10
+    assert not _semi.boxes(image, (0.3, 0.5), 0.0).any()
+
+
+def test_what_is_pasted_comes_from_the_partner_and_only_into_the_box() -> None:
+    label = torch.tensor([[1, 1, 1], [2, 2, 2]], dtype=torch.uint8).view(2, 1, 3)
+    image = torch.stack([label.float(), -label.float()], 1)
+    inside = torch.tensor([[[True, False, False]], [[False, True, True]]])
+    partner = torch.tensor([1, 0])
+    assert _semi.pasted(label, partner, inside).tolist() == [[[2, 1, 1]], [[2, 1, 1]]]
+    expected = torch.tensor([[[[2.0, 1, 1]], [[-2, -1, -1]]]] * 2)
+    assert torch.equal(_semi.pasted(image, partner, inside), expected)
+
+
+def test_a_strong_view_changes_intensities_and_stays_whole_in_16_bits() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(6, 1, 8, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        changed = _semi.strongly_changed(image)
+    assert changed.dtype == torch.float32
+    assert torch.isfinite(changed).all()
+    assert not any(torch.equal(*pair) for pair in zip(image, changed, strict=True))

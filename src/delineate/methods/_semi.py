@@ -13,11 +13,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from delineate.augment import intensity
 from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import IGNORED
 from delineate.losses import _sum
 from delineate.methods._plan import require_rates
+
+#: Chances and ranges of a strong view's intensities.
+_STRONG = intensity.Config(
+    noise=0.5,
+    noise_std=0.2,
+    blur=0.5,
+    blur_voxels=(0.5, 1.5),
+    brightness=0.5,
+    contrast=0.8,
+    gain=(0.5, 1.5),
+    low_resolution=0.25,
+    gamma=0.5,
+    gamma_range=(0.5, 2.0),
+    inverted_gamma=0.25,
+)
 
 
 @dataclass(frozen=True)
@@ -108,3 +124,42 @@ def pseudo_labels(logits: Tensor | Sequence[Tensor], threshold: float = 0.0) -> 
 def of_unlabelled(label: Tensor, batch: Batch) -> Tensor:
     """Guessed labels ``(B, *S)`` of samples that nobody has labelled; ``IGNORED`` of the others."""
     return label.masked_fill(batch.labelled.view(-1, *(1,) * (label.ndim - 1)), IGNORED)
+
+
+def strongly_changed(image: Tensor) -> Tensor:
+    """Images ``(B, C, *S)`` whose intensities differ much more than a feed makes them differ."""
+    generator = torch.default_generator
+    with torch.autocast(image.device.type, enabled=False):
+        return intensity.apply(intensity.draw(_STRONG, len(image), generator), image, generator)
+
+
+def boxes(image: Tensor, sides: tuple[float, float], chance: float = 1.0) -> Tensor:
+    """A box in each sample at a random place: ``(B, *S)`` bool, where it is.
+
+    Args:
+        image: ``(B, C, *S)``.
+        sides: Range of its sides, as shares of the image's.
+        chance: Of there being one.
+    """
+    inside = torch.zeros_like(image[:, 0], dtype=torch.bool)
+    for case in inside:
+        low, high = sides
+        drawn, *shares = torch.rand(1 + case.ndim).tolist()
+        place = []
+        for size, share in zip(case.shape, shares, strict=True):
+            side = max(1, round(size * (low + (high - low) * share)))
+            start = int(torch.randint(size - side + 1, ()))
+            place.append(slice(start, start + side))
+        case[tuple(place)] = drawn < chance
+    return inside
+
+
+def pasted(x: Tensor, partner: Tensor, inside: Tensor) -> Tensor:
+    """Samples with what their partners hold inside a box.
+
+    Args:
+        x: ``(B, C, *S)`` or ``(B, *S)``.
+        partner: ``(B,)`` indices of samples.
+        inside: ``(B, *S)`` bool.
+    """
+    return torch.where(inside if x.ndim == inside.ndim else inside.unsqueeze(1), x[partner], x)

@@ -334,7 +334,10 @@ class UShape(nn.Module):
             require_strides(x.shape[2:], self.strides)
         else:
             require_levels(x.shape[2:], len(self.up) + 1)
-        skips = self.encode(x)
+        return self.decode(self.encode(x))
+
+    def decode(self, skips: list[Tensor]) -> Tensor | list[Tensor]:
+        """Logits, as ``forward`` gives them, of what ``encode`` gives; the list is emptied."""
         x = self.dropout(skips.pop())
         outputs: list[Tensor] = []
         for i in reversed(range(len(self.decoder))):
