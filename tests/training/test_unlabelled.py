@@ -83,6 +83,27 @@ def test_a_method_that_uses_them_learns_from_half_of_every_batch(
     assert "on 3 cases of 3 subjects, and 2 unlabelled cases of 2 subjects" in page
 
 
+def who_uses_them() -> list[str]:
+    return [
+        name
+        for name in catalog.members("methods")
+        if "unlabelled" in catalog.load("methods", name).USES
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", who_uses_them())
+def test_every_method_that_uses_them_ends_in_a_model_that_says_who_taught_it(
+    name: str, scans: Path, settings: Path, tmp_path: Path, batches: list[Batch]
+) -> None:
+    out = tmp_path / "run"
+    record = train(scans, config=settings, method=name, steps=8, out=out, audit=False)
+    assert record["trained"]["steps"] == 8
+    assert any(not batch.labelled.all() for batch in batches)
+    document = model_file.load(out / "model.safetensors").document
+    assert document["provenance"]["unlabelled_cases"] == len(WITHOUT)
+
+
 def given_labels_alone() -> Iterator[tuple[str, str]]:
     """Methods that use nothing else, each with something that a model can be asked for."""
     for name in catalog.members("methods"):
