@@ -7,10 +7,12 @@ its members serves; where a guess is not sure enough it is ``IGNORED`` and teach
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delineate.augment import intensity
@@ -18,7 +20,9 @@ from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import IGNORED
 from delineate.losses import _sum
-from delineate.methods._plan import require_rates
+from delineate.methods._game import Rules as Game
+from delineate.methods._game import build_critic
+from delineate.methods._plan import Update, require_rates
 
 #: Chances and ranges of a strong view's intensities.
 _STRONG = intensity.Config(
@@ -39,6 +43,9 @@ _STRONG = intensity.Config(
 @dataclass(frozen=True)
 class Rules:
     """Settings that all of them share."""
+
+    #: Whether there is a head of signed distances.
+    HEAD: ClassVar[bool] = False
 
     losses: _sum.Losses = field(
         default_factory=lambda: dict(_sum.DEFAULT),
@@ -61,7 +68,7 @@ class Rules:
                 f"got {self.consistency} and {self.ramp}"
             )
         require_rates(self)
-        _sum.build(self.losses)
+        _sum.build(self.losses, self.HEAD)
 
     def optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
         """AdamW of all of a network."""
@@ -163,3 +170,43 @@ def pasted(x: Tensor, partner: Tensor, inside: Tensor) -> Tensor:
         inside: ``(B, *S)`` bool.
     """
     return torch.where(inside if x.ndim == inside.ndim else inside.unsqueeze(1), x[partner], x)
+
+
+def global_critic(width: int, ndim: int, channels: int, maps: int) -> nn.Module:
+    """A critic with one score a sample, of so many channels of image and maps, joined."""
+    return build_critic(Game("global", width, sees="joined"), ndim, channels, maps)
+
+
+def tell_apart(
+    critic: nn.Module, rival: torch.optim.Optimizer, update: Update, view: Tensor, labelled: Tensor
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """A critic learns to tell guesses of labelled samples from others.
+
+    Args:
+        critic: ``(B, C', *S) -> (B, 1)``; high: labelled.
+        rival: Its optimiser.
+        update: The engine's side of the step.
+        view: ``(B, C', *S)``, what the critic sees of the guesses, with gradient.
+        labelled: ``(B,)``.
+
+    Returns:
+        What the others add to the segmenter's loss to be taken for labelled ones, and what the log
+        should say.
+    """
+    # 16 bits: strided convolutions of a single voxel have random gradients on processors
+    with torch.autocast(view.device.type, enabled=False):
+        scores = critic(view.detach())
+        loss = taken_for(scores, labelled)
+        update(rival, loss)
+        others = critic(view)[~labelled]
+    right = (scores[:, 0] > 0) == labelled
+    return taken_for(others, torch.ones_like(others[:, 0], dtype=torch.bool)), {
+        "d_loss": loss.detach(),
+        "d_accuracy": right.float().mean(),
+    }
+
+
+def taken_for(scores: Tensor, labelled: Tensor) -> Tensor:
+    """Cross-entropy of scores ``(B, 1)`` of being labelled, mean over samples; 0 of none."""
+    signs = torch.where(labelled, -1.0, 1.0).unsqueeze(1)
+    return F.softplus(signs * scores.float()).sum() / max(1, len(scores))
