@@ -61,9 +61,9 @@ def train(
             outlined in each slice) or image, see --translate-to; auto: outlines if there are any.
         translate_to: Name of the sequence that the model is to give, made from the others: its
             target is then an image. What the others do not show, it cannot know.
-        method: How to train: supervised, adversarial, segan, cpgan; with scans without labels too
-            mean_teacher, uamt, cps, unimatch, bcp, dan, sassnet; for classes classify, layerwise,
-            deep_features; for either gan_features, vae_features; translate for images; or a file.
+        method: How: supervised, adversarial, segan, cpgan; with unlabelled scans too mean_teacher,
+            uamt, cps, unimatch, bcp, dan, sassnet, semi_adversarial; classify, deep_features or
+            layerwise for classes; gan_features, vae_features for either; translate; or a .py file.
         network: What to train, see ``delineate networks``, or a Python file of your own; by default
             that of the weights, or unet, or cnn for classes.
         weights: File to start from: a model of Delineate, of any labels and channels, or tensors
