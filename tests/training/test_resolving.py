@@ -204,6 +204,7 @@ METHODS = [
     "classify",
     *(pytest.param(m, marks=pytest.mark.slow) for m in ("segan", "cpgan", "deep_features")),
     *(pytest.param(m, marks=pytest.mark.slow) for m in ("layerwise", "gan_features")),
+    *(pytest.param(m, marks=pytest.mark.slow) for m in ("unimatch", "sassnet")),
 ]
 
 

@@ -20,8 +20,7 @@ from delineate.core.case import Batch
 from delineate.core.errors import ConfigError
 from delineate.core.schema import IGNORED
 from delineate.losses import _sum
-from delineate.methods._game import Rules as Game
-from delineate.methods._game import build_critic
+from delineate.methods import _game
 from delineate.methods._plan import Update, require_rates
 
 #: Chances and ranges of a strong view's intensities.
@@ -174,7 +173,8 @@ def pasted(x: Tensor, partner: Tensor, inside: Tensor) -> Tensor:
 
 def global_critic(width: int, ndim: int, channels: int, maps: int) -> nn.Module:
     """A critic with one score a sample, of so many channels of image and maps, joined."""
-    return build_critic(Game("global", width, sees="joined"), ndim, channels, maps)
+    rules = _game.Rules("global", width, sees="joined")
+    return _game.build_critic(rules, ndim, channels, maps)
 
 
 def tell_apart(

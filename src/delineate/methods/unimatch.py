@@ -95,15 +95,14 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
     optimiser = config.optimiser(network)
 
     def step(batch: Batch, update: Update) -> Mapping[str, Tensor]:
-        images, labels = [batch.image[batch.labelled]], [batch.label[batch.labelled]]
-        weak = batch.image[~batch.labelled]
-        guess = batch.label[~batch.labelled]
+        weak, guess = batch.image[~batch.labelled], batch.label[~batch.labelled]
+        parts = [(batch.image[batch.labelled], batch.label[batch.labelled])]
         if len(weak):
             teacher = update.averaged if config.teacher == "averaged" else network
             with torch.no_grad():
                 guess = _semi.pseudo_labels(teacher(weak), config.threshold)
-            views = (strong_view(weak, guess, config.mix) for _ in range(config.views))
-            images, labels = (list(x) for x in zip((images[0], labels[0]), *views, strict=True))
+            parts += [strong_view(weak, guess, config.mix) for _ in range(config.views)]
+        images, labels = zip(*parts, strict=True)
         logits = network(torch.cat(images))
         nothing = [torch.full_like(label, IGNORED) for label in labels]
         real = torch.cat([labels[0], *nothing[1:]])
