@@ -70,3 +70,32 @@ def test_it_takes_whatever_a_batch_may_hold(
         found.append([p.detach().clone() for p in plan.predictor.parameters()])
     assert all(torch.isfinite(p).all() for p in found[0])
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True)), "not the same twice"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_average_that_the_engine_lends_is_only_looked_at(
+    name: str, lending: Callable[..., Any]
+) -> None:
+    plan = make(name, (16, 16), 1)
+    for stage in plan.stages:
+        update = lending(plan)
+        before = {key: tensor.clone() for key, tensor in update.averaged.state_dict().items()}
+        stage.step(batch((16, 16), 1, (True, False)), update)
+        after = update.averaged.state_dict()
+        assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+        assert all(parameter.grad is None for parameter in update.averaged.parameters())
+        assert not update.averaged.training
+
+
+#: ``bcp`` pastes labelled samples into each other.
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "bcp"])
+def test_where_everybody_is_labelled_labels_teach_as_in_supervised_training(
+    name: str, lending: Callable[..., Any]
+) -> None:
+    terms = []
+    for method in ("supervised", name):
+        quiet = {"noise": 0.0} if method in ("mean_teacher", "uamt") else {}
+        plan = make(method, (16, 16), 1, **quiet)
+        logged = plan.stages[0].step(batch((16, 16), 1, (True,) * 3), lending(plan))
+        terms.append([logged[f"loss_{loss}"].item() for loss in ("dice", "cross_entropy")])
+    assert terms[0] == pytest.approx(terms[1])
