@@ -55,6 +55,25 @@ def test_what_the_teacher_is_not_sure_of_teaches_nothing(
     assert any(not torch.equal(*pair) for pair in pairs) == teaches
 
 
+def test_a_handful_of_sure_voxels_weighs_little(
+    squares: Batch, lending: Callable[..., Any]
+) -> None:
+    """Cross-entropy of strong views is a mean over all voxels, not over the sure ones alone."""
+
+    class SureOfARow(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.zeros(len(x), 3, *x.shape[2:])
+            logits[:, 1, 0] = 50
+            return logits
+
+    plan = make(preset="fixmatch", teacher="averaged", mix=0.0, losses={"cross_entropy": 1.0})
+    update = lending(SureOfARow())
+    logged = plan.stages[0].step(dataclasses.replace(squares, labelled=SOME), update)
+    assert logged["sure"].item() == pytest.approx(1 / 32)
+    expected = logged["loss"] + logged["loss_pseudo"] / 32
+    assert update.losses == pytest.approx([expected.item()])
+
+
 @pytest.mark.parametrize(
     ("preset", "passes", "decoded"), [("unimatch", [2, 2 + 2 * 2], 3), ("fixmatch", [2, 2 + 2], 2)]
 )

@@ -6,8 +6,9 @@ Then it also learns to be scored as an expert, on all scans; and of those that n
 it learns its own masks wherever the critic takes them for an expert's with a probability above
 ``threshold``: the critic selects pseudo-labels, as in the semi-supervised GAN for arteries.
 
-Weights and threshold are as published; beside the mask the critic sees the image (``sees: mask`` as
-published), and the kit of ``_game`` keeps it steady. The critic's scores are logits of a
+Weights and threshold are as published, and what is selected weighs with its share of the voxels, so
+that a handful does not outweigh the labels. Beside the mask the critic sees the image (``sees:
+mask`` as published), and the kit of ``_game`` keeps it steady. The critic's scores are logits of a
 probability, so the game is the classical one, not the hinge's.
 """
 
@@ -114,14 +115,15 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
             fooled = adversarial.segmenter_loss(critic(masked), config.game)
             term = term + rising * config.weight_unlabelled * fooled
         loss_pseudo, _ = losses(logits, guess, batch.spacing_mm, update.progress)
-        update(optimiser, loss + term + rising * config.consistency * loss_pseudo)
+        share = (guess != IGNORED).sum() / max(1, guess[others].numel())
+        update(optimiser, loss + term + rising * config.consistency * share * loss_pseudo)
         return {
             "loss": loss.detach(),
             **terms,
             **scores,
             **push,
             "loss_pseudo": loss_pseudo.detach(),
-            "selected": (guess != IGNORED).sum() / max(1, guess[others].numel()),
+            "selected": share,
         }
 
     modules = {"segmenter": network, "critic": critic, "referee": game.referee}

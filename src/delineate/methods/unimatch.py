@@ -9,7 +9,9 @@ samples teach as in supervised training.
 
 ``preset: fixmatch`` is one strong view and no left-out features. As published the network draws the
 masks itself; ``teacher: averaged`` lets its moving average do so. The streams weigh as published: a
-quarter for each of two strong views and a half for the features, against one for the labels.
+quarter for each of two strong views and a half for the features, against one for the labels; and
+all of them times the share of voxels that the guess is sure of. So cross-entropy is a mean over all
+voxels, as published, and at first a handful of sure voxels does not outweigh the labels.
 """
 
 from __future__ import annotations
@@ -114,14 +116,15 @@ def build(config: Config, network: nn.Module, context: Context) -> Plan:
             logits = network.decode(fewer)
             loss_features, _ = losses(logits, guess, batch.spacing_mm, update.progress)
             loss_pseudo = (loss_pseudo + loss_features) / 2
+        sure = (guess != IGNORED).sum() / max(1, guess.numel())
         weight = config.weight_at(update.progress)
-        update(optimiser, loss + weight * loss_pseudo)
+        update(optimiser, loss + weight * sure * loss_pseudo)
         return {
             "loss": loss.detach(),
             **terms,
             "loss_pseudo": loss_pseudo.detach(),
             "consistency_weight": loss.new_tensor(weight),
-            "sure": (guess != IGNORED).sum() / max(1, guess.numel()),
+            "sure": sure,
         }
 
     stage = Stage("unimatch", 1.0, {"segmenter": network}, {"segmenter": optimiser}, step)
