@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -281,3 +283,18 @@ def test_a_class_column_asks_for_classes_even_where_there_are_masks(slices: Path
         complete(RunConfig(target="presence", opening=column), cohort)
     with pytest.raises(ConfigError, match="no class column where presence is learned"):
         benchmark("s0-s2", data=slices, class_column="gender", out=tmp_path / "b")
+
+
+def test_a_batch_of_pictures_depends_on_nothing_but_the_seed_and_the_step() -> None:
+    """Neither on PyTorch's global generator, nor on the thread: batches are made ahead."""
+    made = dataclasses.replace(feed("sampling"), chosen=RunConfig(steps=1, balance="sampling"))
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    here = [made(step, 0, 1) for step in range(4)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    with ThreadPoolExecutor(2) as threads:
+        there = list(threads.map(made, range(4), [0] * 4, [1] * 4))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.class_index, other.class_index)

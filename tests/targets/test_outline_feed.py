@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from delineate.core.image import Grid
@@ -50,3 +52,20 @@ def test_a_batch_knows_the_spacing_of_its_patch(
     batch = feed(0, 0, 1)
     assert batch.label.shape == (2, *patch)
     assert batch.spacing_mm == pytest.approx(spacing)
+
+
+def test_a_batch_depends_on_nothing_but_the_seed_and_the_step() -> None:
+    """Neither on PyTorch's global generator, nor on the thread: batches are made ahead."""
+    prepared: Any = [case()]
+    preparation = Preparation((Channel("mr", "MR", "zscore"),), 3)
+    feed = Feed(prepared, RunConfig(augment=True), preparation, (8, 8, 8), 4, (0, 1), 0)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    here = [feed(step, 0, 1) for step in range(4)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    with ThreadPoolExecutor(2) as threads:
+        there = list(threads.map(feed, range(4), [0] * 4, [1] * 4))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.label, other.label)

@@ -48,7 +48,7 @@ def settings(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Batch]]:
-    """All that the loop gives to a method."""
+    """All that the loop draws for a method: one more than it gives, which is made ahead."""
     seen: list[Batch] = []
     begin = Loop.__init__
 
@@ -71,7 +71,7 @@ def test_a_method_that_uses_them_learns_from_half_of_every_batch(
         scans, config=settings, method="mean_teacher", steps=3, out=tmp_path / "run", audit=False,
         say=said.append,
     )  # fmt: skip
-    assert [batch.labelled.tolist() for batch in batches] == [[True, False]] * 3
+    assert [batch.labelled.tolist() for batch in batches[:3]] == [[True, False]] * 3
     assert all((batch.label[1] == IGNORED).all() for batch in batches)
     assert record["unlabelled"] == {"cases": 2, "subjects": 2, "not_used": []}
     assert "split by subject: 3 train, 1 validation, 2 unlabelled" in said

@@ -11,7 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from delineate.core.case import Batch
 from delineate.core.errors import ConfigError, ResourceError, TrainingError
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.engine import checkpoint
 from delineate.engine.budget import Pace
 from delineate.engine.log import Log, trim
+from delineate.engine.prefetch import Batches, made_ahead, on_device
 from delineate.engine.settings import Settings
-from delineate.engine.update import EngineUpdate, NotFiniteError
+from delineate.engine.update import EngineUpdate, NotFiniteError, average
 from delineate.methods._plan import Part, Plan, Stage
 
-#: Batches: (step, micro-batch, divisor of the batch size) -> Batch; pure, so steps can be replayed.
-Batches = Callable[[int, int, int], Batch]
 #: Steps between the data of one attempt and those of the next.
 _APART = 10_000_000
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -81,6 +79,7 @@ class Loop:
         if not math.isclose(total, 1.0):
             raise ConfigError(f"expected stage shares that add up to 1, got {total}")
         self.plan, self.batches, self.settings, self.folder = plan, batches, settings, folder
+        self.next_batch = batches  # while running, the same made ahead
         self.fabric, self.seed, self.pace = fabric, seed, pace
         self.validate, self.say, self.bars, self.stop = validate, say, progress, stop
         for stage in plan.stages:
@@ -114,7 +113,12 @@ class Loop:
         validated = self._validations_due()
         status, figures = "finished", dict[str, float]()
         # the bar shows progress, which is even in time even where the number of steps is revised
-        with Log(self.folder, self.pace) as log, self.bars.task(1, "training") as bar:
+        device, accumulate = self.fabric.device, self.settings.accumulate
+        with (
+            made_ahead(self.batches, accumulate, device) as self.next_batch,
+            Log(self.folder, self.pace) as log,
+            self.bars.task(1, "training") as bar,
+        ):
             bar.advance(self.pace.progress)
             while not self.pace.done:
                 if self.stop():
@@ -228,16 +232,10 @@ class Loop:
             key = (self.seed * 1_000_003 + self.pace.step) * 64 + micro
             torch.manual_seed(key * 1009 % 2**63)
             # after a roll-back other data are drawn, or the same trouble would come again
-            batch = self.batches(self.pace.step + self.rolled * _APART, micro, self.split)
-            tensors: dict[str, Any] = {
-                name: self.fabric.to_device(part)
-                for name, part in vars(batch).items()
-                if isinstance(part, Tensor)
-            }
-            batch = replace(batch, **tensors)
+            batch = self.next_batch(self.pace.step + self.rolled * _APART, micro, self.split)
             update.micro = micro
             with self.fabric.autocast():
-                losses = stage.step(batch, update)
+                losses = stage.step(on_device(batch, self.fabric), update)
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu() / count
         return {name: float(value) for name, value in sums.items()}
@@ -255,21 +253,7 @@ class Loop:
     def _average(self) -> None:
         """Exponential moving average of the predictor, quicker at the start."""
         decay = min(self.settings.ema, (1 + self.pace.step) / (10 + self.pace.step))
-        pairs = list(
-            zip(
-                self.averaged.state_dict().values(),
-                self.plan.predictor.state_dict().values(),
-                strict=True,
-            )
-        )
-        means = [mean for mean, _ in pairs if mean.is_floating_point()]
-        now = [value for _, value in pairs if value.is_floating_point()]
-        with torch.no_grad():
-            if means:
-                torch._foreach_lerp_(means, now, 1 - decay)
-            for mean, value in pairs:
-                if not mean.is_floating_point():
-                    mean.copy_(value)
+        average(self.averaged, self.plan.predictor, decay)
 
     @staticmethod
     def _buffers(stage: Stage) -> Iterator[tuple[str, Tensor]]:

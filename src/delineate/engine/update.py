@@ -52,3 +52,22 @@ class EngineUpdate:
         self.norms[id(optimiser)] = float(norm)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move averaged weights towards those of a network; counters are copied.
+
+    Args:
+        averaged: Of the same shape as ``network``; changed in place.
+        network: As the last step left it.
+        decay: What stays of the average, 0 to 1.
+    """
+    pairs = list(zip(averaged.state_dict().values(), network.state_dict().values(), strict=True))
+    means = [mean for mean, _ in pairs if mean.is_floating_point()]
+    now = [value for _, value in pairs if value.is_floating_point()]
+    if means:
+        torch._foreach_lerp_(means, now, 1 - decay)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
+            mean.copy_(value)

@@ -166,7 +166,7 @@ class Feed(Protocol):
         """What it draws from."""
 
     def __call__(self, step: int, micro: int, split: int) -> Batch:
-        """See ``delineate.engine.loop.Batches``."""
+        """See ``delineate.engine.prefetch.Batches``."""
 
 
 class Learning(Protocol):

@@ -121,7 +121,7 @@ class ClassFeed:
         return [np.flatnonzero(classes == k) for k in range(len(self.classes))]
 
     def __call__(self, step: int, micro: int, split: int) -> Batch:
-        """See ``delineate.engine.loop.Batches``."""
+        """See ``delineate.engine.prefetch.Batches``."""
         size = max(1, self.batch // split)
         moment = step * self.chosen.loop.accumulate * split + micro
         named, others, _ = sampling.share(size, moment) if self.unlabelled else (size, 0, moment)

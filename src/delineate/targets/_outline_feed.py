@@ -63,7 +63,7 @@ class Feed:
     scale: Scale | None = None
 
     def __call__(self, step: int, micro: int, split: int) -> Batch:
-        """See ``delineate.engine.loop.Batches``."""
+        """See ``delineate.engine.prefetch.Batches``."""
         chosen, axis = self.chosen, self.preparation.slice_axis
         size = max(1, self.batch // split)
         moment = step * chosen.loop.accumulate * split + micro

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from delineate import targets
 from delineate.core import catalog
@@ -23,7 +23,8 @@ from delineate.core.errors import ConfigError, ResourceError
 from delineate.data.cache import PreparedCase
 from delineate.engine.budget import Candidate
 from delineate.engine.loop import is_memory
-from delineate.engine.update import EngineUpdate
+from delineate.engine.prefetch import Batches, made_ahead, on_device
+from delineate.engine.update import EngineUpdate, average
 from delineate.inference.runtimes.torch import fastest_precision
 from delineate.inference.sliding_window import windows_at_once
 from delineate.methods._plan import Plan, Stage
@@ -249,13 +250,14 @@ class Bench:
             limit: Seconds after which no further step is timed, two of each stage apart.
         """
         seconds, started = 0.0, time.perf_counter()
-        for share, once in self._steps_of(candidate, cases, compiled):
-            times: list[float] = []
-            for step in range(_TIMED):
-                if len(times) > 1 and time.perf_counter() - started > limit:
-                    break
-                times.append(self._timed(partial(once, step)))
-            seconds += share * sorted(times[1:])[len(times[1:]) // 2]
+        with made_ahead(self.feed(candidate, cases), 1, self.device) as batches:
+            for share, once in self._steps_of(candidate, batches, compiled):
+                times: list[float] = []
+                for step in range(_TIMED):
+                    if len(times) > 1 and time.perf_counter() - started > limit:
+                        break
+                    times.append(self._timed(partial(once, step)))
+                seconds += share * sorted(times[1:])[len(times[1:]) // 2]
         return seconds * self.chosen.loop.accumulate
 
     def network_seconds(self, candidate: Candidate, cases: Sequence[PreparedCase]) -> float:
@@ -294,7 +296,7 @@ class Bench:
         The mean over stages and some steps of each, for methods need not do the same in each.
         """
         macs = 0.0
-        for share, once in self._steps_of(candidate, cases):
+        for share, once in self._steps_of(candidate, self.feed(candidate, cases)):
             with Counter() as counter:
                 for step in range(_COUNTED):
                     once(step)
@@ -302,10 +304,10 @@ class Bench:
         return macs / 1e9 / _COUNTED * self.chosen.loop.accumulate
 
     def _steps_of(
-        self, candidate: Candidate, cases: Sequence[PreparedCase], compiled: bool = False
+        self, candidate: Candidate, batches: Batches, compiled: bool = False
     ) -> list[tuple[float, Callable[[int], None]]]:
         """Share and step of every stage, fed and guarded, as a function of the step's number."""
-        plan, feed = self.build(candidate), self.feed(candidate, cases)
+        plan = self.build(candidate)
         if compiled:
             plan.predictor.compile()
         averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
@@ -314,16 +316,11 @@ class Bench:
         def once(stage: Stage, step: int) -> None:
             for module in stage.modules.values():
                 module.train()
-            batch = feed(step, 0, 1)
-            moved: dict[str, Any] = {
-                name: part.to(self.device)
-                for name, part in vars(batch).items()
-                if isinstance(part, Tensor)
-            }
-            batch = dataclasses.replace(batch, **moved)
+            batch = on_device(batches(step, 0, 1), self.fabric)
             try:
                 with self.fabric.autocast():
                     stage.step(batch, update)
+                average(averaged, plan.predictor, self.chosen.loop.ema)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_memory(error):
                     raise
