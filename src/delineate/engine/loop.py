@@ -210,7 +210,7 @@ class Loop:
         update.progress = progress
         before = {name: copy.deepcopy(b) for name, b in self._buffers(stage)}
         try:
-            logged = self._micro_steps(stage, update)
+            values = self._micro_steps(stage, update)
         except NotFiniteError as error:
             self._restore_buffers(stage, before)
             return self._skip(stage, error)
@@ -221,10 +221,13 @@ class Loop:
             return self._halve(stage, error)
         self.skipped = 0
         self._average()
-        logged["gradient_norm"] = max(update.norms.values(), default=0.0)
-        return logged
+        norms = list(update.norms.values()) or [torch.zeros(())]
+        values["gradient_norm"] = torch.stack(norms).amax()
+        # all at once: a GPU is waited for
+        together = torch.stack([self.fabric.to_device(value.float()) for value in values.values()])
+        return dict(zip(values, together.tolist(), strict=True))
 
-    def _micro_steps(self, stage: Stage, update: EngineUpdate) -> dict[str, float]:
+    def _micro_steps(self, stage: Stage, update: EngineUpdate) -> dict[str, Tensor]:
         """The micro-batches of one step; randomness depends on (seed, step, micro) alone."""
         sums: dict[str, Tensor] = {}
         count = self.settings.accumulate * self.split
@@ -237,8 +240,9 @@ class Loop:
             with self.fabric.autocast():
                 losses = stage.step(on_device(batch, self.fabric), update)
             for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros(())) + value.detach().float().cpu() / count
-        return {name: float(value) for name, value in sums.items()}
+                part = value.detach().float() / count
+                sums[name] = sums[name] + part if name in sums else part
+        return sums
 
     def _schedule(self, stage: Stage, progress: float) -> None:
         """Linear warm-up, then polynomial decay, of every optimiser's peak rate."""

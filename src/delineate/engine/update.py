@@ -27,7 +27,8 @@ class EngineUpdate:
     clip: float
     progress: float = 0.0
     micro: int = 0
-    norms: dict[int, float] = field(default_factory=dict)
+    norms: dict[int, Tensor] = field(default_factory=dict)
+    finite: list[Tensor] = field(default_factory=list)
 
     @property
     def last(self) -> bool:
@@ -37,19 +38,25 @@ class EngineUpdate:
     def __call__(self, optimiser: Optimizer, loss: Tensor) -> None:
         """Backward; at the last micro-batch also clip and step.
 
+        The device is asked once, before the step, whether gradient and all losses so far are
+        finite: each question makes a GPU wait.
+
         Raises:
             NotFiniteError: Before the optimiser has changed anything.
         """
-        if not bool(torch.isfinite(loss)):
-            raise NotFiniteError("the loss is not finite")
+        self.finite.append(torch.isfinite(loss.detach()))
         parameters = [p for g in optimiser.param_groups for p in g["params"] if p.requires_grad]
         self.fabric.backward(loss / self.accumulate, inputs=parameters)
         if not self.last:
             return
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
-        if not bool(torch.isfinite(norm)):
+        norm = norm.to(loss.device)  # not there yet where no parameter has a gradient
+        *losses, gradient = torch.stack([*self.finite, torch.isfinite(norm)]).tolist()
+        if not all(losses):
+            raise NotFiniteError("the loss is not finite")
+        if not gradient:
             raise NotFiniteError("a gradient is not finite")
-        self.norms[id(optimiser)] = float(norm)
+        self.norms[id(optimiser)] = norm
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

@@ -311,12 +311,12 @@ class Bench:
         if compiled:
             plan.predictor.compile()
         averaged = copy.deepcopy(plan.predictor).eval().requires_grad_(False)
-        update = EngineUpdate(self.fabric, averaged, 1, self.chosen.loop.clip, progress=0.5)
 
         def once(stage: Stage, step: int) -> None:
             for module in stage.modules.values():
                 module.train()
             batch = on_device(batches(step, 0, 1), self.fabric)
+            update = EngineUpdate(self.fabric, averaged, 1, self.chosen.loop.clip, progress=0.5)
             try:
                 with self.fabric.autocast():
                     stage.step(batch, update)
