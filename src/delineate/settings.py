@@ -62,7 +62,13 @@ class RunConfig:
     layer_rate: float = field(
         default=1.0, metadata={"help": "learning rate of a layer, in shares of the next one's"}
     )
-    holdout: float = field(default=0.2, metadata={"help": "subjects never trained on, for figures"})
+    holdout: float | None = field(
+        default=None,
+        metadata={
+            "help": "share of subjects never trained on, for figures; null: 0.2, and 0 where fewer "
+            "than 8 are labelled"
+        },
+    )
     folds: int | None = field(
         default=None, metadata={"help": "cross-validation: hold out one of so many parts instead"}
     )
@@ -70,7 +76,13 @@ class RunConfig:
     leaky: bool = field(
         default=False, metadata={"help": "let declared parts share subjects; figures mean nothing"}
     )
-    validation: float = field(default=0.1, metadata={"help": "subjects that choose the clean-up"})
+    validation: float | None = field(
+        default=None,
+        metadata={
+            "help": "share of subjects that choose the clean-up; null: 0.1, and 0 where fewer than "
+            "8 are labelled"
+        },
+    )
     last_fit: float = field(
         default=0.15,
         metadata={"help": "share of training that ends it on all subjects, those of figures too"},
@@ -158,13 +170,13 @@ class RunConfig:
             )
         if self.clusters != "auto" and not 2 <= self.clusters <= 16:
             raise ConfigError(f"expected 2 to 16 clusters, got {self.clusters}")
-        if not 0 <= self.holdout < 0.9 or not 0 <= self.validation < 0.9:
-            name = "validation" if 0 <= self.holdout < 0.9 else "holdout"
-            raise ConfigError(
-                f"expected a share of subjects from 0 to below 0.9 as {name}, "
-                f"got {getattr(self, name):g}",
-                fix="0.2 sets a fifth of them aside",
-            )
+        for name in ("holdout", "validation"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share < 0.9:
+                raise ConfigError(
+                    f"expected a share of subjects from 0 to below 0.9 as {name}, got {share:g}",
+                    fix="0.2 sets a fifth of them aside",
+                )
         if not 0 <= self.last_fit <= 0.5:
             raise ConfigError(
                 f"expected a share of training from 0 to 0.5 as last_fit, got {self.last_fit:g}",

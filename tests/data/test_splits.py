@@ -256,7 +256,7 @@ def test_a_declared_part_without_labels_is_replaced_and_said() -> None:
     ]
     assert "left out of the 3 folds" in splits.describe_declared(whole, whole, 3)[0]
     (line,) = splits.describe_declared(every, usable)
-    assert "declare 3 cases for validation, none of which can be judged" in line
+    assert line == "the data declare 3 cases for validation, none of which can be judged"
 
 
 def showing(**subjects: str) -> tuple[Cohort, dict[str, set[str]]]:

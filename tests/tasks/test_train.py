@@ -175,7 +175,7 @@ def test_stacks_of_slices_train_a_flat_network(tmp_path: Path) -> None:
     config = tmp_path / "flat.yaml"
     config.write_text("width: 4\npatch: [32, 32]\nbatch: 4\n")
     out = tmp_path / "run"
-    train(scans, steps=8, config=config, out=out)
+    train(scans, steps=8, config=config, out=out, holdout=0.2)
     document = model_file.load(out / "model.safetensors").document
     assert document["network"]["config"]["ndim"] == 2
     assert document["input"]["neighbours"] == document["preparation"]["neighbours"] > 0

@@ -184,7 +184,7 @@ def test_a_cohort_without_one_annotated_voxel_is_not_trained_on(tmp_path: Path) 
 
 def test_trained_and_scored_without_a_word_about_ignored_voxels(tmp_path: Path) -> None:
     """What the ignored slices show changes nothing but the image: labels there are no truth."""
-    train(nnunet(tmp_path / "data"), steps=2, out=tmp_path / "run", seed=1)
+    train(nnunet(tmp_path / "data"), steps=2, out=tmp_path / "run", seed=1, holdout=0.2)
     summary = json.loads((tmp_path / "run/validation/summary.json").read_text())
     assert summary["structures"] == ["a", "b"]
     assert summary["schema"]["ignore"] == 3

@@ -117,24 +117,70 @@ def test_what_was_not_learnt_is_not_scored_and_model_and_report_say_so(tmp_path:
     )
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_with_too_few_subjects_the_count_and_the_option_are_named_and_the_option_works(
-    tmp_path: Path, count: int
+@pytest.mark.parametrize(
+    ("subjects", "settings", "parts"),
+    [
+        (1, {}, {"train": 1}),
+        (3, {}, {"train": 3}),
+        (7, {}, {"train": 7}),
+        (8, {}, {"train": 5, "test": 2, "validation": 1}),
+        (4, {"holdout": 0.25}, {"train": 3, "test": 1}),
+        (4, {"validation": 0.25}, {"train": 3, "validation": 1}),
+        (3, {"folds": 3}, {"train": 2, "test": 1}),
+    ],
+)
+def test_few_labelled_subjects_all_train_unless_somebody_asks_for_parts(
+    tmp_path: Path, subjects: int, settings: dict[str, Any], parts: dict[str, int]
+) -> None:
+    _, _, split = take(scans(tmp_path / "data", cysts=(), count=subjects), tmp_path, **settings)
+    assert {name: len(ids) for name, ids in split.parts.items()} == parts
+
+
+def test_few_to_train_on_beside_a_declared_test_part_all_train_and_it_judges(
+    tmp_path: Path,
+) -> None:
+    data = scans(tmp_path / "data", cysts=(), count=9, test=tuple(range(3, 9)))
+    record, _, split = take(data, tmp_path)
+    assert {name: len(ids) for name, ids in split.parts.items()} == {"train": 3, "test": 6}
+    assert "no_figures" not in record
+
+
+@pytest.mark.parametrize(
+    ("count", "who", "how"),
+    [
+        (1, "the only labelled subject teaches", "with more of them, delineate crossvalidate DATA"),
+        (3, "all 3 labelled subjects teach", "delineate crossvalidate DATA --folds 3"),
+    ],
+)
+def test_a_run_that_all_labelled_subjects_teach_says_everywhere_that_it_has_no_figures_and_why(
+    tmp_path: Path, count: int, who: str, how: str
 ) -> None:
     data, out = scans(tmp_path / "data", cysts=(), count=count), tmp_path / "run"
     config = tmp_path / "tiny.yaml"
     config.write_text("width: 4\npatch: [8, 8, 8]\nbatch: 2\n")
-    with pytest.raises(InputError, match=rf"3 labelled subjects.*got {count}\n") as caught:
-        train(data, steps=2, config=config, out=out, audit=False)
-    assert "--holdout 0" in (caught.value.fix or "")
-    record = train(data, steps=2, config=config, out=out, audit=False, holdout=0)
+    said: list[str] = []
+    record = train(data, steps=2, config=config, out=out, audit=False, say=said.append)
     assert record["status"] == "finished"
     assert record["scores"] == {}
-    split = json.loads((out / "split.json").read_text())["parts"]
-    assert list(split) == ["train"]
-    assert len(split["train"]) == count
-    page = (out / "report.html").read_text("utf-8")
-    assert "no case is held out: the model will have no figures" in page
+    sentence = record["no_figures"]
+    assert sentence.startswith(f"No figures exist, because {who} the model: {how}")
+    assert said.count(sentence) == 2  # before training, and at the end
+    assert said.index(sentence, said.index(sentence) + 1) > len(said) - 4
+    assert sentence in (out / "report.html").read_text("utf-8")
+    document = model_file.load(out / "model.safetensors").document
+    assert document["card"]["figures"] == sentence
+    assert document["postprocess"]["keep_largest"] == []
+    assert document["provenance"]["training_cases"] == count
+    resolved = (out / "config.yaml").read_text()
+    assert "\nholdout: 0.0" in resolved
+    assert "\nvalidation: 0.0" in resolved
+
+
+def test_a_share_to_hold_out_that_leaves_nobody_to_train_on_is_refused(tmp_path: Path) -> None:
+    data = scans(tmp_path / "data", cysts=(), count=1)
+    with pytest.raises(InputError, match=r"2 labelled subjects.*got 1\n") as caught:
+        take(data, tmp_path, holdout=0.2)
+    assert "--holdout 0" in (caught.value.fix or "")
 
 
 def test_a_class_that_no_training_case_has_is_refused_before_training(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def require_subjects(chosen: RunConfig, cohort: Cohort) -> None:
     if folds <= len(subjects):
         return
     declared = len(dealt(usable)) < len(usable)
-    validates = chosen.validation > 0 and not any(c.split == "validation" for c in usable.cases)
+    validates = bool(chosen.validation) and not any(c.split == "validation" for c in usable.cases)
     most = len(subjects) if len(subjects) >= 2 + validates else 0
     raise InputError(
         f"expected at least as many labelled subjects as folds, got {len(subjects)} subjects for "

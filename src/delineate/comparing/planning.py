@@ -99,7 +99,7 @@ def make(
             dataclasses.replace(e, seconds_step=e.seconds_step * compute.CROWDED) for e in entries
         ]
     counts = {e.arm: len(_cells(suite, e.arm, tables)) for e in entries}
-    validates = any(first(arm).validation > 0 for arm in suite.arms)
+    validates = any(first(arm).validation != 0 for arm in suite.arms)
     costs = compute.Costs.of(
         entries, counts, jobs, time.monotonic() - started, VALIDATIONS if validates else 0.0
     )

@@ -290,8 +290,7 @@ def describe_declared(cohort: Cohort, usable: Cohort, folds: int | None = None) 
             sentences.append(f"{part}: {usable_count} cases, as the data declare; {use}")
         elif declared:
             sentences.append(
-                f"the data declare {declared} cases for {part}, none of which can be judged: "
-                "others are taken in their place"
+                f"the data declare {declared} cases for {part}, none of which can be judged"
             )
     return sentences
 

@@ -54,7 +54,7 @@ def write(path: Path, run: Path, show: Callable[[RunFolder], Results]) -> Path:
         name,
         [*results, *sections(folder)],
         kind="training report",
-        verdict=verdict(folder, [*sentences, *last_fit(folder)]),
+        verdict=verdict(folder, [*sentences, *_no_figures(folder), *last_fit(folder)]),
         lead=lead,
     )
     return page.write(path, html)
@@ -105,6 +105,10 @@ def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
 def last_fit(folder: RunFolder) -> list[str]:
     """Which model the figures of held-out subjects are of, where the run's own went on learning."""
     return [words] if (words := plain(as_dict(folder.run.get("last_fit")).get("sentence"))) else []
+
+
+def _no_figures(folder: RunFolder) -> list[str]:
+    return [words] if (words := plain(folder.run.get("no_figures"))) else []
 
 
 def _curves(folder: RunFolder) -> Markup:

@@ -82,7 +82,7 @@ def train(
         exclude: File with cases to leave out: one id a line, and why after #.
         site_key: File of the key that marks subjects, made if need be; else the data's, or yours.
         seed: Of the split, the weights and the sampling.
-        holdout: Share of subjects that give the figures of a model trained on the others (0: none).
+        holdout: Share of subjects held out for figures (0.2; 0: none, so below 8 labelled).
         last_fit: Share of training that goes on from there with all subjects (0.15; 0: none).
         device: auto, cpu, cuda, cuda:1 or mps.
         cache: Folder of prepared cases, may be shared by runs; by default in the run folder.

@@ -296,7 +296,9 @@ def _hand_over(
     earlier = model_file.load(model.with_name(EARLIER))
     document = after_last_fit(
         earlier.document, job.resolved, job.cohort, record, cases=cases,
-        unlabelled=job.bench.unlabelled, figures=words, parts=describe_parts(outcome.keeps),
+        unlabelled=job.bench.unlabelled,
+        figures=" ".join(filter(None, (record.get("no_figures"), words))),
+        parts=describe_parts(outcome.keeps),
         subjects=lineage.subjects(job.weights, lineage.marks(parts, job.key)),
     )  # fmt: skip
     model_file.save(

@@ -94,6 +94,7 @@ def describe(
             "name": record["name"],
             "intended_use": "Research use only; not a medical device.",
             "trained_on": _trained_on(training_cases, record, cohort.layout),
+            **({"figures": words} if (words := record.get("no_figures")) else {}),
             **({"does_not_find": ", ".join(unlearnt)} if unlearnt else {}),
             **({"weights": lineage.sentence(transfer)} if transfer else {}),
             **({"training": trained} if (trained := record["trained"]["sentence"]) else {}),

@@ -269,7 +269,7 @@ def held_out_cases(chosen: RunConfig, cohort: Cohort) -> int:
     declared = sum(case.split == "test" for case in cohort.cases)
     if chosen.folds is not None:
         return round((len(cohort) - declared) / chosen.folds)
-    return declared or round(chosen.holdout * len(cohort))
+    return declared or round((chosen.holdout or 0.0) * len(cohort))
 
 
 def unlabelled_cases(chosen: RunConfig, cohort: Cohort) -> int:

@@ -26,6 +26,7 @@ from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate, last_steps
 from delineate.settings import RunConfig
 from delineate.targets import Target, _sizes
+from delineate.training import splitting
 
 if TYPE_CHECKING:
     from delineate.training.trial import Bench
@@ -193,7 +194,7 @@ def _check(
 
 
 def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
-    """Settings with the target, and what goes with it, where they were left open.
+    """Settings with the target, what goes with it and the split's shares, where left open.
 
     A network that is left open stays so where weights will tell which it is.
 
@@ -209,7 +210,7 @@ def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
         network = own.get(target.trains, target.network)
     chosen = dataclasses.replace(chosen, target=name, method=method, network=network)
     targets.require_own_settings(chosen)
-    return chosen
+    return splitting.with_shares(chosen, cohort)
 
 
 def _check_network(network: ModuleType, chosen: RunConfig, place: Place) -> None:

@@ -6,6 +6,7 @@ not scored as if it were; for one that no held-out case shows there are no figur
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,31 @@ from delineate.data import splits, unlabelled
 from delineate.data.cohort import Cohort
 from delineate.settings import RunConfig
 
+#: Fewer labelled subjects than this all train, unless somebody gives shares. A fifth of seven is a
+#: single one: its figure has no interval, and the model needs its labels more. Of eight it is two.
+FEW = 8
+#: Shares of subjects that are held out for figures, and that choose the clean-up, of more.
+HOLDOUT, VALIDATION = 0.2, 0.1
 #: Cases that are told by name.
 _NAMED = 8
+
+
+def with_shares(chosen: RunConfig, cohort: Cohort) -> RunConfig:
+    """Settings with the shares that are held out, where they were left open.
+
+    Args:
+        chosen: Target named.
+        cohort: All cases; what its labelled subjects that the data declare for no other part allow.
+    """
+    if chosen.holdout is not None and chosen.validation is not None:
+        return chosen
+    usable = targets.of(chosen).usable(cohort).labelled
+    few = len({case.subject for case in usable.cases if case.split not in splits.HELD_OUT}) < FEW
+    return dataclasses.replace(
+        chosen,
+        holdout=(0.0 if few else HOLDOUT) if chosen.holdout is None else chosen.holdout,
+        validation=(0.0 if few else VALIDATION) if chosen.validation is None else chosen.validation,
+    )
 
 
 def take(
@@ -39,7 +63,8 @@ def take(
         cohort: All its cases.
         out: The run folder.
         record: Of the run; gets ``unlearnt`` and ``split_notes``, the hash of the split and, where
-            the method learns from cases without labels too, ``unlabelled``.
+            nobody is held out, ``no_figures``; where the method learns from cases without labels
+            too, ``unlabelled``.
         cache: Folder where it is remembered what label files show.
         say: Told of the parts, and of what they leave out.
         progress: Shows how far the reading of label files is.
@@ -62,7 +87,8 @@ def take(
         for line in splits.describe_declared(cohort, usable, chosen.folds):
             say(line)
         split = splits.planned(
-            usable, chosen.seed, test_share=chosen.holdout, validation_share=chosen.validation,
+            usable, chosen.seed, test_share=chosen.holdout or 0.0,
+            validation_share=chosen.validation or 0.0,
             folds=chosen.folds, fold=chosen.fold, leaky=chosen.leaky, structures=contents.by_case,
         )  # fmt: skip
     refused: tuple[str, ...] = ()
@@ -89,12 +115,31 @@ def take(
     record["split_notes"] += _notes_on_unlabelled(split, refused) if both else []
     for note in record["split_notes"]:
         say(note)
+    if "test" not in split.parts:
+        record["no_figures"] = _no_figures(split, cohort, chosen)
+        say(record["no_figures"])
     return split
 
 
 def uses_unlabelled(chosen: RunConfig) -> bool:
     """Whether the method of a run learns from cases without labels too."""
     return splits.UNLABELLED in getattr(catalog.load("methods", chosen.method), "USES", ())
+
+
+def _no_figures(split: splits.Split, cohort: Cohort, chosen: RunConfig) -> str:
+    """Why a run has no figures, and what gives some."""
+    used = cohort.subset([*split["train"], *split.parts.get("validation", ())])
+    count = len({case.subject for case in used.cases})
+    subjects = f"all {count} labelled subjects" if count > 1 else "the only labelled subject"
+    use = f"teach{'es' * (count == 1)} the model"
+    if "validation" in split.parts:
+        use += " or choose its clean-up"
+    command = "delineate crossvalidate DATA"
+    if count < 2 + bool(chosen.validation):
+        remedy = f"with more of them, {command} gives figures"
+    else:
+        remedy = f"{command} --folds {min(5, count)}, with the options of this run, gives figures"
+    return f"No figures exist, because {subjects} {use}: {remedy}."
 
 
 def _used(split: splits.Split, cohort: Cohort, refused: Sequence[str]) -> dict[str, Any]:
@@ -148,8 +193,6 @@ def _notes(
         notes.append(
             f"{structure!r} is shown by {holder}: no figure can tell how well it is outlined"
         )
-    if "test" not in split.parts:
-        notes.append("no case is held out: the model will have no figures")
     if "validation" not in split.parts:
         notes.append("no case is set aside for validation: nothing is chosen on such cases")
     return notes

@@ -65,6 +65,8 @@ def summary(record: Mapping[str, Any], model: Path, page: Path) -> list[str]:
             else f"none of {scored['of']} held-out cases is scored; their figures come from:",
             *(f"  {command}" for command in scored["commands"]),
         ]
+    if record.get("no_figures"):
+        lines.append(record["no_figures"])
     lines += [f"model: {model}", f"report: {page}"]
     if record["status"] != "finished":
         end = "" if trained["complete"] else ", and ends with this model if --finish is added"
