@@ -18,8 +18,8 @@ def keep_freed() -> None:
     """From here on keep freed memory in this process, up to its peak, instead of giving it back.
 
     The activations of a training step are freed at its end, and the next step needs as much: what
-    was given back to the system comes page by page, which took a seventh of a step (docs/LOG.md).
-    Nothing happens but with the GNU C library.
+    was given back to the system comes page by page, which took up to a seventh of a step
+    (docs/LOG.md). Nothing happens but with the GNU C library.
     """
     if sys.platform != "linux":
         return
