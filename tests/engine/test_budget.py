@@ -56,6 +56,19 @@ def test_a_slow_machine_gets_a_small_plan_instead_of_a_refusal() -> None:
     assert Machine(1.0, 60.0, 2).choose() == SMALL[2]
 
 
+def test_one_candidate_that_other_programs_hold_up_does_not_end_the_search() -> None:
+    @dataclass
+    class Busy(Machine):
+        def measure(self, candidate: Candidate) -> float:
+            again = candidate in self.tried
+            cost = super().measure(candidate)
+            held_up = 10 * cost if candidate == LADDER[1] and not again else 0.0
+            self.now += held_up
+            return cost + held_up
+
+    assert Busy(0.05, 400.0).choose() == Machine(0.05, 400.0).choose() == LADDER[2]
+
+
 def test_where_there_is_time_the_small_ones_change_nothing() -> None:
     for slowness in (0.01, 0.05, 0.2):
         with_small, without = Machine(slowness, 1500.0), Machine(slowness, 1500.0)

@@ -24,6 +24,9 @@ ENOUGH_STEPS = 900
 HARDLY_MORE = 1.25
 #: The first candidate is taken, instead of one below it, if so many of its steps fit.
 MODEST_STEPS = 100
+#: Steps that take so many times what they should were held up by other programs: they are timed
+#: again.
+HELD_UP = 4.0
 #: Fewer steps are not worth starting with.
 LEAST_STEPS = 10
 #: ... nor is a last fit on all subjects with fewer.
@@ -76,6 +79,7 @@ def choose(
     *,
     smaller: Sequence[Candidate] = (),
     spare: Callable[[], float] = lambda: math.inf,
+    fitting: Callable[[Candidate], Candidate] = lambda candidate: candidate,
 ) -> Choice:
     """Take the most ambitious candidate that still gets enough patches and steps.
 
@@ -88,6 +92,7 @@ def choose(
         smaller: What to take where hardly a step of the first candidate fits, from small to large.
             The smallest is always measured, to tell what measuring the others will take.
         spare: What is left for measuring now; a candidate that would take longer ends the search.
+        fitting: The candidate with a patch that its network can take.
 
     Raises:
         ConfigError: Not even ten steps of the smallest candidate fit.
@@ -116,6 +121,8 @@ def choose(
             break
         try:
             cost = measure(candidate)
+            if cost > HELD_UP * expected(candidate) and 2 * expected(candidate) <= spare():
+                cost = min(cost, measure(candidate))
         except ResourceError:
             break  # larger ones need more memory still
         tried.append((candidate, cost))
@@ -134,7 +141,7 @@ def choose(
             best = (candidate, cost)
     widths = sorted({candidate.width for candidate in candidates})
     if best[0].width == widths[0] < widths[-1]:
-        wide = replace(best[0], width=widths[1])
+        wide = fitting(replace(best[0], width=widths[1]))
         if wide not in dict(tried) and 2 * expected(wide) <= spare():
             with contextlib.suppress(ResourceError):
                 tried.append((wide, measure(wide)))
