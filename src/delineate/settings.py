@@ -12,6 +12,9 @@ from delineate.core.quantities import parse_duration
 from delineate.data.opening import Opening
 from delineate.engine.settings import Settings
 
+#: Weights that are left open.
+WEIGHTS_AUTO = Path("auto")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -55,7 +58,13 @@ class RunConfig:
     network_settings: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "settings of that network"}
     )
-    weights: Path | None = field(default=None, metadata={"help": "file of weights to start from"})
+    weights: Path | None = field(
+        default=WEIGHTS_AUTO,
+        metadata={
+            "help": "file of weights to start from; null: random ones; auto: those that come "
+            "along, learnt on phantoms, where sequences and network are theirs"
+        },
+    )
     freeze: tuple[str, ...] = field(
         default=(), metadata={"help": "parts of the network that keep those weights, by name"}
     )
@@ -200,6 +209,11 @@ class RunConfig:
         if self.rotation_degrees is not None:
             return self.rotation_degrees
         return 30.0 if ndim == 2 and not whole else 15.0
+
+    @property
+    def named_weights(self) -> Path | None:
+        """Weights to start from by somebody's choice, if any."""
+        return None if self.weights == WEIGHTS_AUTO else self.weights
 
     @property
     def seconds(self) -> float | None:

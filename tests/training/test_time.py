@@ -113,6 +113,9 @@ class FakeBench:
     def smaller(self, first: Candidate, cases: Any) -> list[Candidate]:
         return _sizes.smaller(first, (960, 999), 2)
 
+    def fitting(self, candidate: Candidate) -> Candidate:
+        return candidate
+
     def measure(self, candidate: Candidate, cases: Any, limit: float) -> float:
         cost = self.seconds * candidate.work / (8 * 8 * 128**2)
         self.now += min(4 * cost, max(2 * cost, limit))

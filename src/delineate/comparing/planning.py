@@ -150,6 +150,7 @@ def _run_config(
 ) -> RunConfig:
     """Settings of a run: the suite's, the arm's, and what the plan says."""
     values: dict[str, Any] = {"validation": 0.0, "last_fit": 0.0, "precision": precision}
+    values["weights"] = None  # arms start alike
     values |= {**suite.settings, **arm.settings}
     values |= {"network": arm.network, "method": arm.method, **derived}
     return config.from_dict(values, RunConfig, arm.name)

@@ -66,8 +66,8 @@ def train(
             layerwise for classes; gan_features, vae_features for either; translate; or a .py file.
         network: What to train, see ``delineate networks``, or a Python file of your own; by default
             that of the weights, or unet, or cnn for classes.
-        weights: File to start from: a model of Delineate, of any labels and channels, or tensors
-            of another program as .safetensors, .pt, .pth or .ckpt. What fits is taken.
+        weights: File to start from: a model, of whatever labels, or tensors (.safetensors, .pt,
+            .pth, .ckpt); by default weights learnt on phantoms, where they fit; none: random ones.
         freeze: Parts of the network that keep those weights, by the beginning of their names.
         config: A YAML file with any of the settings; options given here win.
         out: The run folder.

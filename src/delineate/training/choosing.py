@@ -84,7 +84,7 @@ class Chooser:
                 try:
                     choice = choose(
                         options, lambda: self.shares().training, measure,
-                        smaller=smaller, spare=lambda: self.spare,
+                        smaller=smaller, spare=lambda: self.spare, fitting=self.bench.fitting,
                     )  # fmt: skip
                 except ConfigError as error:
                     if error.code == "budget-too-small":  # slower than the trial let expect

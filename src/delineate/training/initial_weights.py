@@ -36,6 +36,8 @@ _WRAPPINGS = ("network_weights", "state_dict", "model_state_dict", "model", "net
 #: What wrappers of modules put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 _AGAIN = "copy it again from where it was made"
+#: Weights that come along; their names stand for the files.
+FOLDER = Path(__file__).parents[1] / "weights"
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -44,10 +46,15 @@ _AGAIN = "copy it again from where it was made"
 def read(path: Path) -> Weights:
     """Read a model file of Delineate, a plain ``.safetensors`` or a PyTorch file.
 
+    Args:
+        path: The file, or the name of weights that come along.
+
     Raises:
         InputError: No such file, no weights in it, damaged, or one that needs code to be run.
         ModelFileError: A damaged or edited ``.safetensors`` file.
     """
+    if is_own(path):
+        return dataclasses.replace(read(FOLDER / f"{path}.safetensors"), path=path)
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -70,6 +77,11 @@ def read(path: Path) -> Weights:
         fix="save the tensors with safetensors.torch.save_file",
         code="weights-format",
     )
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path is the name of weights that come along."""
+    return path.name == str(path) and (FOLDER / f"{path}.safetensors").is_file()
 
 
 def _safetensors(path: Path, digest: str) -> Weights:
@@ -164,13 +176,14 @@ def start(chosen: RunConfig) -> Weights | None:
         ConfigError: Layers are to be frozen or slowed, but there are no weights.
         InputError: See ``read``.
     """
-    if chosen.weights is None and (chosen.freeze or chosen.layer_rate < 1):
+    path = chosen.named_weights
+    if path is None and (chosen.freeze or chosen.layer_rate < 1):
         raise ConfigError(
             "expected weights where layers are frozen or slowed, got none",
             fix="give the file to start from: --weights FILE",
             code="weights-needed",
         )
-    return read(chosen.weights) if chosen.weights else None
+    return read(path) if path else None
 
 
 def derive(chosen: RunConfig, weights: Weights | None) -> RunConfig:

@@ -44,6 +44,7 @@ from delineate.training import (
     run_record,
     splitting,
     status,
+    warm_start,
 )
 from delineate.training.choosing import Chooser
 from delineate.training.model_document import describe, describe_parts
@@ -277,10 +278,11 @@ class Job:
                 for c, s in choice.tried
             ],
         }
-        if self.weights and self.bench.transfer:
-            transfer = lineage.record(
-                self.weights, self.bench.transfer, self.bench.frozen, self.subjects
-            )
+        start = self.bench.start(candidate)
+        if start and self.bench.transfer:
+            transfer = lineage.record(start, self.bench.transfer, self.bench.frozen, self.subjects)
+            if start is self.bench.warm:
+                transfer["notes"].append(warm_start.NOTE)
             self.record["transfer"] = transfer
             self.record["plan"]["weights"] = lineage.sentence(transfer)
             for line in (lineage.sentence(transfer), *transfer["notes"]):

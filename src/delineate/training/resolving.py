@@ -26,7 +26,7 @@ from delineate.data.opening import Opening
 from delineate.engine.budget import Candidate, last_steps
 from delineate.settings import RunConfig
 from delineate.targets import Target, _sizes
-from delineate.training import splitting
+from delineate.training import initial_weights, splitting
 
 if TYPE_CHECKING:
     from delineate.training.trial import Bench
@@ -66,6 +66,8 @@ def read(
         )
     if "budget" in overrides:
         overrides["steps"] = None
+    if overrides.get("weights") == Path("none"):
+        overrides["weights"] = None
     target = overrides.get("target", base.target)
     if "auto" not in (target, base.target) and target != base.target:
         raise document.error(
@@ -205,7 +207,7 @@ def complete(chosen: RunConfig, cohort: Cohort) -> RunConfig:
     target = targets.make(name, chosen.target_settings)
     method, network = chosen.method, chosen.network
     method = target.method if method == "auto" else method
-    if network == "auto" and chosen.weights is None:
+    if network == "auto" and chosen.named_weights is None:
         own = getattr(catalog.load("methods", method), "NETWORKS", {})  # some train only these
         network = own.get(target.trains, target.network)
     chosen = dataclasses.replace(chosen, target=name, method=method, network=network)
@@ -335,7 +337,7 @@ class Resolved:
             chosen,
             budget=None,
             steps=plan["steps"] + plan.get("last_fit", 0),
-            weights=chosen.weights.resolve() if chosen.weights else None,
+            weights=_whole_path(start.path) if (start := bench.start(candidate)) else None,
             opening=_with_paths(chosen.opening, Path.resolve),
             width=candidate.width,
             patch=candidate.patch,
@@ -398,6 +400,10 @@ class Resolved:
         yield "target_settings", self.target
         yield "method_settings", self.method
         yield "network_settings", self.network
+
+
+def _whole_path(weights: Path) -> Path:
+    return weights if initial_weights.is_own(weights) else weights.resolve()
 
 
 def _with_paths(opening: Opening, change: Callable[[Path], Path]) -> Opening:

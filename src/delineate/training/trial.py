@@ -34,7 +34,7 @@ from delineate.networks._transfer import Transfer, Weights, freeze
 from delineate.preprocess.presets import Preparation
 from delineate.settings import RunConfig
 from delineate.targets import Feed, Learning, _sizes
-from delineate.training import devices, initial_weights, resolving
+from delineate.training import devices, initial_weights, resolving, warm_start
 
 #: Steps timed of a candidate; the first warms up.
 _TIMED = 4
@@ -68,6 +68,12 @@ class Bench:
     #: What the last network that was built took from the weights, and how much of it is frozen.
     transfer: Transfer | None = None
     frozen: dict[str, int] = dataclasses.field(default_factory=dict)
+    #: Weights that come along and may suit, where nobody chose others.
+    warm: Weights | None = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        channels, ndim = self.learning.channels, self.learning.ndim
+        self.warm = warm_start.suiting(self.chosen, channels, ndim)
 
     @property
     def device(self) -> torch.device:
@@ -90,19 +96,17 @@ class Bench:
 
     def candidates(self, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What is worth measuring: sizes that the network can take, and that suit its weights."""
-        options = self.learning.candidates(cases)
-        if self.chosen.patch is None:
-            options = list(dict.fromkeys(self.fitting(option) for option in options))
+        options = list(dict.fromkeys(map(self.fitting, self.learning.candidates(cases))))
         if self.weights is not None:
-            options = initial_weights.best(options, self._taken)
-        return options
+            return initial_weights.best(options, self._taken)
+        # what starts warm needs few steps: narrower networks are no way to save time
+        warm = [i for i, option in enumerate(options) if self.start(option)]
+        return options[warm[0] :] if warm else options
 
     def smaller(self, first: Candidate, cases: Sequence[PreparedCase]) -> list[Candidate]:
         """What to take where hardly a step of the first candidate fits, from small to large."""
-        options = self.learning.smaller(first, cases)
-        if self.chosen.patch is None:
-            options = [self.fitting(option) for option in options]
-        options = sorted(dict.fromkeys(options), key=lambda option: option.work)
+        fitting = dict.fromkeys(map(self.fitting, self.learning.smaller(first, cases)))
+        options = sorted(fitting, key=lambda option: option.work)
         return [option for option in options if option.work < first.work]
 
     def network_config(self, candidate: Candidate) -> Any:
@@ -125,6 +129,8 @@ class Bench:
             module, candidate.patch, self.learning.ndim, candidate.width, features,
             self.learning.spacing_mm, self.chosen.network_settings,
         )  # fmt: skip
+        if self.warm is not None and self.chosen.patch is None:
+            values |= warm_start.depth(self.warm, values, self.chosen.network_settings)
         names = {f.name for f in dataclasses.fields(module.Config)}
         values |= {k: v for k, v in self.learning.derived.items() if k in names}
         values_chosen = {**values, **self.chosen.network_settings}
@@ -146,7 +152,12 @@ class Bench:
         return per_axis(self.learning.ndim, network.divisor(self.network_config(candidate)))
 
     def fitting(self, candidate: Candidate) -> Candidate:
-        """The candidate with a patch that the network can take: divisible, and not too small."""
+        """The candidate with a patch that the network can take: divisible, and not too small.
+
+        One that somebody gave is left for the network to refuse.
+        """
+        if self.chosen.patch is not None:
+            return candidate
         divisors = self.divisors(candidate)
         least = getattr(catalog.load("networks", self.chosen.network), "LEAST", 1)
         patch = [
@@ -154,6 +165,12 @@ class Bench:
             for n, step in zip(candidate.patch, divisors, strict=True)
         ]
         return dataclasses.replace(candidate, patch=_sizes.round_to(patch, divisors))
+
+    def start(self, candidate: Candidate) -> Weights | None:
+        """What a candidate's network starts from; None: from random weights."""
+        if self.weights is not None or self.warm is None:
+            return self.weights
+        return self.warm if warm_start.fits(self.warm, self.network_config(candidate)) else None
 
     def _network(self, candidate: Candidate) -> tuple[nn.Module, Transfer | None]:
         """The network with the weights that the seed gives; then those of a file that fit."""
@@ -163,11 +180,15 @@ class Bench:
         network: nn.Module = _made(
             "network_settings", module.build, config, self.channels, len(self.learning.outputs)
         )
-        if self.weights is None:
+        weights = self.start(candidate)
+        if weights is None:
             return network, None
-        names = initial_weights.channel_names(self.learning.channels, self.learning.neighbours)
+        channels: Sequence[str] = self.learning.channels
+        if initial_weights.is_own(weights.path):
+            channels = warm_start.sequences(channels)
+        names = initial_weights.channel_names(channels, self.learning.neighbours)
         return network, initial_weights.give(
-            self.weights, module, config, network, names, self.learning.outputs
+            weights, module, config, network, names, self.learning.outputs
         )
 
     def _taken(self, candidate: Candidate) -> int:
@@ -201,8 +222,7 @@ class Bench:
                 (first, *_) = _sizes.candidates(
                     (side,) * nd, nd, width=self.chosen.width, patch=self.chosen.patch, batch=1
                 )
-                fitting = first if self.chosen.patch is not None else self.fitting(first)
-                config = self.network_config(fitting)
+                config = self.network_config(self.fitting(first))
                 module = catalog.load("networks", self.chosen.network)
                 outputs = len(self.learning.outputs)
                 self._plan(_made("network_settings", module.build, config, self.channels, outputs))
