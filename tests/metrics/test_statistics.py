@@ -10,6 +10,7 @@ from delineate.core.errors import InputError
 from delineate.metrics.statistics import (
     bootstrap_draws,
     by_subject,
+    compare_draws,
     compare_paired,
     holm,
     summarise,
@@ -129,6 +130,20 @@ def test_few_draws_widen_the_interval():
     assert high - low > 4 * (pooled["ci_high"] - pooled["ci_low"])
     assert low < table.mean() < high
     assert math.isnan(bootstrap_draws(table[:1])[0])
+
+
+def test_a_difference_over_draws_has_a_p_value_that_agrees_with_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.02, 0.05, -0.05):
+        table = shift + 0.05 * rng.normal(size=(5, 1)) + 0.01 * rng.normal(size=(5, 12))
+        found = compare_draws(table)
+        assert (found["ci_low"], found["ci_high"]) == bootstrap_draws(table)
+        assert found["difference"] == pytest.approx(table.mean())
+        assert (found["p_value"] < 0.05) == (not found["ci_low"] <= 0 <= found["ci_high"])
+        assert found["n_subjects"] == 12
+    assert compare_draws(np.zeros((3, 4)))["p_value"] == 1.0
+    assert math.isnan(compare_draws([[0.1, 0.2]])["p_value"])
+    assert math.isnan(compare_draws([[]])["difference"])
 
 
 def test_holm_by_hand():

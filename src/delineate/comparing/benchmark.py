@@ -12,6 +12,7 @@ from typing import Any
 
 from delineate import targets
 from delineate.comparing import (
+    label_draws,
     learning_curves,
     planning,
     run_processes,
@@ -26,7 +27,7 @@ from delineate.core.errors import ConfigError
 from delineate.core.lock import folder_lock
 from delineate.core.progress import QUIET, Progress, Say, silent
 from delineate.core.quantities import parse_duration
-from delineate.data import colour
+from delineate.data import colour, structures
 from delineate.data.cohort import Cohort
 from delineate.data.layouts._listing import OWN_SUBJECT
 from delineate.data.opening import Opening
@@ -59,6 +60,7 @@ class Request:
     jobs: int | None
     width: int | None
     device: str
+    labelled: tuple[str, ...] = ()
 
 
 def run_benchmark(
@@ -96,15 +98,19 @@ def run_benchmark(
     writable_folder(out)
     with folder_lock(out):
         judged = targets.make(chosen.target).comparison.judged(whole, chosen.level)
-        cohort, known = judged.cohort, list(judged.notes)
+        cohort, known, as_target = judged.cohort, list(judged.notes), judged.as_target
         paths: planning.Tables = {}
-        if judged.as_target is not None:
+        learned = cohort
+        if chosen.draws:
+            as_target = chosen.target
+            paths = _draws(chosen, whole, request, out, progress)
+            learned = Cohort.open(next(iter(paths.values())))
+        elif as_target is not None:
             chosen, paths, known = _tables(
                 chosen, judged, out / "tables", planning.is_begun(out), say
             )
-            cohort = Cohort.open(next(iter(paths.values())))
-        learned = cohort
-        if judged.as_target is None and _any_uses_unlabelled(chosen):
+            learned = cohort = Cohort.open(next(iter(paths.values())))
+        elif _any_uses_unlabelled(chosen):
             learned = whole  # runs are given the data as they lie there, and use what they can
         machine = {"width": request.width, "device": request.device}
         plan = planning.make(
@@ -116,7 +122,7 @@ def run_benchmark(
             request.jobs,
             machine,
             paths,
-            judged.as_target,
+            as_target,
             started,
             say,
             progress,
@@ -126,9 +132,7 @@ def run_benchmark(
         for planned in planned_runs:
             path = out / "settings" / f"{planned.name}.yaml"
             writable_folder(path.parent)
-            settings = planning.settings(
-                chosen, entries[planned.arm], plan, planned, judged.as_target
-            )
+            settings = planning.settings(chosen, entries[planned.arm], plan, planned, as_target)
             atomic_write_text(path, config.dump(settings))
             commands[planned.name] = planning.command_of(source, opening, out, planned, path)
 
@@ -169,6 +173,15 @@ def _chosen(request: Request) -> Suite:
             f"expected a target that the arms of a suite of {suite.target} can have, got {target}"
         )
     suite = dataclasses.replace(suite, target=target) if target else suite
+    if request.labelled:
+        if not suite.draws:
+            raise ConfigError(
+                "expected no numbers of labelled subjects where all are labelled, got some",
+                where="--labelled",
+                fix="leave it out, or take the suite few-labels",
+            )
+        chosen_conditions, _ = label_draws.conditions(request.labelled)
+        suite = dataclasses.replace(suite, conditions=chosen_conditions)
     asked = targets.asked_by(request.opening)
     for name, words in asked.items():
         if suite.target not in asked:
@@ -210,6 +223,17 @@ def _tables(
     return dataclasses.replace(suite, conditions=conditions), paths, known
 
 
+def _draws(
+    suite: Suite, cohort: Cohort, request: Request, out: Path, progress: Progress
+) -> planning.Tables:
+    """A table for each draw of the subjects that keep their labels."""
+    path = label_draws.conditions(request.labelled)[1] if request.labelled else None
+    shows = structures.by_case(cohort, out / "cache", progress)
+    return label_draws.write(
+        cohort, suite.conditions, suite.runs, out / "tables", shows, path, planning.is_begun(out)
+    )
+
+
 def _phantom(out: Path, suite: Suite, phantom: Phantom, say: Say, progress: Progress) -> Path:
     """A synthetic cohort, made once."""
     say("no data given: a synthetic cohort")
@@ -245,7 +269,9 @@ def _result(
             continue
         record = run.read_json(folder / "run.json") or {}
         seconds[planned.arm].append(record.get("seconds_training", math.nan))
-        rows += tables.rows(folder / "validation" / "cases.csv", planned, comparison, suite.metrics)
+        several = suite.draws and len(suite.conditions) > 1
+        scored = folder / "validation" / "cases.csv"
+        rows += tables.rows(scored, planned, comparison, suite.metrics, several)
         if planned.condition in ("", suite.conditions[0].name):
             curves += learning_curves.points(
                 folder / "log.jsonl", planned, entries[planned.arm]["gmac_step"]

@@ -8,7 +8,7 @@ to show what they lead to: a classifier that beats chance on random labels has r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ import numpy as np
 
 from delineate.core.atomic import atomic_write_text, writable_folder
 from delineate.core.case import Masks, Source
-from delineate.core.errors import DelineateError, OutputError
+from delineate.core.errors import ConfigError, DelineateError, OutputError
 from delineate.core.tables import table
 from delineate.data import splits
 from delineate.data.cohort import Cohort
@@ -33,16 +33,24 @@ class Condition:
     """How subjects are parted, and which labels are learned."""
 
     name: str = field(metadata={"help": "as shown in tables"})
-    split: Literal["subject", "slice", "site", "declared", "distinct"] = field(
+    split: Literal["subject", "slice", "site", "declared", "distinct", "labels"] = field(
         default="subject",
         metadata={
             "help": "what stays together; slice: nothing (leaky); declared: the data's own parts; "
-            "distinct: those, without test images that training has too"
+            "distinct: those, without test images that training has too; labels, of outlines: "
+            "subjects, few of whom keep their labels in training"
         },
     )
     labels: Literal["true", "random"] = field(
         default="true", metadata={"help": "random: one drawn for each subject, anew in every run"}
     )
+    labelled: int = field(
+        default=4, metadata={"help": "split labels: subjects who keep theirs, others in every run"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.labelled < 1:
+            raise ConfigError(f"expected a labelled subject or more, got {self.labelled}")
 
 
 def fitting(
@@ -92,43 +100,73 @@ def write(
         OutputError: Tables that runs learned from would have to change.
     """
     writable_folder(folder)
-    channel = _columns({name: cohort.modality(name, name) for name in cohort.channels})
-    schema = cohort.schema
-    ignored = {} if schema.ignore is None or schema.named else {"ignore_label": schema.ignore}
     paths: dict[tuple[str, int], Path] = {}
     for condition in conditions:
         parts = _parts(cohort, condition.split, runs)
         left_out = _copied(cohort) if condition.split == "distinct" else set()
+        listed = cohort.with_cases(case for case in cohort.cases if case.id not in left_out)
         for number, held_out in enumerate(parts):
             path = folder / f"{condition.split}-{condition.labels}-{number}.csv"
-            paths[condition.name, number] = path
-            chance = _random_labels(cohort, number)
-            rows = [
-                {
-                    "id": case.id, "subject": case.subject, "site": case.site or "",
-                    "class": (
-                        case.class_name if condition.labels == "true" else chance[case.subject]
-                    ),
-                    "split": "test" if case.id in held_out else "train",
-                    "label": _cell(case.label), "channels": ";".join(case.meta.get("channels", ())),
-                    **ignored,
-                    **{channel[name]: _cell(source) for name, source in case.images.items()},
-                }
-                for case in cohort.cases if case.id not in left_out
-            ]  # fmt: skip
-            channel_column = ["channels"] * any(row["channels"] for row in rows)
-            text = table([*_COLUMNS, *ignored, *channel_column, *channel.values()], rows)
-            if path.exists() and path.read_bytes() == text.encode():
-                continue
-            if resumed:
-                raise OutputError(
-                    "expected the data and classes that runs in this folder learned, got others",
-                    where=path,
-                    fix="give the same command to go on, or choose another --out",
-                    code="benchmark-differs",
-                )
-            atomic_write_text(path, text)
+            split = {c.id: "test" if c.id in held_out else "train" for c in listed.cases}
+            chance = _random_labels(cohort, number) if condition.labels == "random" else None
+            paths[condition.name, number] = write_one(
+                listed, path, split, classes=chance, resumed=resumed
+            )
     return paths
+
+
+def write_one(
+    cohort: Cohort,
+    path: Path,
+    split: Mapping[str, str],
+    *,
+    classes: Mapping[str, str] | None = None,
+    hidden: Collection[str] = (),
+    resumed: bool = False,
+) -> Path:
+    """One table of a cohort.
+
+    Args:
+        cohort: All that it lists.
+        path: The file.
+        split: Case id -> part.
+        classes: Subject -> class, instead of those that cases have.
+        hidden: Ids of cases whose label map is not given.
+        resumed: A run may have learned from the table that lies there.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OutputError: A table that a run learned from would have to change.
+    """
+    channel = _columns({name: cohort.modality(name, name) for name in cohort.channels})
+    schema = cohort.schema
+    ignored = {} if schema.ignore is None or schema.named else {"ignore_label": schema.ignore}
+    rows = [
+        {
+            "id": case.id, "subject": case.subject, "site": case.site or "",
+            "class": case.class_name if classes is None else classes[case.subject],
+            "split": split[case.id], "label": _cell(None if case.id in hidden else case.label),
+            "channels": ";".join(case.meta.get("channels", ())),
+            **ignored,
+            **{channel[name]: _cell(source) for name, source in case.images.items()},
+        }
+        for case in cohort.cases
+    ]  # fmt: skip
+    channel_column = ["channels"] * any(row["channels"] for row in rows)
+    text = table([*_COLUMNS, *ignored, *channel_column, *channel.values()], rows)
+    if path.exists() and path.read_bytes() == text.encode():
+        return path
+    if resumed:
+        raise OutputError(
+            "expected the data, classes and labels that runs in this folder learned, got others",
+            where=path,
+            fix="give the same command to go on, or choose another --out",
+            code="benchmark-differs",
+        )
+    atomic_write_text(path, text)
+    return path
 
 
 def _columns(modalities: Mapping[str, str]) -> dict[str, str]:

@@ -251,11 +251,48 @@ def bootstrap_draws(
     Returns:
         ``(low, high)``; NaN below two draws or two subjects.
     """
+    means = _means_of_draws(differences, seed, resamples)
+    return (float("nan"), float("nan")) if means is None else _interval(means, level)
+
+
+def compare_draws(
+    differences: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> dict[str, Any]:
+    """A mean paired difference over repeated trainings, resampled as by ``bootstrap_draws``.
+
+    Args:
+        differences: ``(draws, subjects)``.
+        seed: Seed of the bootstrap.
+        resamples: Number of resamples.
+        level: Coverage of the interval.
+
+    Returns:
+        ``difference`` (mean), ``ci_low``, ``ci_high``, ``p_value`` (two-sided: twice the share of
+        resamples on the other side of 0, which agrees with the interval; 1 where all are alike)
+        and ``n_subjects``; NaN where there is nothing to say.
+    """
+    table = np.asarray(differences, dtype=np.float64)
+    means = _means_of_draws(table, seed, resamples)
+    nan = float("nan")
+    low, high = (nan, nan) if means is None else _interval(means, level)
+    p_value = nan
+    if means is not None:
+        tail = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
+        p_value = min(1.0, 2 * (float(tail) + 1) / (len(means) + 1))
+    return {
+        "difference": float(table.mean()) if table.size else nan,
+        "ci_low": low, "ci_high": high, "p_value": p_value,
+        "n_subjects": table.shape[1] if table.size else 0,
+    }  # fmt: skip
+
+
+def _means_of_draws(differences: ArrayLike, seed: int, resamples: int) -> FloatArray | None:
+    """Means of resampled draws and, within them, subjects; None below two of either."""
     table = np.asarray(differences, dtype=np.float64)
     if table.ndim != 2 or np.isnan(table).any():
         raise InputError(f"expected a full table (draws, subjects), got shape {table.shape}")
     if min(table.shape) < 2:
-        return float("nan"), float("nan")
+        return None
     draws, size = table.shape
     rng = np.random.default_rng(seed)
     means = []
@@ -264,7 +301,7 @@ def bootstrap_draws(
         draw = rng.integers(draws, size=(count, draws, 1))
         subject = rng.integers(size, size=(count, draws, size))
         means.append(table[draw, subject].mean(axis=(1, 2)))
-    return _interval(np.concatenate(means), level)
+    return np.concatenate(means)
 
 
 def holm(p_values: ArrayLike) -> FloatArray:

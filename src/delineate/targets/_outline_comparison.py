@@ -105,26 +105,46 @@ class OutlineComparison:
             f"not every arm judged all {subjects} subjects ({', '.join(short)}): its mean is of "
             "other subjects than the others'; paired contrasts use those that both judged"
         )
+        draws = "labels" in terms.splits
         alike = (
             "one learning rate, loss and width for all, and weights drawn at random: what an "
             "architecture reaches with its own schedule, pretraining or random field is not asked"
         )
         return [
             *([missing] if short else []),
-            f"every run holds out another of {terms.runs} parts of the subjects and draws its own "
-            f"weights; each of {subjects} subjects is judged by a model that never saw it",
+            *(_of_draws(terms.runs, subjects) if draws else _of_folds(terms.runs, subjects)),
             "equal compute: multiplications counted in a training step, backward pass and critics "
             "included; a cheaper network gets more steps, at most four times the median",
-            "intervals: 95 % bootstrap over subjects; p: Wilcoxon's signed-rank test over "
-            "subjects, corrected by Holm within a metric, planned contrasts apart from the others",
             "the U-Net has deep supervision, as nnU-Net trains it; the others are as published",
-            f"intervals and p speak of the {terms.runs} models that were trained, and of new "
-            "subjects; training again, with other seeds, would move figures beyond them",
             *([alike] if terms.alike else []),
             "a structure that is missed, or found where there is none, has a Dice of 0 and the "
             "image's diagonal as its distances",
             "all background: what an answer that finds nothing would score on the same cases",
         ]
+
+
+def _of_folds(runs: int, subjects: int) -> list[str]:
+    return [
+        f"every run holds out another of {runs} parts of the subjects and draws its own "
+        f"weights; each of {subjects} subjects is judged by a model that never saw it",
+        "intervals: 95 % bootstrap over subjects; p: Wilcoxon's signed-rank test over "
+        "subjects, corrected by Holm within a metric, planned contrasts apart from the others",
+        f"intervals and p speak of the {runs} models that were trained, and of new "
+        "subjects; training again, with other seeds, would move figures beyond them",
+    ]
+
+
+def _of_draws(runs: int, subjects: int) -> list[str]:
+    return [
+        f"{runs} draws (or seeds, of a list of labelled subjects), the same for every arm: few "
+        "subjects keep their labels, all others who may "
+        f"train are there without; the same {subjects} held-out subjects judge every draw",
+        "the control learns from the same labels, with the same augmentation and compute, and does "
+        "not see the other scans; weights are those of the last steps, and nothing is selected",
+        "intervals and p of contrasts: paired bootstrap over draws, and subjects within them, "
+        "corrected by Holm within a metric; intervals of arms are over subjects alone, of their "
+        "means over draws; of fewer than about 15 draws or subjects both are somewhat too narrow",
+    ]
 
 
 def _once(rows: Sequence[Mapping[str, Any]], region: str) -> list[Mapping[str, Any]]:

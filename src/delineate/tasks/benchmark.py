@@ -24,6 +24,7 @@ def benchmark(
     runs: int | None = None,
     jobs: int | None = None,
     width: int | None = None,
+    labelled: tuple[str, ...] = (),
     layout: str | None = None,
     subject_pattern: str | None = None,
     observer: str | None = None,
@@ -42,7 +43,7 @@ def benchmark(
     it goes on when it is given again.
 
     Args:
-        suite: Name of a suite (s1), or a YAML file.
+        suite: Name of a suite (s1, few-labels …), or a YAML file.
         data: Folder of labelled scans; by default a synthetic cohort is made.
         out: Folder for everything.
         budget: Wall-clock time of everything; by default the suite's.
@@ -57,6 +58,8 @@ def benchmark(
         runs: Seeds, which are also the parts of the cross-validation.
         jobs: Runs at the same time; by default 2 on a CPU of several cores, else 1.
         width: Channels at full resolution, of every network that can be scaled.
+        labelled: Of the suite few-labels: numbers of subjects who keep their labels (4), or a list
+            as .csv with the columns image, label and subject; who is not in it judges.
         layout: Layout of ``data``; recognised by default.
         subject_pattern: Regular expression whose group 1, found in a case id, is the subject.
         observer: Of several label files of an image, the one with this in its name (2ndHO, rater1).
@@ -86,6 +89,6 @@ def benchmark(
     )
     request = Request(
         suite, data, Path(out), opening, budget, quick, gmac, target, networks, runs, jobs, width,
-        device,
+        device, labelled,
     )  # fmt: skip
     return run_benchmark(request, phantom, say, progress)

@@ -116,6 +116,11 @@ class Suite:
                 "expected arms whose names differ in letters (a to z) or digits, for they name "
                 f"folders, got {names}"
             )
+        labels = {condition.split == "labels" for condition in self.conditions}
+        if labels != {False} and (labels != {True} or self.target != "outline"):
+            raise ConfigError(
+                "expected conditions of few labels alone, where outlines are learned, got others"
+            )
         used = [self.reference] if self.reference else []
         used += [name for contrast in self.contrasts for name in (contrast.a, contrast.b)]
         for name in used:
@@ -158,6 +163,11 @@ class Suite:
         for name in ("network_settings", "method_settings"):
             keys[name] = (*at, "settings", name) if name in arm.settings else ("settings", name)
         resolving.check(chosen, resolving.Place(document, keys))
+
+    @property
+    def draws(self) -> bool:
+        """Whether runs are draws of labelled subjects, which the same others judge."""
+        return self.conditions[0].split == "labels"
 
     @property
     def terms(self) -> Terms:
