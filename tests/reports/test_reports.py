@@ -231,11 +231,13 @@ def test_the_page_of_a_demo_tells_new_brains_training_and_held_out_ones(
     run = make_run()
     record = json.loads((run / "run.json").read_text("utf-8"))
     record["last_fit"] = {"cases": 6, "sentence": "Held-out figures are of the one before."}
+    record["transfer"] = {"file": "phantom-brain-3d"}
     (run / "run.json").write_text(json.dumps(record), "utf-8")
     path = demo.write(tmp_path / "demo.html", run, tmp_path / "scores")
     page = read(path)
     words = page.words()
-    assert "(d) on 2 cases of 2 subjects, and in the end on 6 cases. On 2 new subjects" in words
+    started = "(d), from the weights phantom-brain-3d, on 2 cases of 2 subjects"
+    assert f"{started}, and in the end on 6 cases. On 2 new subjects" in words
     held_out = words[words.index("On 4 held-out subjects") :]
     assert "Held-out figures are of the one before." in held_out, "those of new brains are not"
     assert words.count("Held-out figures are of the one before.") == 1

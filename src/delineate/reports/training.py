@@ -78,6 +78,8 @@ def verdict(folder: RunFolder, figures: Sequence[str]) -> str:
     start = f"A {network} was trained" if network else "A network was trained"
     if run.get("method"):
         start += f" ({plain(run['method'])})"
+    if file := as_dict(run.get("transfer")).get("file"):
+        start += f", from the weights {plain(file)},"
     if cases:
         start += f" on {plural(cases, 'case')} of {plural(subjects, 'subject')}"
     others, subjects = _part(folder, "unlabelled")
