@@ -112,6 +112,16 @@ def test_the_largest_component_alone_is_kept_where_every_member_does(tmp_path: P
     assert Ensemble(members).crf is None
 
 
+def test_what_every_member_takes_for_a_speck_is_one(tmp_path: Path) -> None:
+    volumes = [{"organ": 9.0, "lesion": 4.0}, {"lesion": 6.0}]
+    members = [
+        member(tmp_path, name, postprocess={"least_volume": volume})
+        for name, volume in zip("ab", volumes, strict=True)
+    ]
+    assert Ensemble(members).least_volume == {"lesion": 4.0}
+    assert Ensemble(members[:1]).least_volume == volumes[0]
+
+
 def test_a_crf_that_all_ask_for_alike_refines_every_member(tmp_path: Path) -> None:
     asked = {"postprocess": {"crf": {"iterations": 2}}}
     members = [member(tmp_path, name, **asked) for name in "ab"]

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from skimage.measure import label as components
 
-from delineate.inference.postprocess import keep_largest, keep_largest_components
+from delineate.inference.postprocess import (
+    keep_largest,
+    keep_largest_components,
+    without_specks,
+)
 from delineate.preprocess.inverse import estimate_bytes
 
 
@@ -48,3 +52,28 @@ def test_cleaning_takes_no_more_memory_than_was_asked_for(step: int) -> None:
     tracemalloc.stop()
     assert 0 < cleaned.sum() < labels.sum()
     assert labels.nbytes + peak <= estimate_bytes(labels.shape, 2, keep=False)
+
+
+def test_a_speck_becomes_what_touches_it_most_and_is_named() -> None:
+    labels = np.zeros((9, 9), np.uint8)
+    labels[1:6, 1:6] = 1
+    labels[3, 3] = labels[8, 8] = 2  # one in the core, one far out
+    before = labels.copy()
+    cleaned, removed = without_specks(labels, {2: 9.0}, voxel_volume=4.0)
+    assert cleaned[3, 3] == 1
+    assert cleaned[8, 8] == 0
+    assert removed == {2: 8.0}
+    assert np.array_equal(labels, before)  # a copy was changed
+    # of 8 or more it is no speck, and what is not there is none either
+    kept, removed = without_specks(labels, {2: 8.0, 3: 8.0}, voxel_volume=4.0)
+    assert kept is labels
+    assert removed == {}
+
+
+def test_two_specks_in_each_other_both_go() -> None:
+    labels = np.zeros((5, 5, 5), np.uint8)
+    labels[1:4, 1:4, 1:4] = 2
+    labels[2, 2, 2] = 3
+    cleaned, removed = without_specks(labels, {2: 100.0, 3: 100.0}, 1.0)
+    assert not cleaned[labels == 2].any()
+    assert set(removed) == {2, 3}

@@ -206,6 +206,23 @@ def test_post_processing_follows_the_document(tmp_path: Path) -> None:
     assert np.array_equal(plain == other, cleaned == other)
 
 
+def test_what_is_smaller_than_it_can_be_is_taken_away_and_said(tmp_path: Path) -> None:
+    image = scan((24, 24, 24))
+    plain = outline(Session.open(write_model(tmp_path / "a.safetensors"), "cpu"), image).labels
+    volume = float((plain == 255).sum())
+    assert volume > 0
+    for least, there in ((volume, True), (volume + 1, False)):
+        rules = {"least_volume": {"lesion": least}}
+        path = write_model(tmp_path / "b.safetensors", postprocess=rules)
+        found = outline(Session.open(path, "cpu"), image)
+        assert bool((found.labels == 255).any()) == there
+        sentences = [line for line in found.facts["warnings"] if line.startswith("lesion: ")]
+        assert len(sentences) == (not there)
+        assert (found.facts["volume_ml"]["lesion"] > 0) == there
+    unknown = dataclasses.replace(image.grid, spacing_known=False)
+    assert (outline(Session.open(path, "cpu"), Image(image.array, unknown)).labels == 255).any()
+
+
 def test_flat_model_takes_volumes_and_single_slices(tmp_path: Path) -> None:
     preparation = dataclasses.replace(PREPARATION, ndim=2, slice_axis=2)
     path = write_model(

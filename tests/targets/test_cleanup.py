@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 
 from delineate.core.errors import GeometryError
+from delineate.core.image import Grid
 from delineate.core.schema import Label, Schema
 from delineate.inference.postprocess import TOGETHER, keep_largest_components
-from delineate.targets._cleanup import choose_rules
+from delineate.targets._cleanup import SPECK, choose_rules, harmless, least_volumes
 
 SCHEMA = Schema(labels=(Label("organ", 5), Label("lesion", 9)))
 
@@ -60,3 +64,46 @@ def test_equal_scores_do_not_count_as_a_gain() -> None:
 def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(GeometryError):
         choose_rules([np.zeros((2, 2))], [np.zeros((2, 3))], SCHEMA)
+
+
+@dataclass
+class Case:
+    """A prepared case, as far as volumes are concerned."""
+
+    label: np.ndarray
+    spacing_known: bool = True
+
+    @property
+    def grid(self) -> Grid:
+        affine = np.diag([2.0, 2.0, 3.0, 1.0])
+        return Grid(self.label.shape, affine, spacing_known=self.spacing_known)
+
+    @property
+    def samples(self) -> dict[int, np.ndarray]:
+        return {i: np.argwhere(self.label == i) for i in (1, 2) if (self.label == i).any()}
+
+
+def case(organ: int, lesion: int) -> Case:
+    label = np.zeros(200, np.uint8)
+    label[:organ], label[organ : organ + lesion] = 1, 2
+    return Case(label.reshape(10, 10, 2))
+
+
+def test_a_speck_is_far_smaller_than_any_that_taught() -> None:
+    cases: list[Any] = [case(100, 20), case(50, 30), case(80, 0), case(60, 25), case(90, 40)]
+    # 50 voxels of 12 mm3 are the smallest organ; four lesions are too few to say
+    assert least_volumes(cases, SCHEMA) == {"organ": SPECK * 50 * 12}
+    assert least_volumes([*cases, case(70, 15)], SCHEMA)["lesion"] == SPECK * 15 * 12
+    cases[0].spacing_known = False
+    assert least_volumes(cases, SCHEMA) == {}
+
+
+def test_specks_stay_where_taking_them_away_costs_dice_or_nobody_can_tell() -> None:
+    least = {"organ": 40.0, "lesion": 40.0}
+    healthy, sick = case(0, 0), case(100, 3)
+    alarm = healthy.label.copy()
+    alarm[0, 0, 0] = 1  # 12 mm3 of an organ that is not there
+    predictions = [alarm, sick.label]  # 36 mm3 of a lesion that is
+    cases: list[Any] = [healthy, sick]
+    assert harmless(least, predictions, cases, SCHEMA, ()) == {"organ": 40.0}
+    assert harmless(least, [], [], SCHEMA, ()) == {}

@@ -9,7 +9,7 @@ The document lies in the header under the key ``delineate``::
      "input": {"patch": [96, 96, 96],              any size that the network can take
                "slice_axis": null, "neighbours": 0,    0, 1 or 2: a flat network on volumes
                "mirror_axes": [0]},                    axes of the patch that may be mirrored
-     "postprocess": {"keep_largest": ["tumour"]},
+     "postprocess": {"keep_largest": ["tumour"], "least_volume": {"tumour": 120.0}},
      "config": {...}, "provenance": {...}, "card": {...},
      "parts": {"critic": {"network": {"name": "patch_critic", "config": {...}},
                           "channels": 7, "outputs": 1,     what the network is built for

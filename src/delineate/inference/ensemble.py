@@ -147,6 +147,16 @@ class Ensemble:
         return tuple(label for label in first if all(label in other for other in others))
 
     @property
+    def least_volume(self) -> Mapping[str, float]:
+        """Label -> the least of the members' volumes, where every member has one."""
+        first, *others = (member.least_volume for member in self.members)
+        return {
+            label: min([volume, *(other[label] for other in others)])
+            for label, volume in first.items()
+            if all(label in other for other in others)
+        }
+
+    @property
     def crf(self) -> Crf | None:
         """Settings of the CRF that every member asks for alike; each refines its own maps."""
         first = self.members[0].crf

@@ -15,7 +15,7 @@ from delineate.core.case import Prediction
 from delineate.core.image import Grid, Image
 from delineate.inference._facts import peak_memory, sizes
 from delineate.inference._requirements import memory_faults, require, require_fit
-from delineate.inference.postprocess import TOGETHER, keep_largest_components
+from delineate.inference.postprocess import TOGETHER, keep_largest_components, without_specks
 from delineate.inference.runtimes import PROBABILITIES
 from delineate.inference.session import Request
 from delineate.inference.sliding_window import Tick
@@ -83,6 +83,7 @@ def outline(
         index = {label.name: i for i, label in enumerate(session.schema.labels, start=1)}
         rules = [index[name] for name in session.keep_largest if name in index]
         indices = keep_largest_components(home.labels, rules, TOGETHER in session.keep_largest)
+        indices, removed = _without_specks(indices, image.grid, session)
         seconds["home"] = time.perf_counter() - started - sum(seconds.values())
         facts: dict[str, Any] = {
             "seconds": {step: round(took, 3) for step, took in seconds.items()},
@@ -92,10 +93,29 @@ def outline(
             **peak_memory(session.peak_bytes),
             "device": session.device,
             "mirrored": mirror,
-            "warnings": warnings,
+            "warnings": [*warnings, *removed],
         }
         labels = session.schema.to_values(indices)
     return Prediction(labels, image.grid, home.probabilities, None, facts, home.maps)
+
+
+def _without_specks(
+    indices: NDArray[Any], grid: Grid, session: AnySession
+) -> tuple[NDArray[Any], list[str]]:
+    """Labels without what is smaller than it can be, and a sentence for each that is taken away."""
+    if not grid.spacing_known:
+        return indices, []
+    names = {i: label.name for i, label in enumerate(session.schema.labels, start=1)}
+    least = {
+        i: session.least_volume[name] for i, name in names.items() if name in session.least_volume
+    }
+    cleaned, removed = without_specks(indices, least, math.prod(grid.spacing_mm))
+    unit, size = ("ml", 1000.0) if grid.ndim == 3 else ("mm²", 1.0)
+    return cleaned, [
+        f"{names[i]}: {volume / size:.3g} {unit} taken away, less than {least[i] / size:.3g} "
+        f"{unit}, a tenth of the smallest that taught the model"
+        for i, volume in removed.items()
+    ]
 
 
 class Labels:

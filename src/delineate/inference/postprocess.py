@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,3 +52,37 @@ def keep_largest_components(
         mask = cleaned == index
         cleaned[mask & ~keep_largest(mask)] = 0
     return cleaned
+
+
+def without_specks(
+    labels: NDArray[Any], least: Mapping[int, float], voxel_volume: float
+) -> tuple[NDArray[Any], dict[int, float]]:
+    """Take away every structure that is smaller, as a whole, than it can be.
+
+    Each of its components becomes what touches it most: a speck of rim in a core is core.
+
+    Args:
+        labels: ``(*S)`` label indices, 0 is background.
+        least: Label index -> the volume below which it is none.
+        voxel_volume: Of one voxel, in the same unit.
+
+    Returns:
+        ``(*S)`` of the same type, the input itself where nothing changes; and the volume of each
+        structure that was taken away.
+    """
+    cleaned, removed = labels, dict[int, float]()
+    for index, volume in least.items():
+        mask = cleaned == index
+        count = int(np.count_nonzero(mask))
+        if not 0 < count * voxel_volume < volume:
+            continue
+        cleaned = cleaned.copy() if cleaned is labels else cleaned
+        parts, number = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+        for part, box in enumerate(ndimage.find_objects(parts, number), start=1):
+            around = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
+            inside = parts[around] == part
+            ring = ndimage.binary_dilation(inside) & ~mask[around]
+            neighbours = cleaned[around][ring]
+            cleaned[around][inside] = np.bincount(neighbours).argmax() if neighbours.size else 0
+        removed[index] = count * voxel_volume
+    return cleaned, removed

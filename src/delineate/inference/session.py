@@ -187,6 +187,11 @@ class Session:
         """Labels of which the largest component alone is kept; ``TOGETHER`` of all as one."""
         return tuple(self.document.get("postprocess", {}).get("keep_largest", ()))
 
+    @property
+    def least_volume(self) -> Mapping[str, float]:
+        """Label -> the volume, mm to the number of axes, below which it is taken for none."""
+        return dict(self.document.get("postprocess", {}).get("least_volume", {}))
+
     def rows(self, image: Image, request: Request, seconds: dict[str, float]) -> Iterator[Rows]:
         """Maps of an image on its own grid, some rows at a time.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,15 @@ from numpy.typing import NDArray
 
 from delineate.core.errors import GeometryError
 from delineate.core.schema import IGNORED, Schema
-from delineate.inference.postprocess import TOGETHER, keep_largest_components
+from delineate.data.cache import PreparedCase
+from delineate.inference.postprocess import TOGETHER, keep_largest_components, without_specks
 from delineate.metrics.overlap import binary_counts, joint_histogram, overlap_scores
+
+#: A structure is taken for none below this share of the smallest that a training case has: so far
+#: below all that was seen, it is rather a speck than the smallest yet.
+SPECK = 0.1
+#: ... of so many training cases that have it at least.
+_ENOUGH = 5
 
 
 def choose_rules(
@@ -65,6 +73,59 @@ def choose_rules(
             by_name[names[index - 1]].append(gain)
     means |= {name: float(np.mean(values)) for name, values in by_name.items() if values}
     return {"keep_largest": [name for name, gain in means.items() if gain > 0], "gains": means}
+
+
+def least_volumes(cases: Sequence[PreparedCase], schema: Schema) -> dict[str, float]:
+    """Label -> the volume below which it can only be a speck, in mm to the number of axes.
+
+    Args:
+        cases: Prepared, that the model has learnt from. Of large structures a part of the voxels is
+            counted, which errs to the careful side.
+        schema: Names the labels.
+    """
+    if not all(case.grid.spacing_known for case in cases):
+        return {}
+    volumes: dict[str, list[float]] = {label.name: [] for label in schema.labels}
+    for case in cases:
+        voxel = math.prod(case.grid.spacing_mm)
+        for index, label in enumerate(schema.labels, start=1):
+            if count := len(case.samples.get(index, ())):
+                volumes[label.name].append(count * voxel)
+    return {
+        name: float(f"{SPECK * min(sizes):.4g}")
+        for name, sizes in volumes.items()
+        if len(sizes) >= _ENOUGH
+    }
+
+
+def harmless(
+    least: Mapping[str, float],
+    predictions: Sequence[NDArray[Any]],
+    cases: Sequence[PreparedCase],
+    schema: Schema,
+    keep_largest: Sequence[str],
+) -> dict[str, float]:
+    """Those of ``least_volumes`` that cost no Dice on validation cases; none without such cases.
+
+    Args:
+        least: As it gives them.
+        predictions: Label indices ``(*S)`` of the cases.
+        cases: Prepared, with labels.
+        schema: Names the labels.
+        keep_largest: What is kept of the largest component alone before, see ``choose_rules``.
+    """
+    names = [label.name for label in schema.labels]
+    rules = [i for i, name in enumerate(names, start=1) if name in keep_largest]
+    gains: dict[str, list[float]] = {name: [] for name in least} if cases else {}
+    for prediction, case in zip(predictions, cases, strict=True):
+        before = keep_largest_components(prediction, rules, TOGETHER in keep_largest)
+        for name in gains:
+            volume, voxel = {names.index(name) + 1: least[name]}, math.prod(case.grid.spacing_mm)
+            after, removed = without_specks(before, volume, voxel)
+            if removed:
+                by_label = _gains(before, after, np.asarray(case.label), len(names))
+                gains[name].append(sum(by_label.values()))
+    return {name: least[name] for name, values in gains.items() if sum(values) >= 0}
 
 
 def _gains(

@@ -49,6 +49,12 @@ class OutlineAnswers:
                 f"every component of {', '.join(sorted(unshared))} is kept: not all of the models "
                 "keep the largest alone"
             )
+        specks = {label for member in session.members for label in member.least_volume}
+        if specks := specks.difference(session.least_volume):
+            notes.append(
+                f"specks of {', '.join(sorted(specks))} are kept: not all of the models know how "
+                "small it can be"
+            )
         if session.crf is None and any(member.crf for member in session.members):
             notes.append("no CRF refines the outlines: not all of the models ask for the same one")
         return notes

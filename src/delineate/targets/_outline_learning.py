@@ -16,7 +16,7 @@ from delineate.inference.sliding_window import Tick
 from delineate.preprocess.presets import Preparation
 from delineate.settings import RunConfig
 from delineate.targets import _patches, _sizes
-from delineate.targets._cleanup import choose_rules
+from delineate.targets._cleanup import choose_rules, harmless, least_volumes
 from delineate.targets._outline_feed import Feed, mean_dice, outline
 
 
@@ -104,10 +104,12 @@ class LearningOutlines:
     ) -> dict[str, Any]:
         """The part of the model file that is chosen on validation cases: the clean-up."""
         guesses = [outline(network, case, feed, len(self.outputs), device, tick) for case in cases]
-        truths = [np.asarray(case.label) for case in cases]
+        rules = choose_rules(guesses, [np.asarray(case.label) for case in cases], self.schema)
+        least = least_volumes(feed.cases, self.schema)
         return {
             "postprocess": {
-                **choose_rules(guesses, truths, self.schema),
+                **rules,
+                "least_volume": harmless(least, guesses, cases, self.schema, rules["keep_largest"]),
                 **({"crf": {}} if self.chosen.crf else {}),
             },
         }
