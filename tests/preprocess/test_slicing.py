@@ -16,11 +16,10 @@ def grid(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Grid:
     return Grid(shape, np.diag([*spacing, 1.0]))
 
 
-def thick(pixels: float, one: float = 0.6, two: float = 0.2, axis: int = 2) -> Thickness:
+def thick(pixels: float, axis: int = 2) -> Thickness:
     by_axis = [0.5, 0.5, 0.5]
     by_axis[axis] = pixels
-    overlap = tuple((one, two) if a == axis else (0.9, 0.8) for a in range(3))
-    return Thickness(tuple(by_axis), overlap, 24)
+    return Thickness(tuple(by_axis), 24)
 
 
 FEW, MANY = grid((256, 256, 10), (1, 1, 6)), grid((256, 256, 90), (1, 1, 6))
@@ -56,23 +55,11 @@ def test_single_slices_are_flat_whatever_was_measured() -> None:
     assert (cut.axis, cut.single) == (2, True)
 
 
-@pytest.mark.parametrize(
-    ("measured", "neighbours"),
-    [
-        (None, 1), (thick(4.5, 0.7, 0.5), 2), (thick(4.5, 0.7, 0.3), 1), (thick(9, 0.2, 0.1), 1),
-    ],
-)  # fmt: skip
-def test_as_many_neighbours_as_labels_overlap_still(
-    measured: Thickness | None, neighbours: int
-) -> None:
-    assert slicing.decide([FEW], "auto", measured).neighbours == neighbours
-
-
-@pytest.mark.parametrize("measured", [None, thick(4.5, 0.7, 0.5), thick(4.5, axis=1)])
+@pytest.mark.parametrize("measured", [None, thick(4.5), thick(4.5, axis=1)])
 @pytest.mark.parametrize("volume", [FEW, UNKNOWN])
 def test_slices_that_were_decided_on_are_the_same_when_asked_for(
     volume: Grid, measured: Any
 ) -> None:
     decided = slicing.decide([volume], "auto", measured)
     asked = slicing.decide([volume], 2, measured)
-    assert (asked.axis, asked.neighbours) == (decided.axis, decided.neighbours)
+    assert asked.axis == decided.axis

@@ -20,6 +20,8 @@ from delineate.tasks.evaluate import evaluate
 from delineate.training.resolving import complete
 
 SCHEMA = Schema(labels=(Label("x", 1),), classes=("a", "b"))
+#: Given, so that nobody need count the subjects of a cohort that has none.
+SHARES = {"holdout": 0.2, "validation": 0.1}
 
 
 @pytest.mark.parametrize("target", ["class", "presence"])
@@ -29,16 +31,16 @@ SCHEMA = Schema(labels=(Label("x", 1),), classes=("a", "b"))
 def test_a_classifier_is_given_no_settings_of_outlines(target: Any, given: dict[str, Any]) -> None:
     cohort = Cohort(Path("/data"), "table", (), SCHEMA)
     with pytest.raises(ConfigError, match=next(iter(given))) as caught:
-        complete(RunConfig(target=target, **given), cohort)
+        complete(RunConfig(target=target, **SHARES, **given), cohort)
     assert caught.value.code == "setting-target"
-    assert complete(RunConfig(target="outline", **given), cohort).target == "outline"
+    assert complete(RunConfig(target="outline", **SHARES, **given), cohort).target == "outline"
 
 
 def test_an_outliner_is_given_no_settings_of_classes() -> None:
     cohort = Cohort(Path("/data"), "table", (), SCHEMA)
     with pytest.raises(ConfigError, match="balance"):
-        complete(RunConfig(target="outline", balance="weights"), cohort)
-    assert complete(RunConfig(target="class", balance="weights"), cohort).balance
+        complete(RunConfig(target="outline", balance="weights", **SHARES), cohort)
+    assert complete(RunConfig(target="class", balance="weights", **SHARES), cohort).balance
 
 
 @pytest.mark.parametrize(

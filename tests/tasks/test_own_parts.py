@@ -30,6 +30,8 @@ steps: 3
 width: 4
 patch: [16, 16, 16]
 batch: 2
+holdout: 0.2
+validation: 0.1
 """
 
 

@@ -18,7 +18,7 @@ from delineate.tasks.export import export
 from delineate.tasks.predict import predict
 from delineate.tasks.train import train
 
-TINY = "width: 4\npatch: [16, 16, 16]\nbatch: 2\nholdout: 0.4\n"
+TINY = "width: 4\npatch: [16, 16, 16]\nbatch: 2\nholdout: 0.4\nvalidation: 0.1\n"
 
 
 @pytest.fixture(scope="module")

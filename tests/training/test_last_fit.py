@@ -341,6 +341,9 @@ class FixedBench:
     def candidates(self, cases: Any) -> list[Candidate]:
         return [Candidate(8, (16, 16, 16), 2)]
 
+    def fitting(self, candidate: Candidate) -> Candidate:
+        return candidate
+
     def smaller(self, first: Candidate, cases: Any) -> list[Candidate]:
         return []
 

@@ -53,8 +53,6 @@ class Preparation:
         denoiser: The autoencoder, where that does it.
         elbow: Mean inertia of the training cases by number of clusters, where it chose them.
         single_slices: The cases are stacks of one slice, which has no neighbours to be shown with.
-        neighbours: Slices to each side that tell a flat network something of each, where there are
-            any.
         target: The channel that a model is to give, which is then none of those that it sees. Only
             its geometry is prepared, see ``rescale``.
     """
@@ -73,7 +71,6 @@ class Preparation:
     denoiser: Mapping[str, Any] | None = None
     elbow: Mapping[str, float] = field(default_factory=dict)
     single_slices: bool = False
-    neighbours: int = 1
     target: Channel | None = None
 
     def __post_init__(self) -> None:
@@ -153,7 +150,7 @@ class Preparation:
 #: What older versions did not write, or is left out.
 _ADDED: dict[str, Any] = {
     "derived": (), "clusters": 3, "bias_correction": False, "denoise": "none", "denoiser": None,
-    "elbow": {}, "single_slices": False, "neighbours": 1, "target": None,
+    "elbow": {}, "single_slices": False, "target": None,
 }  # fmt: skip
 
 

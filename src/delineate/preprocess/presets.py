@@ -118,7 +118,6 @@ def plan(
         bias_correction=bias_correction,
         denoise=denoise,
         single_slices=cut.single,
-        neighbours=cut.neighbours,
         target=target_channel,
     )
 

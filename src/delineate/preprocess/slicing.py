@@ -1,4 +1,4 @@
-"""Whether volumes are seen whole or slice by slice, along which axis, with which neighbours."""
+"""Whether volumes are seen whole or slice by slice, and along which axis."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ from delineate.preprocess.thickness import Thickness
 THICK = 3.0
 #: Where nothing is labelled to measure that, stacks with fewer slices than this and thick ones are.
 FEW_SLICES = 16
-#: Slices to each side are shown while labels overlap by so much (Dice) ...
-LEAST_OVERLAP = 0.4
-#: ... but not more.
-MOST_NEIGHBOURS = 2
 
 
 class Slicing(NamedTuple):
@@ -29,13 +25,11 @@ class Slicing(NamedTuple):
 
     Args:
         axis: Along which they are cut into slices; None for 3D and flat images.
-        neighbours: Slices to each side that tell something of each.
         single: The cases are stacks of one slice.
         reason: In a sentence.
     """
 
     axis: int | None
-    neighbours: int
     single: bool
     reason: str
 
@@ -65,20 +59,18 @@ def decide(
             code="dimensions",
         )
     if flat:
-        return Slicing(None, 1, False, "2D: the images are flat")
+        return Slicing(None, False, "2D: the images are flat")
     if single is not None:
         sentence = f"2D, slice by slice: {n_single} of {len(grids)} cases are a single slice"
-        return Slicing(single, 1, True, sentence)
+        return Slicing(single, True, sentence)
     if dimensions == 3:
-        return Slicing(None, 1, False, "3D, as was asked for")
-    axis, neighbours = _axis(grids, thickness), 1
-    if thickness is not None:
-        neighbours = min(max(1, thickness.reach(axis, LEAST_OVERLAP)), MOST_NEIGHBOURS)
+        return Slicing(None, False, "3D, as was asked for")
+    axis = _axis(grids, thickness)
     if dimensions == 2:
-        return Slicing(axis, neighbours, False, "2D, slice by slice, as was asked for")
+        return Slicing(axis, False, "2D, slice by slice, as was asked for")
     sliced, why = _by_the_data(grids, thickness)
     sentence = f"{'2D, slice by slice' if sliced else '3D'}: {why}"
-    return Slicing(axis if sliced else None, neighbours if sliced else 1, False, sentence)
+    return Slicing(axis if sliced else None, False, sentence)
 
 
 def _by_the_data(grids: Sequence[Grid], thickness: Thickness | None) -> tuple[bool, str]:

@@ -7,7 +7,6 @@ is moved by a pixel.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,9 +16,6 @@ from numpy.typing import NDArray
 
 from delineate.core.schema import IGNORED
 
-#: Slices away at which the overlap is measured, at most.
-_LAGS = 2
-
 
 @dataclass(frozen=True)
 class Thickness:
@@ -27,12 +23,10 @@ class Thickness:
 
     Args:
         pixels: By axis, how many voxels of the other two change a label as much as one of this.
-        overlap: By axis, Dice of a label with itself one voxel away, and two.
         cases: Over which these are the medians.
     """
 
     pixels: tuple[float, ...]
-    overlap: tuple[tuple[float, ...], ...]
     cases: int = 1
 
     @property
@@ -44,10 +38,6 @@ class Thickness:
     def largest(self) -> float:
         """How many pixels a slice across that axis is worth."""
         return max(self.pixels)
-
-    def reach(self, axis: int, least: float) -> int:
-        """How many voxels away along an axis a label still overlaps itself by so much."""
-        return sum(1 for _ in itertools.takewhile(lambda dice: dice >= least, self.overlap[axis]))
 
 
 def of_label(label: NDArray[np.uint8]) -> Thickness | None:
@@ -81,10 +71,7 @@ def of_label(label: NDArray[np.uint8]) -> Thickness | None:
             last, mean = mean, float(np.mean([overlap(a, lag) for a in axes if a != axis]))
         return lag - 1 + (last - overlap(axis, 1)) / (last - mean)
 
-    return Thickness(
-        tuple(pixels(a) for a in axes),
-        tuple(tuple(overlap(a, 1 + lag) for lag in range(_LAGS)) for a in axes),
-    )
+    return Thickness(tuple(pixels(a) for a in axes))
 
 
 def median(cases: Sequence[Thickness]) -> Thickness | None:
@@ -92,7 +79,4 @@ def median(cases: Sequence[Thickness]) -> Thickness | None:
     if not cases:
         return None
     pixels = np.median([case.pixels for case in cases], axis=0).round(1)
-    overlap = np.median([case.overlap for case in cases], axis=0).round(2)
-    return Thickness(
-        tuple(pixels.tolist()), tuple(tuple(row) for row in overlap.tolist()), len(cases)
-    )
+    return Thickness(tuple(pixels.tolist()), len(cases))

@@ -14,10 +14,10 @@ from delineate.targets import _sizes
 
 
 def neighbours(chosen: RunConfig, preparation: Preparation) -> int:
-    """Slices to each side that join as channels, where flat networks see volumes."""
+    """Slices to each side that join as channels: one where flat networks see volumes."""
     if preparation.ndim != 2 or preparation.slice_axis is None:
         return 0
-    usual = 0 if preparation.single_slices else preparation.neighbours
+    usual = 0 if preparation.single_slices else 1
     return usual if chosen.neighbours is None else chosen.neighbours
 
 

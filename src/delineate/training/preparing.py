@@ -213,7 +213,6 @@ def _sample(cases: Sequence[T], largest: int) -> Sequence[T]:
 def recipe_key(preparation: Preparation, schema: Schema) -> str:
     """Everything but the files that decides what a prepared case looks like."""
     recipe = {**preparation.to_dict(), "reasons": None, "elbow": None}
-    del recipe["neighbours"]
     labels = [(label.name, label.value) for label in schema.labels]
     facts = [presets.ARITHMETIC, recipe, labels, schema.ignore, schema.named]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

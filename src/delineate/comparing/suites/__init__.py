@@ -116,11 +116,8 @@ class Suite:
                 "expected arms whose names differ in letters (a to z) or digits, for they name "
                 f"folders, got {names}"
             )
-        labels = {condition.split == "labels" for condition in self.conditions}
-        if labels != {False} and (labels != {True} or self.target != "outline"):
-            raise ConfigError(
-                "expected conditions of few labels alone, where outlines are learned, got others"
-            )
+        if len({condition.split == "labels" for condition in self.conditions}) > 1:
+            raise ConfigError("expected conditions of few labels alone, got others beside them")
         used = [self.reference] if self.reference else []
         used += [name for contrast in self.contrasts for name in (contrast.a, contrast.b)]
         for name in used:
