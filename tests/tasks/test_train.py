@@ -178,7 +178,7 @@ def test_stacks_of_slices_train_a_flat_network(tmp_path: Path) -> None:
     train(scans, steps=8, config=config, out=out, holdout=0.2)
     document = model_file.load(out / "model.safetensors").document
     assert document["network"]["config"]["ndim"] == 2
-    assert document["input"]["neighbours"] == document["preparation"]["neighbours"] > 0
+    assert document["input"]["neighbours"] == 1
     masks = list((out / "validation" / "predictions").glob("*/*.png"))
     split = json.loads((out / "split.json").read_text())
     folders = {mask.parent.name for mask in masks}
