@@ -34,7 +34,7 @@ SETTINGS = {
 }  # fmt: skip
 CARD = {
     "name": "phantom-brain-3d",
-    "trained_on": "176 synthetic heads with gliomas, none of them of a person",
+    "trained_on": "152 synthetic heads, most of them with a glioma; none is of a person",
     "intended_use": "To start training from; not to outline anything by itself.",
 }
 
